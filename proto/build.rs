@@ -1,0 +1,31 @@
+//! Compiles the protocol without protoc and keeps its descriptors for reflection.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::{env, fs};
+
+use prost::Message;
+
+const FILES: [&str; 4] = [
+    "loden/v1/lease.proto",
+    "loden/v1/network.proto",
+    "loden/v1/node.proto",
+    "loden/v1/peer.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=loden");
+    if env::var_os("CARGO_FEATURE_GRPC").is_none() {
+        return Ok(());
+    }
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler
+        .include_source_info(true)
+        .include_imports(true)
+        .open_files(FILES)?;
+    let descriptors = compiler.file_descriptor_set();
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    fs::write(out.join("loden.v1.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}
