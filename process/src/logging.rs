@@ -1,0 +1,102 @@
+//! Log lines on standard error, for people or as JSON.
+
+use std::error::Error;
+use std::io;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// The flags of logging, for `#[command(flatten)]`.
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    /// What is logged: a level, or levels per module ("info,loden_agent=debug")
+    #[arg(
+        long,
+        env = "LODEN_LOG",
+        value_name = "FILTER",
+        default_value = "info",
+        value_parser = filter,
+        global = true
+    )]
+    pub log: String,
+
+    /// How a log line looks
+    #[arg(
+        long,
+        env = "LODEN_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        global = true
+    )]
+    pub log_format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Logging could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The filter is not one.
+    #[error("log filter {filter:?} is not valid")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// Why not.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Somebody else has set the process's logger already.
+    #[error("logging was started twice")]
+    Twice(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl LogArgs {
+    /// Starts logging for the whole process.
+    ///
+    /// # Errors
+    /// As [`init`].
+    pub fn init(&self) -> Result<(), LoggingError> {
+        init(&self.log, self.log_format)
+    }
+}
+
+/// Starts logging to standard error for the whole process.
+///
+/// # Errors
+/// The filter is not valid, or logging was started before.
+pub fn init(filter: &str, format: LogFormat) -> Result<(), LoggingError> {
+    let filter = EnvFilter::try_new(filter).map_err(|source| LoggingError::Filter {
+        filter: filter.to_owned(),
+        source,
+    })?;
+    let lines = fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => lines
+            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    }
+    .map_err(LoggingError::Twice)
+}
+
+/// A filter that is known to be valid, as text.
+fn filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(text).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_filter_is_refused_where_it_is_given() {
+        assert!(filter("info,loden_agent=debug").is_ok());
+        assert!(filter("info,loden_agent=loud").is_err());
+    }
+}
