@@ -6,12 +6,8 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 4] = [
-    "loden/v1/lease.proto",
-    "loden/v1/network.proto",
-    "loden/v1/node.proto",
-    "loden/v1/peer.proto",
-];
+const FILES: [&str; 4] =
+    ["loden/v1/lease.proto", "loden/v1/network.proto", "loden/v1/node.proto", "loden/v1/peer.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=loden");
@@ -19,10 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let mut compiler = protox::Compiler::new(["."])?;
-    compiler
-        .include_source_info(true)
-        .include_imports(true)
-        .open_files(FILES)?;
+    compiler.include_source_info(true).include_imports(true).open_files(FILES)?;
     let descriptors = compiler.file_descriptor_set();
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     fs::write(out.join("loden.v1.bin"), descriptors.encode_to_vec())?;

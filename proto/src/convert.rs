@@ -1,0 +1,11 @@
+//! Between wire and model: the only place that looks at raw strings.
+//!
+//! `TryFrom` a message gives the model or an [`InvalidValue`] whose field path
+//! starts below the message; the caller adds where the message stood.
+
+mod lease;
+mod network;
+mod time;
+
+pub use lease::{endpoint_or_missing, parse_subnets};
+pub use time::{duration, duration_from, timestamp, timestamp_from};

@@ -1,0 +1,218 @@
+//! Endpoints, subnets and peers.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use crate::model::parse_underlay;
+use crate::model::{Endpoint, Family, Peer, Port, Receiver, Subnets, Vni, VxlanReceiver};
+use crate::{InvalidValue, v1};
+
+/// Most receivers of one endpoint: a live change needs two per family.
+const MAX_RECEIVERS: usize = 8;
+
+impl TryFrom<v1::VxlanReceiver> for VxlanReceiver {
+    type Error = InvalidValue;
+
+    fn try_from(wire: v1::VxlanReceiver) -> Result<Self, InvalidValue> {
+        let family = match wire.family() {
+            v1::AddressFamily::Ipv4 => Family::V4,
+            v1::AddressFamily::Ipv6 => Family::V6,
+            v1::AddressFamily::Unspecified => {
+                return Err(InvalidValue::new(wire.family, "must be IPv4 or IPv6").at("family"));
+            }
+        };
+        Ok(Self {
+            family,
+            vni: Vni::try_from(wire.vni).map_err(|invalid| invalid.at("vni"))?,
+            port: Port::try_from(wire.port).map_err(|invalid| invalid.at("port"))?,
+            mac: wire.mac.parse().map_err(|invalid: InvalidValue| invalid.at("mac"))?,
+            mtu: wire.mtu,
+            gbp: wire.gbp,
+        })
+    }
+}
+
+impl From<VxlanReceiver> for v1::VxlanReceiver {
+    fn from(vtep: VxlanReceiver) -> Self {
+        let family = match vtep.family {
+            Family::V4 => v1::AddressFamily::Ipv4,
+            Family::V6 => v1::AddressFamily::Ipv6,
+        };
+        Self {
+            family: family.into(),
+            vni: vtep.vni.into(),
+            port: vtep.port.into(),
+            mac: vtep.mac.to_string(),
+            mtu: vtep.mtu,
+            gbp: vtep.gbp,
+        }
+    }
+}
+
+impl TryFrom<v1::Receiver> for Receiver {
+    type Error = InvalidValue;
+
+    fn try_from(wire: v1::Receiver) -> Result<Self, InvalidValue> {
+        match wire.kind {
+            Some(v1::receiver::Kind::Vxlan(vtep)) => {
+                vtep.try_into().map(Self::Vxlan).map_err(|invalid: InvalidValue| invalid.at("vxlan"))
+            }
+            None => Err(InvalidValue::missing("kind")),
+        }
+    }
+}
+
+impl From<Receiver> for v1::Receiver {
+    fn from(receiver: Receiver) -> Self {
+        let kind = match receiver {
+            Receiver::Vxlan(vtep) => v1::receiver::Kind::Vxlan(vtep.into()),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::Endpoint> for Endpoint {
+    type Error = InvalidValue;
+
+    fn try_from(wire: v1::Endpoint) -> Result<Self, InvalidValue> {
+        let given = |text: &str| !text.is_empty();
+        let v4 = Some(wire.address_v4.as_str()).filter(|text| given(text));
+        let v6 = Some(wire.address_v6.as_str()).filter(|text| given(text));
+        let v4 = v4.map(|text| parse_underlay::<Ipv4Addr>(text, Family::V4)).transpose();
+        let v6 = v6.map(|text| parse_underlay::<Ipv6Addr>(text, Family::V6)).transpose();
+        if wire.receivers.len() > MAX_RECEIVERS {
+            let rule = format!("must be at most {MAX_RECEIVERS}");
+            return Err(InvalidValue::new(wire.receivers.len(), rule).at("receivers"));
+        }
+        let mut receivers = Vec::with_capacity(wire.receivers.len());
+        for (index, receiver) in wire.receivers.into_iter().enumerate() {
+            let receiver = Receiver::try_from(receiver);
+            receivers.push(receiver.map_err(|invalid| invalid.at(format!("receivers[{index}]")))?);
+        }
+        let endpoint = Self {
+            v4: v4.map_err(|invalid| invalid.at("address_v4"))?,
+            v6: v6.map_err(|invalid| invalid.at("address_v6"))?,
+            receivers,
+        };
+        if endpoint.addresses().next().is_none() {
+            let rule = "an IPv4 or IPv6 underlay address is required";
+            return Err(InvalidValue::new("", rule).at("address_v4"));
+        }
+        for (index, vtep) in endpoint.vteps().enumerate() {
+            if endpoint.address(vtep.family).is_none() {
+                let rule = format!("needs an {} underlay address in the endpoint", vtep.family);
+                return Err(InvalidValue::new(vtep.family, rule)
+                    .at("vxlan.family")
+                    .at(format!("receivers[{index}]")));
+            }
+        }
+        Ok(endpoint)
+    }
+}
+
+impl From<&Endpoint> for v1::Endpoint {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self {
+            address_v4: endpoint.v4.map(|address| address.to_string()).unwrap_or_default(),
+            address_v6: endpoint.v6.map(|address| address.to_string()).unwrap_or_default(),
+            receivers: endpoint.receivers.iter().copied().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Peer> for Peer {
+    type Error = InvalidValue;
+
+    fn try_from(wire: v1::Peer) -> Result<Self, InvalidValue> {
+        Ok(Self {
+            node: wire.node.parse().map_err(|invalid: InvalidValue| invalid.at("node"))?,
+            subnets: parse_subnets(&wire.subnets, "subnets")?,
+            endpoint: endpoint_or_missing(wire.endpoint)?,
+        })
+    }
+}
+
+impl From<&Peer> for v1::Peer {
+    fn from(peer: &Peer) -> Self {
+        Self {
+            node: peer.node.to_string(),
+            subnets: peer.subnets.iter().map(|net| net.to_string()).collect(),
+            endpoint: Some((&peer.endpoint).into()),
+        }
+    }
+}
+
+/// An endpoint that must be there, in the field `endpoint`.
+///
+/// # Errors
+/// When it is missing or invalid.
+pub fn endpoint_or_missing(wire: Option<v1::Endpoint>) -> Result<Endpoint, InvalidValue> {
+    let wire = wire.ok_or_else(|| InvalidValue::missing("endpoint"))?;
+    wire.try_into().map_err(|invalid: InvalidValue| invalid.at("endpoint"))
+}
+
+/// Subnets of a field: one CIDR per family, at least one.
+///
+/// # Errors
+/// When one is no CIDR, or they are not one per family.
+pub fn parse_subnets(wire: &[String], field: &str) -> Result<Subnets, InvalidValue> {
+    let mut nets = Vec::with_capacity(wire.len());
+    for (index, text) in wire.iter().enumerate() {
+        let net: IpNet = text.parse().map_err(|_| {
+            InvalidValue::new(text, "must be a CIDR such as 10.244.1.0/24").at(format!("{field}[{index}]"))
+        })?;
+        nets.push(net);
+    }
+    Subnets::new(nets).map_err(|invalid| invalid.at(field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire() -> v1::Peer {
+        let vtep = v1::VxlanReceiver {
+            family: v1::AddressFamily::Ipv4.into(),
+            vni: 1,
+            port: 8472,
+            mac: "02:00:00:00:00:01".into(),
+            mtu: 1450,
+            gbp: false,
+        };
+        v1::Peer {
+            node: "a".into(),
+            subnets: vec!["10.244.1.0/24".into()],
+            endpoint: Some(v1::Endpoint {
+                address_v4: "192.0.2.1".into(),
+                address_v6: String::new(),
+                receivers: vec![v1::Receiver { kind: Some(v1::receiver::Kind::Vxlan(vtep)) }],
+            }),
+        }
+    }
+
+    #[test]
+    fn a_peer_round_trips() {
+        let peer = Peer::try_from(wire()).unwrap();
+        assert_eq!(v1::Peer::from(&peer), wire());
+    }
+
+    #[test]
+    fn an_error_names_the_path() {
+        let field = |change: fn(&mut v1::Endpoint)| {
+            let mut peer = wire();
+            change(peer.endpoint.as_mut().unwrap());
+            Peer::try_from(peer).unwrap_err().field
+        };
+        assert_eq!(field(|endpoint| endpoint.address_v4 = "0.0.0.0".into()), "endpoint.address_v4");
+        assert_eq!(field(|endpoint| endpoint.address_v6 = "fe80::1".into()), "endpoint.address_v6");
+        assert_eq!(field(|endpoint| endpoint.receivers[0].kind = None), "endpoint.receivers[0].kind");
+        assert_eq!(field(|endpoint| endpoint.receivers = vec![Default::default(); 9]), "endpoint.receivers");
+        let mac = |endpoint: &mut v1::Endpoint| {
+            if let Some(v1::receiver::Kind::Vxlan(vtep)) = endpoint.receivers[0].kind.as_mut() {
+                vtep.mac = "01:00:5e:00:00:01".into();
+            }
+        };
+        assert_eq!(field(mac), "endpoint.receivers[0].vxlan.mac");
+    }
+}

@@ -1,0 +1,125 @@
+//! Networks: what is asked for, and what exists.
+
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Family, Mtu, Pool, Port, Vni};
+use crate::InvalidValue;
+use crate::names::NetworkId;
+
+/// A network as it is asked for.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct NetworkSpec {
+    /// Its name.
+    pub id: NetworkId,
+    /// At least one; they never overlap each other.
+    pub pools: Vec<Pool>,
+    /// `None`: the server allocates one.
+    pub vni: Option<Vni>,
+    /// MTU of the pods in bytes. `None`: each node's lower device decides.
+    pub mtu: Option<Mtu>,
+    /// How nodes reach each other's subnets.
+    pub backend: Backend,
+    /// How long a lease lives without renewal. `None`: the server's default.
+    pub lease_ttl: Option<Duration>,
+}
+
+/// A network as it exists.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Network {
+    /// Its name.
+    pub id: NetworkId,
+    /// At least one; they never overlap each other.
+    pub pools: Vec<Pool>,
+    /// Unique in the cluster. An attribute, not the network's identity.
+    pub vni: Vni,
+    /// MTU of the pods in bytes. `None`: each node's lower device decides.
+    pub mtu: Option<Mtu>,
+    /// How nodes reach each other's subnets.
+    pub backend: Backend,
+    /// How long a lease lives without renewal. `None`: the server's default.
+    pub lease_ttl: Option<Duration>,
+    /// When it was created.
+    pub created: SystemTime,
+    /// Higher after every change of the network.
+    pub revision: u64,
+}
+
+/// How nodes reach each other's subnets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// Leases only; nothing is programmed.
+    Alloc,
+    /// Kernel VXLAN.
+    Vxlan(VxlanBackend),
+}
+
+/// Kernel VXLAN (RFC 7348).
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct VxlanBackend {
+    /// UDP port.
+    pub port: Port,
+    /// Learn MAC addresses from received frames.
+    pub learning: bool,
+    /// Carry the group policy extension; a property of the port.
+    pub gbp: bool,
+}
+
+impl Default for VxlanBackend {
+    fn default() -> Self {
+        Self { port: Port::VXLAN, learning: false, gbp: false }
+    }
+}
+
+impl NetworkSpec {
+    /// The shortest lease: below it a renewal every third would be noise.
+    pub const MIN_LEASE_TTL: Duration = Duration::from_secs(10);
+    /// The longest lease, a year.
+    pub const MAX_LEASE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+
+    /// Checks the rules that span several fields.
+    ///
+    /// # Errors
+    /// When there is no pool, pools overlap, the MTU is too small for IPv6, or
+    /// the lease time is outside its range.
+    pub fn check(&self) -> Result<(), InvalidValue> {
+        if self.pools.is_empty() {
+            return Err(InvalidValue::new("", "at least one pool is required").at("pools"));
+        }
+        for (index, pool) in self.pools.iter().enumerate() {
+            if let Some(other) = self.pools[..index].iter().find(|other| other.overlaps(pool.cidr())) {
+                let rule = format!("overlaps the pool {}", other.cidr());
+                return Err(InvalidValue::new(pool.cidr(), rule).at("cidr").at(format!("pools[{index}]")));
+            }
+        }
+        let has_v6 = self.pools.iter().any(|pool| pool.family() == Family::V6);
+        if let Some(mtu) = self.mtu.filter(|mtu| has_v6 && mtu.get() < Mtu::MIN_V6) {
+            let rule = "must be at least 1280 bytes: a pool is IPv6";
+            return Err(InvalidValue::new(mtu, rule).at("mtu"));
+        }
+        let allowed = Self::MIN_LEASE_TTL..=Self::MAX_LEASE_TTL;
+        if let Some(ttl) = self.lease_ttl.filter(|ttl| !allowed.contains(ttl)) {
+            let value = format!("{}s", ttl.as_secs_f64());
+            return Err(InvalidValue::new(value, "must be 10 seconds to 365 days").at("lease_ttl"));
+        }
+        Ok(())
+    }
+}
+
+impl Network {
+    /// The pool that a slot belongs to, and its index there.
+    #[must_use]
+    pub fn slot(&self, slot: IpNet) -> Option<(&Pool, u32)> {
+        self.pools.iter().find_map(|pool| pool.index(slot).map(|index| (pool, index)))
+    }
+
+    /// The families of the pools, IPv4 first.
+    #[must_use]
+    pub fn families(&self) -> Vec<Family> {
+        let has = |family| self.pools.iter().any(|pool| pool.family() == family);
+        [Family::V4, Family::V6].into_iter().filter(|family| has(*family)).collect()
+    }
+}
