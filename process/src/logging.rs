@@ -21,13 +21,7 @@ pub struct LogArgs {
     pub log: String,
 
     /// How a log line looks
-    #[arg(
-        long,
-        env = "LODEN_LOG_FORMAT",
-        value_name = "FORMAT",
-        default_value = "text",
-        global = true
-    )]
+    #[arg(long, env = "LODEN_LOG_FORMAT", value_name = "FORMAT", default_value = "text", global = true)]
     pub log_format: LogFormat,
 }
 
@@ -71,15 +65,11 @@ impl LogArgs {
 /// # Errors
 /// The filter is not valid, or logging was started before.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), LoggingError> {
-    let filter = EnvFilter::try_new(filter).map_err(|source| LoggingError::Filter {
-        filter: filter.to_owned(),
-        source,
-    })?;
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })?;
     let lines = fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
-        LogFormat::Text => lines
-            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-            .try_init(),
+        LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     }
     .map_err(LoggingError::Twice)

@@ -38,18 +38,12 @@ pub struct Readiness {
 impl Readiness {
     /// It does its job; `detail` says on what ground.
     pub fn yes(detail: impl Into<String>) -> Self {
-        Self {
-            ready: true,
-            detail: detail.into(),
-        }
+        Self { ready: true, detail: detail.into() }
     }
 
     /// It does not; `detail` says why.
     pub fn no(detail: impl Into<String>) -> Self {
-        Self {
-            ready: false,
-            detail: detail.into(),
-        }
+        Self { ready: false, detail: detail.into() }
     }
 }
 
@@ -64,11 +58,10 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let (ending, mut ended) = watch::channel(());
-    let server =
-        serve_http(listener, routes(readiness, metrics)).with_graceful_shutdown(async move {
-            shutdown.await;
-            drop(ending);
-        });
+    let server = serve_http(listener, routes(readiness, metrics)).with_graceful_shutdown(async move {
+        shutdown.await;
+        drop(ending);
+    });
     let late = async move {
         // Resolves with an error once `ending` is dropped: the drain begins.
         let _ = ended.changed().await;
@@ -83,16 +76,8 @@ pub async fn serve(
 fn routes(readiness: watch::Receiver<Readiness>, metrics: Metrics) -> Router {
     Router::new()
         .route("/livez", get(async || "live\n"))
-        .merge(
-            Router::new()
-                .route("/readyz", get(readyz))
-                .with_state(readiness),
-        )
-        .merge(
-            Router::new()
-                .route("/metrics", get(exposition))
-                .with_state(metrics),
-        )
+        .merge(Router::new().route("/readyz", get(readyz)).with_state(readiness))
+        .merge(Router::new().route("/metrics", get(exposition)).with_state(metrics))
 }
 
 async fn readyz(State(readiness): State<watch::Receiver<Readiness>>) -> (StatusCode, String) {
@@ -100,29 +85,19 @@ async fn readyz(State(readiness): State<watch::Receiver<Readiness>>) -> (StatusC
     if ready {
         (StatusCode::OK, format!("ready: {detail}\n"))
     } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready: {detail}\n"),
-        )
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {detail}\n"))
     }
 }
 
 async fn exposition(State(metrics): State<Metrics>) -> Response {
     let mut text = String::new();
     // A panic elsewhere leaves the registry whole: it is only appended to.
-    let encoded = encode(
-        &mut text,
-        &metrics.lock().unwrap_or_else(PoisonError::into_inner),
-    );
+    let encoded = encode(&mut text, &metrics.lock().unwrap_or_else(PoisonError::into_inner));
     match encoded {
-        Ok(()) => (
-            [(
-                header::CONTENT_TYPE,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            )],
-            text,
-        )
-            .into_response(),
+        Ok(()) => {
+            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+                .into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
@@ -169,17 +144,11 @@ mod tests {
         ready.send_replace(Readiness::yes("3 peers from server"));
         let answer = fetch(address, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(
-            answer.ends_with("\r\nready: 3 peers from server\n"),
-            "{answer}"
-        );
+        assert!(answer.ends_with("\r\nready: 3 peers from server\n"), "{answer}");
 
         passes.inc_by(7);
         let answer = fetch(address, "/metrics").await;
-        assert!(
-            answer.contains("application/openmetrics-text; version=1.0.0"),
-            "{answer}"
-        );
+        assert!(answer.contains("application/openmetrics-text; version=1.0.0"), "{answer}");
         assert!(answer.contains("passes_total 7\n"), "{answer}");
         assert!(answer.ends_with("# EOF\n"), "{answer}");
         assert!(fetch(address, "/secrets").await.starts_with("HTTP/1.1 404"));

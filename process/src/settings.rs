@@ -55,14 +55,8 @@ pub fn command<T: Parser>(default_files: &[PathBuf]) -> Command {
 }
 
 fn with_config_flag(command: Command, default_files: &[PathBuf]) -> Command {
-    let files: Vec<_> = default_files
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    let help = format!(
-        "TOML file with the long names of the flags as keys [default: {}]",
-        files.join(", ")
-    );
+    let files: Vec<_> = default_files.iter().map(|path| path.display().to_string()).collect();
+    let help = format!("TOML file with the long names of the flags as keys [default: {}]", files.join(", "));
     command.arg(
         Arg::new(CONFIG)
             .long(CONFIG)
@@ -86,12 +80,7 @@ fn chosen_file(
     let lenient = command.clone().ignore_errors(true);
     let matches = lenient.try_get_matches_from(arguments)?;
     let asked = matches.get_one::<PathBuf>(CONFIG).cloned();
-    Ok(asked.or_else(|| {
-        default_files
-            .iter()
-            .find(|path| Path::exists(path))
-            .cloned()
-    }))
+    Ok(asked.or_else(|| default_files.iter().find(|path| Path::exists(path)).cloned()))
 }
 
 #[cfg(test)]

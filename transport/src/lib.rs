@@ -1,1 +1,49 @@
-//! Placeholder.
+//! Mutual TLS for both ends of a Loden connection.
+//!
+//! ```text
+//! identity directory ──Bundle──▶ server_config ──▶ the control plane's acceptor
+//!   ca.crt tls.crt tls.key    └▶ Credentials ──connect──▶ tonic Channel (agent, lodenctl)
+//! peer's certificate ──SpiffeId::of_certificate──▶ cluster and role
+//! ```
+//!
+//! Both ends speak TLS 1.3 with a certificate of the cluster's CA, never
+//! resume a session (a resumed one would skip a renewed or revoked
+//! certificate) and take the identity from the certificate's SPIFFE URI. What
+//! a role may do is the server's table, not ours.
+
+mod bundle;
+mod client;
+mod connector;
+mod credentials;
+mod explain;
+mod server;
+mod server_address;
+mod spiffe;
+
+pub use bundle::{Bundle, BundleError};
+pub use client::{ConnectError, ConnectOptions, connect, connect_lazy};
+pub use connector::{Attempt, AttemptError, Unreachable};
+pub use credentials::Credentials;
+pub use explain::{explain, is_unreachable};
+pub use server::{ServerConfigError, server_config};
+pub use server_address::{DEFAULT_PORT, ServerAddress, ServerAddressError};
+pub use spiffe::{IdentityError, Principal, Role, SpiffeId};
+
+use std::sync::Arc;
+
+use loden_proto::names::ClusterName;
+use rustls::crypto::CryptoProvider;
+
+/// The application protocol of both ends (HTTP/2, RFC 9113 §3.2).
+const ALPN_H2: &[u8] = b"h2";
+
+/// The DNS name that every control-plane certificate of `cluster` carries, and
+/// that clients verify whatever address they dial.
+#[must_use]
+pub fn control_plane_name(cluster: &ClusterName) -> String {
+    format!("control-plane.{cluster}.loden")
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}

@@ -44,16 +44,14 @@ fn directory(text: &str) -> (TempDir, PathBuf) {
 fn with_file(text: &str, arguments: &[&str]) -> Result<Settings, String> {
     let (_directory, path) = directory(text);
     let arguments = ["made-up"].iter().chain(arguments);
-    load_from(
-        arguments,
-        &[PathBuf::from("/nonexistent/made-up.toml"), path],
-    )
-    .map_err(|error| error.to_string())
+    load_from(arguments, &[PathBuf::from("/nonexistent/made-up.toml"), path])
+        .map_err(|error| error.to_string())
 }
 
 #[test]
 fn the_file_replaces_defaults_and_satisfies_what_is_required() {
-    let text = "port = 1234\nstate-dir = '/var/lib/x'\nserver = ['a:1', 'b:2']\nlearning = true\nformat = 'json'\n";
+    let text =
+        "port = 1234\nstate-dir = '/var/lib/x'\nserver = ['a:1', 'b:2']\nlearning = true\nformat = 'json'\n";
     let settings = with_file(text, &[]).unwrap();
     assert_eq!(
         settings,
@@ -109,51 +107,24 @@ fn the_environment_beats_the_file_and_loses_to_a_flag() {
 fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     let message = with_file("state_dir = '/x'\n", &[]).unwrap_err();
     assert!(message.contains("made-up.toml"), "{message}");
-    assert!(
-        message.contains("unknown key \"state_dir\"; did you mean \"state-dir\"?"),
-        "{message}"
-    );
+    assert!(message.contains("unknown key \"state_dir\"; did you mean \"state-dir\"?"), "{message}");
     let message = with_file("[tls]\nkey = 1\n", &[]).unwrap_err();
     assert!(message.contains("unknown key \"tls\""), "{message}");
     // Not a key: the file cannot name another file, nor a subcommand's flag.
-    assert!(
-        with_file("config = 'x'\n", &[])
-            .unwrap_err()
-            .contains("unknown key \"config\"")
-    );
-    assert!(
-        with_file("deep = true\n", &[])
-            .unwrap_err()
-            .contains("unknown key \"deep\"")
-    );
-    assert!(
-        with_file("help = true\n", &[])
-            .unwrap_err()
-            .contains("unknown key \"help\"")
-    );
+    assert!(with_file("config = 'x'\n", &[]).unwrap_err().contains("unknown key \"config\""));
+    assert!(with_file("deep = true\n", &[]).unwrap_err().contains("unknown key \"deep\""));
+    assert!(with_file("help = true\n", &[]).unwrap_err().contains("unknown key \"help\""));
 }
 
 #[test]
 fn a_wrong_value_is_refused_with_key_value_and_rule() {
     let cases = [
         ("port = 65536", "port = 65536: 65536 is not in 0..=65535"),
-        (
-            "port = 'many'",
-            "port = \"many\": invalid digit found in string",
-        ),
-        (
-            "port = [1, 2]",
-            "port = [1, 2]: must be one value, not an array",
-        ),
+        ("port = 'many'", "port = \"many\": invalid digit found in string"),
+        ("port = [1, 2]", "port = [1, 2]: must be one value, not an array"),
         ("learning = 1", "learning = 1: must be true or false"),
-        (
-            "format = 'xml'",
-            "format = \"xml\": must be one of text, json",
-        ),
-        (
-            "server = [['a']]",
-            "server = [[\"a\"]]: must be a plain value",
-        ),
+        ("format = 'xml'", "format = \"xml\": must be one of text, json"),
+        ("server = [['a']]", "server = [[\"a\"]]: must be a plain value"),
         ("port = {a = 1}", "must be a plain value"),
         ("port = ", "made-up.toml: TOML parse error"),
     ];
@@ -166,24 +137,17 @@ fn a_wrong_value_is_refused_with_key_value_and_rule() {
 
 #[test]
 fn a_file_that_was_asked_for_must_exist() {
-    let error =
-        load_from::<Settings>(["made-up", "--config", "/nonexistent/x.toml"], &[]).unwrap_err();
+    let error = load_from::<Settings>(["made-up", "--config", "/nonexistent/x.toml"], &[]).unwrap_err();
     let message = error.to_string();
-    assert!(
-        message.contains("/nonexistent/x.toml: No such file"),
-        "{message}"
-    );
+    assert!(message.contains("/nonexistent/x.toml: No such file"), "{message}");
     assert_eq!(error.exit_code(), i32::from(crate::exit::USAGE));
 }
 
 #[test]
 fn the_file_may_be_named_after_a_subcommand() {
     let (_directory, path) = directory("state-dir = '/named'\n");
-    let settings: Settings = load_from(
-        ["made-up", "check", "--config", path.to_str().unwrap()],
-        &[],
-    )
-    .unwrap();
+    let settings: Settings =
+        load_from(["made-up", "check", "--config", path.to_str().unwrap()], &[]).unwrap();
     assert_eq!(settings.state_dir, Path::new("/named"));
 }
 

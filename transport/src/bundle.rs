@@ -1,0 +1,266 @@
+//! An identity on disk: `ca.crt`, `tls.crt` and `tls.key` in a directory of their own.
+//!
+//! ```text
+//! write:  .NAME.new/{ca.crt, tls.crt, tls.key}  ──one rename or exchange──▶  NAME/
+//! ```
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustls::RootCertStore;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::spiffe::{IdentityError, SpiffeId};
+
+/// File names in an identity directory, as in a Kubernetes TLS secret.
+pub(crate) const FILES: [&str; 3] = [CA, CERTIFICATE, KEY];
+const CA: &str = "ca.crt";
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+
+/// The CA certificates to trust, our own certificate (with its chain) and its
+/// private key. One that exists is usable: it parses, the key belongs to the
+/// certificate and the certificate says who we are.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Bundle {
+    ca: String,
+    certificate: String,
+    key: String,
+    id: SpiffeId,
+}
+
+/// An identity directory cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// A file or directory is not there, not ours to read, or the disk fails.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{}: {rule}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        rule: String,
+    },
+    /// The certificate does not say who we are.
+    #[error("{}: {source}", path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: IdentityError,
+    },
+    /// The directory is used for something else too.
+    #[error("{}: holds {other:?}; an identity is replaced as a whole and needs a directory of its own", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// A file that is not part of an identity.
+        other: String,
+    },
+}
+
+impl Bundle {
+    /// Reads `ca.crt`, `tls.crt` and `tls.key` in `directory`.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn read(directory: &Path) -> Result<Self, BundleError> {
+        let text = |name| {
+            let path = directory.join(name);
+            fs::read_to_string(&path).map_err(|source| BundleError::Io { path, source })
+        };
+        Self::checked(directory, text(CA)?, text(CERTIFICATE)?, text(KEY)?)
+    }
+
+    /// The same from PEM texts; errors name the file that the text would be in.
+    ///
+    /// # Errors
+    /// A text does not hold what it should.
+    pub fn from_pem(ca: String, certificate: String, key: String) -> Result<Self, BundleError> {
+        Self::checked(Path::new(""), ca, certificate, key)
+    }
+
+    /// Who we are.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The CA certificates, PEM.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        &self.ca
+    }
+
+    /// Our certificate and its chain, PEM.
+    #[must_use]
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Our private key, PEM.
+    #[must_use]
+    pub fn key_pem(&self) -> &str {
+        &self.key
+    }
+
+    /// Writes the three files so that a reader finds either the old identity
+    /// or the new one. Files are 0600, the directory is 0700, whatever the
+    /// umask is. Missing parents are made.
+    ///
+    /// # Errors
+    /// The directory holds other files, or the disk fails.
+    pub fn write(&self, directory: &Path) -> Result<(), BundleError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| BundleError::Io { path, source }
+        };
+        let name = directory.file_name().ok_or_else(|| BundleError::Content {
+            path: directory.to_owned(),
+            rule: "is not the name of a directory".to_owned(),
+        })?;
+        let parent = match directory.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let exists = refuse_foreign(directory)?;
+        fs::create_dir_all(parent).map_err(at(parent))?;
+        let new = parent.join(format!(".{}.new", name.to_string_lossy()));
+        remove_bundle(&new).map_err(at(&new))?;
+        DirBuilder::new().mode(0o700).create(&new).map_err(at(&new))?;
+        for (name, text) in [(CA, &self.ca), (CERTIFICATE, &self.certificate), (KEY, &self.key)] {
+            let path = new.join(name);
+            write_private(&path, text).map_err(at(&path))?;
+        }
+        sync(&new).map_err(at(&new))?;
+        let flags = if exists { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
+        renameat_with(CWD, &new, CWD, directory, flags).map_err(|error| at(directory)(error.into()))?;
+        sync(parent).map_err(at(parent))?;
+        if exists {
+            remove_bundle(&new).map_err(at(&new))?;
+        }
+        Ok(())
+    }
+
+    /// The CA certificates as trust anchors.
+    pub(crate) fn roots(&self) -> Result<RootCertStore, BundleError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(Path::new(CA), &self.ca)? {
+            roots.add(certificate).map_err(|error| content(Path::new(CA), error))?;
+        }
+        Ok(roots)
+    }
+
+    /// Our certificate, then its chain.
+    pub(crate) fn chain(&self) -> Result<Vec<CertificateDer<'static>>, BundleError> {
+        certificates(Path::new(CERTIFICATE), &self.certificate)
+    }
+
+    /// Our private key.
+    pub(crate) fn key(&self) -> Result<PrivateKeyDer<'static>, BundleError> {
+        private_key(Path::new(KEY), &self.key)
+    }
+
+    fn checked(directory: &Path, ca: String, certificate: String, key: String) -> Result<Self, BundleError> {
+        let (ca_path, certificate_path, key_path) =
+            (directory.join(CA), directory.join(CERTIFICATE), directory.join(KEY));
+        for root in certificates(&ca_path, &ca)? {
+            RootCertStore::empty().add(root).map_err(|error| content(&ca_path, error))?;
+        }
+        let chain = certificates(&certificate_path, &certificate)?;
+        let leaf = chain.first().ok_or_else(|| content(&certificate_path, "holds no certificate"))?;
+        let id = SpiffeId::of_certificate(leaf)
+            .map_err(|source| BundleError::Identity { path: certificate_path, source })?;
+        CertifiedKey::from_der(chain, private_key(&key_path, &key)?, &crate::provider()).map_err(
+            |error| match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    content(&key_path, "is not the key of the certificate in tls.crt")
+                }
+                error => content(&key_path, error),
+            },
+        )?;
+        Ok(Self { ca, certificate, key, id })
+    }
+}
+
+impl fmt::Debug for Bundle {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bundle").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn content(path: &Path, rule: impl fmt::Display) -> BundleError {
+    BundleError::Content { path: path.to_owned(), rule: rule.to_string() }
+}
+
+fn certificates(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>, BundleError> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| content(path, format_args!("is not PEM: {error}")))?;
+    if certificates.is_empty() {
+        return Err(content(path, "holds no PEM certificate"));
+    }
+    Ok(certificates)
+}
+
+fn private_key(path: &Path, pem: &str) -> Result<PrivateKeyDer<'static>, BundleError> {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| match error {
+        rustls_pki_types::pem::Error::NoItemsFound => content(path, "holds no PEM private key"),
+        error => content(path, format_args!("is not PEM: {error}")),
+    })
+}
+
+/// Whether the directory exists; an error when it holds anything but a bundle.
+fn refuse_foreign(directory: &Path) -> Result<bool, BundleError> {
+    let at = |source| BundleError::Io { path: directory.to_owned(), source };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(at(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(at)?.file_name();
+        if !FILES.iter().any(|file| name == *file) {
+            let other = name.to_string_lossy().into_owned();
+            return Err(BundleError::Foreign { path: directory.to_owned(), other });
+        }
+    }
+    Ok(true)
+}
+
+/// Removes a directory with nothing but a bundle in it; absent is done.
+fn remove_bundle(directory: &Path) -> io::Result<()> {
+    let absent_is_done = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    for name in FILES {
+        absent_is_done(fs::remove_file(directory.join(name)))?;
+    }
+    absent_is_done(fs::remove_dir(directory))
+}
+
+/// A new file that only its owner reads, on disk.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}

@@ -1,0 +1,220 @@
+//! One connection to whichever replica answers.
+//!
+//! ```text
+//! addresses, in turn ─▶ look up ─▶ TCP ─▶ TLS 1.3 ─▶ is it the control plane? ─▶ has it accepted us? ─▶ HTTP/2
+//! ```
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::CertificateDer;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncBufReadExt;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::codegen::http::Uri;
+use tower::Service;
+use tracing::debug;
+
+use crate::client::ConnectOptions;
+use crate::credentials::{Credentials, Loaded};
+use crate::explain::tls_reason;
+use crate::server_address::ServerAddress;
+use crate::spiffe::{IdentityError, Role, SpiffeId};
+
+/// How long a server may wait for our first bytes before it says anything. One
+/// that speaks HTTP/2 sends its settings at once (RFC 9113 §3.4).
+const ACCEPTANCE: Duration = Duration::from_secs(1);
+
+/// No replica could be reached; why not, one by one.
+#[derive(Debug)]
+pub struct Unreachable {
+    /// The attempts, in order.
+    pub attempts: Vec<Attempt>,
+}
+
+/// One failed attempt.
+#[derive(Debug, thiserror::Error)]
+#[error("{server}: {error}")]
+pub struct Attempt {
+    /// What was dialled.
+    pub server: ServerAddress,
+    /// What went wrong.
+    pub error: AttemptError,
+}
+
+/// Why a server could not be connected to.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// The name has no address.
+    #[error("the name cannot be looked up: {0}")]
+    Lookup(io::Error),
+    /// TCP failed.
+    #[error("{address}: {source}")]
+    Tcp {
+        /// The address dialled.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nothing came within the time.
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    Silent(Duration),
+    /// TLS failed, here or there.
+    #[error("{}", tls_reason(.0))]
+    Tls(io::Error),
+    /// The certificate does not say whose it is.
+    #[error("the server's certificate: {0}")]
+    Identity(IdentityError),
+    /// A certificate of our CA, but not a control plane's.
+    #[error("the server is {0}, not the control plane of our cluster")]
+    NotControlPlane(SpiffeId),
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the control plane cannot be reached: ")?;
+        for (index, attempt) in self.attempts.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{attempt}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Unreachable {}
+
+/// Dials the servers in turn: the first connection goes to the first one that
+/// answers, the next connection to the one after it.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    servers: Vec<ServerAddress>,
+    /// Index of the server to begin with.
+    next: AtomicUsize,
+    credentials: Credentials,
+    options: ConnectOptions,
+}
+
+type Stream = TlsStream<TcpStream>;
+
+impl Connector {
+    /// `servers` is not empty.
+    pub(crate) fn new(
+        servers: Vec<ServerAddress>,
+        credentials: Credentials,
+        options: ConnectOptions,
+    ) -> Self {
+        Self { shared: Arc::new(Shared { servers, next: AtomicUsize::new(0), credentials, options }) }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = Unreachable;
+    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<Stream>, Unreachable>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Unreachable>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// The URI is tonic's; where to dial is ours.
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { shared.dial().await.map(TokioIo::new) })
+    }
+}
+
+impl Shared {
+    async fn dial(&self) -> Result<Stream, Unreachable> {
+        let count = self.servers.len();
+        let first = self.next.load(Ordering::Relaxed);
+        let mut attempts = Vec::new();
+        for index in (first..first + count).map(|index| index % count) {
+            let server = &self.servers[index];
+            match self.attempt(server).await {
+                Ok(stream) => {
+                    debug!(%server, "connected");
+                    self.next.store((index + 1) % count, Ordering::Relaxed);
+                    return Ok(stream);
+                }
+                Err(error) => attempts.push(Attempt { server: server.clone(), error }),
+            }
+        }
+        Err(Unreachable { attempts })
+    }
+
+    /// Every address of one server, until one answers.
+    async fn attempt(&self, server: &ServerAddress) -> Result<Stream, AttemptError> {
+        let limit = self.options.connect_timeout;
+        let silent = |_| AttemptError::Silent(limit);
+        let lookup = lookup_host((server.host(), server.port()));
+        let addresses = timeout(limit, lookup).await.map_err(silent)?.map_err(AttemptError::Lookup)?;
+        let mut failure = AttemptError::Lookup(io::ErrorKind::NotFound.into());
+        for address in addresses {
+            match timeout(limit, self.open(address)).await.map_err(silent).flatten() {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn open(&self, address: SocketAddr) -> Result<Stream, AttemptError> {
+        let tcp = |source| AttemptError::Tcp { address, source };
+        let socket = TcpStream::connect(address).await.map_err(tcp)?;
+        self.options.apply(&socket).map_err(tcp)?;
+        let credentials = self.credentials.clone();
+        // A task that only reads files neither panics nor is cancelled.
+        let loaded = tokio::task::spawn_blocking(move || credentials.current())
+            .await
+            .map_err(|error| tcp(io::Error::other(error)))?;
+        let connector = TlsConnector::from(Arc::clone(&loaded.config));
+        let mut stream =
+            connector.connect(loaded.server_name.clone(), socket).await.map_err(AttemptError::Tls)?;
+        check(stream.get_ref().1.peer_certificates(), &loaded)?;
+        // In TLS 1.3 the server judges our certificate after our handshake is
+        // over. Its verdict is waited for here, where it can still be told as
+        // what it is, and before bytes of ours could make it get lost.
+        match timeout(ACCEPTANCE, stream.fill_buf()).await {
+            Ok(Ok([])) => Err(AttemptError::Tls(io::ErrorKind::UnexpectedEof.into())),
+            Ok(Err(error)) => Err(AttemptError::Tls(error)),
+            Ok(Ok(_)) | Err(_) => Ok(stream),
+        }
+    }
+}
+
+/// Whether the verified certificate is a control plane's of our cluster.
+fn check(certificates: Option<&[CertificateDer<'_>]>, loaded: &Loaded) -> Result<(), AttemptError> {
+    let leaf: &[u8] = certificates.and_then(<[_]>::first).map_or(&[], |leaf| leaf);
+    let id = SpiffeId::of_certificate(leaf).map_err(AttemptError::Identity)?;
+    if id.cluster == loaded.id.cluster && matches!(id.role, Role::ControlPlane(_)) {
+        Ok(())
+    } else {
+        Err(AttemptError::NotControlPlane(id))
+    }
+}
+
+impl ConnectOptions {
+    /// Sets the socket so that a dead peer is noticed.
+    fn apply(&self, socket: &TcpStream) -> io::Result<()> {
+        socket.set_nodelay(true)?;
+        let socket = SockRef::from(socket);
+        let keepalive = TcpKeepalive::new().with_time(self.keep_alive).with_interval(self.keep_alive);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(self.silence))
+    }
+}
