@@ -1,1 +1,5 @@
-//! Placeholder.
+//! What tests, benchmarks and the demo share: hosts, traffic between them, and waiting.
+
+pub mod hosts;
+pub mod traffic;
+pub mod wait;

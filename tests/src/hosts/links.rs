@@ -1,0 +1,205 @@
+//! Links, addresses and routes of one namespace, by rtnetlink.
+
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressFlags, AddressHeaderFlags},
+    link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
+};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::{Error, Namespace, error::Doing};
+
+impl Namespace {
+    /// The link called `name`.
+    pub async fn link(&self, name: &str) -> Result<LinkMessage, Error> {
+        let mut links = self
+            .netlink
+            .link()
+            .get()
+            .match_name(name.to_owned())
+            .execute();
+        links
+            .try_next()
+            .await
+            .and_then(|link| link.ok_or(rtnetlink::Error::RequestFailed))
+            .doing(|| format!("find link {name} in {}", self.full_name()))
+    }
+
+    /// The index of the link called `name`.
+    pub async fn link_index(&self, name: &str) -> Result<u32, Error> {
+        Ok(self.link(name).await?.header.index)
+    }
+
+    /// The MTU of the link called `name`, in bytes.
+    pub async fn link_mtu(&self, name: &str) -> Result<u32, Error> {
+        let link = self.link(name).await?;
+        let mtu = link
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::Mtu(mtu) => Some(*mtu),
+                _ => None,
+            });
+        mtu.ok_or_else(|| Error::new(format!("read the MTU of {name}"), "the kernel gave none"))
+    }
+
+    /// Brings a link up.
+    pub async fn set_up(&self, link: &str) -> Result<(), Error> {
+        self.change(link, "bring up", LinkMessageBuilder::up).await
+    }
+
+    /// Takes a link down; the far end of a veth loses its carrier.
+    pub async fn set_down(&self, link: &str) -> Result<(), Error> {
+        self.change(link, "take down", LinkMessageBuilder::down)
+            .await
+    }
+
+    /// Changes a link's MTU, in bytes.
+    pub async fn set_mtu(&self, link: &str, mtu: u32) -> Result<(), Error> {
+        self.change(link, "change the MTU of", |builder| builder.mtu(mtu))
+            .await
+    }
+
+    /// Makes `port` a port of `bridge`.
+    pub async fn set_bridge(&self, port: &str, bridge: &str) -> Result<(), Error> {
+        let bridge = self.link_index(bridge).await?;
+        self.change(port, "put on its bridge", |builder| {
+            builder.controller(bridge)
+        })
+        .await
+    }
+
+    async fn change(
+        &self,
+        link: &str,
+        what: &str,
+        how: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<(), Error> {
+        let index = self.link_index(link).await?;
+        let message = how(LinkUnspec::new_with_index(index)).build();
+        let request = self.netlink.link().set(message).execute().await;
+        request.doing(|| format!("{what} {link} in {}", self.full_name()))
+    }
+
+    /// Deletes a link.
+    pub async fn delete_link(&self, name: &str) -> Result<(), Error> {
+        let index = self.link_index(name).await?;
+        let request = self.netlink.link().del(index).execute().await;
+        request.doing(|| format!("delete link {name} in {}", self.full_name()))
+    }
+
+    /// Makes a bridge, up, without spanning tree: its ports forward at once.
+    pub async fn add_bridge(&self, name: &str, mtu: u32) -> Result<(), Error> {
+        let message = LinkBridge::new(name).mtu(mtu).build();
+        let request = self.netlink.link().add(message).execute().await;
+        request.doing(|| format!("make bridge {name} in {}", self.full_name()))
+    }
+
+    /// Makes a veth pair, `name` here and `peer_name` in `peer`, both up.
+    pub(super) async fn add_veth(
+        &self,
+        name: &str,
+        peer: &Self,
+        peer_name: &str,
+        mtu: u32,
+    ) -> Result<(), Error> {
+        // The far end cannot be brought up before the near one exists (ENOTCONN).
+        let far = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(peer_name)
+            .mtu(mtu)
+            .setns_by_fd(std::os::fd::AsRawFd::as_raw_fd(peer))
+            .build();
+        let near = LinkVeth::new(name, peer_name)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+            .mtu(mtu)
+            .up()
+            .build();
+        let doing = || {
+            format!(
+                "link {name} in {} to {}",
+                self.full_name(),
+                peer.full_name()
+            )
+        };
+        self.netlink.link().add(near).execute().await.doing(doing)?;
+        peer.set_up(peer_name).await
+    }
+
+    /// Adds an address to a link. IPv6 addresses are usable at once (no duplicate detection).
+    pub async fn add_address(&self, link: &str, address: IpNet) -> Result<(), Error> {
+        let index = self.link_index(link).await?;
+        let mut request = self
+            .netlink
+            .address()
+            .add(index, address.addr(), address.prefix_len());
+        if address.addr().is_ipv6() {
+            let message = request.message_mut();
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message
+                .attributes
+                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        let doing = || format!("add {address} to {link} in {}", self.full_name());
+        request.execute().await.doing(doing)
+    }
+
+    /// Takes an address from a link.
+    pub async fn remove_address(&self, link: &str, address: IpNet) -> Result<(), Error> {
+        let index = self.link_index(link).await?;
+        let doing = || format!("remove {address} from {link} in {}", self.full_name());
+        let found: Vec<_> = self
+            .netlink
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .set_address_filter(address.addr())
+            .set_prefix_length_filter(address.prefix_len())
+            .execute()
+            .try_collect()
+            .await
+            .doing(doing)?;
+        let message = found.into_iter().next();
+        let message = message.ok_or("there is no such address").doing(doing)?;
+        self.netlink
+            .address()
+            .del(message)
+            .execute()
+            .await
+            .doing(doing)
+    }
+
+    /// Adds a route through a gateway. `0.0.0.0/0` or `::/0` makes it the default route.
+    pub async fn add_route(&self, to: IpNet, gateway: IpAddr) -> Result<(), Error> {
+        let doing = || format!("add route {to} via {gateway} in {}", self.full_name());
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.network(), to.prefix_len())
+            .doing(doing)?
+            .gateway(gateway)
+            .doing(doing)?
+            .build();
+        self.netlink.route().add(route).execute().await.doing(doing)
+    }
+
+    /// Removes a route through a gateway.
+    pub async fn remove_route(&self, to: IpNet, gateway: IpAddr) -> Result<(), Error> {
+        let doing = || format!("remove route {to} via {gateway} in {}", self.full_name());
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.network(), to.prefix_len())
+            .doing(doing)?
+            .gateway(gateway)
+            .doing(doing)?
+            .build();
+        self.netlink.route().del(route).execute().await.doing(doing)
+    }
+}
+
+/// The default route's destination in the family of `gateway`.
+pub(super) fn everywhere(gateway: IpAddr) -> IpNet {
+    match gateway {
+        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
+    }
+}
