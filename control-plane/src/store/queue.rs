@@ -1,0 +1,271 @@
+//! Commits on their way to the one thread that writes them, and what becomes of them if it cannot.
+//!
+//! ```text
+//!  push ──▶ waiting ──take──▶ in flight ──settle──▶ published, answered
+//!              └───────────────────┴──────poison──▶ answered Poisoned, and every later push too
+//! ```
+
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{oneshot, watch};
+
+use super::{Cause, Change, CommitError, Guard, Health, MAX_QUEUED, Revision, commit};
+
+/// Where a commit's outcome goes.
+pub(super) type Answer = oneshot::Sender<Result<Revision, CommitError>>;
+
+/// One commit to make.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) changes: Vec<Change>,
+    pub(super) guards: Vec<Guard>,
+}
+
+/// What a supervisor finds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Commits are taken; if a group is being written, for how long.
+    Working(Option<Duration>),
+    /// No commit will be taken any more, because of this.
+    Poisoned(Cause),
+    /// No commit will be taken any more, as its owner wished.
+    Closed,
+}
+
+/// The queue in front of a committer thread.
+#[derive(Debug)]
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    arrived: Condvar,
+    closing: Condvar,
+    health: watch::Sender<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: VecDeque<(Command, Answer)>,
+    in_flight: Vec<Answer>,
+    taken_at: Option<Instant>,
+    poisoned: Option<Cause>,
+    closed: bool,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self {
+            inner: Mutex::default(),
+            arrived: Condvar::new(),
+            closing: Condvar::new(),
+            health: watch::Sender::new(Health::Healthy),
+        }
+    }
+
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    /// Queues a commit behind all earlier ones.
+    pub(super) fn push(
+        &self,
+        command: Command,
+    ) -> Result<oneshot::Receiver<Result<Revision, CommitError>>, CommitError> {
+        let (answer, outcome) = oneshot::channel();
+        let mut inner = self.lock();
+        if let Some(cause) = &inner.poisoned {
+            return Err(CommitError::Poisoned(cause.clone()));
+        }
+        if inner.closed {
+            return Err(CommitError::Closed);
+        }
+        if inner.waiting.len() >= MAX_QUEUED {
+            return Err(CommitError::Busy);
+        }
+        inner.waiting.push_back((command, answer));
+        drop(inner);
+        self.arrived.notify_one();
+        Ok(outcome)
+    }
+
+    /// The commits that wait, at most `most` and about `bytes`; blocks until there is one. `None` when no more
+    /// will come.
+    pub(super) fn take(&self, most: usize, bytes: usize) -> Option<Vec<Command>> {
+        let mut inner = self
+            .arrived
+            .wait_while(self.lock(), |inner| {
+                inner.waiting.is_empty() && inner.poisoned.is_none() && !inner.closed
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut group = Vec::new();
+        let mut weight = 0;
+        while group.len() < most && weight < bytes {
+            let Some((command, answer)) = inner.waiting.pop_front() else {
+                break;
+            };
+            weight += commit::weight(&command.changes);
+            group.push(command);
+            inner.in_flight.push(answer);
+        }
+        if group.is_empty() {
+            return None;
+        }
+        inner.taken_at = Some(Instant::now());
+        Some(group)
+    }
+
+    /// Publishes what was taken and answers it. False, and nothing is published, if it was poisoned meanwhile.
+    pub(super) fn settle(
+        &self,
+        outcomes: Vec<Result<Revision, CommitError>>,
+        publish: impl FnOnce(),
+    ) -> bool {
+        let mut inner = self.lock();
+        if inner.poisoned.is_some() {
+            return false;
+        }
+        publish();
+        inner.taken_at = None;
+        let answers = std::mem::take(&mut inner.in_flight);
+        drop(inner);
+        for (answer, outcome) in answers.into_iter().zip(outcomes) {
+            // Whoever asked may have gone away; the commit stands.
+            let _ = answer.send(outcome);
+        }
+        true
+    }
+
+    /// Answers everything, now and later, with `cause`. The first cause stays.
+    pub(super) fn poison(&self, cause: Cause) {
+        let mut inner = self.lock();
+        if inner.poisoned.is_some() {
+            return;
+        }
+        inner.poisoned = Some(cause.clone());
+        inner.taken_at = None;
+        let mut answers = std::mem::take(&mut inner.in_flight);
+        answers.extend(inner.waiting.drain(..).map(|(_, answer)| answer));
+        drop(inner);
+        self.health.send_replace(Health::Poisoned {
+            cause: cause.clone(),
+        });
+        for answer in answers {
+            let _ = answer.send(Err(CommitError::Poisoned(cause.clone())));
+        }
+        self.arrived.notify_all();
+    }
+
+    /// Says that opening the store anew is worth trying.
+    pub(super) fn recoverable(&self, cause: Cause) {
+        self.health.send_replace(Health::Recoverable { cause });
+    }
+
+    /// Takes no more commits; those that wait are still made.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.arrived.notify_all();
+        self.closing.notify_all();
+    }
+
+    /// Waits for `pause`, or until the queue is closed, and says how things are.
+    pub(super) fn observe(&self, pause: Duration) -> Condition {
+        let inner = self
+            .closing
+            .wait_timeout_while(self.lock(), pause, |inner| !inner.closed)
+            .map_or_else(|poisoned| poisoned.into_inner().0, |(inner, _)| inner);
+        match &inner.poisoned {
+            _ if inner.closed => Condition::Closed,
+            Some(cause) => Condition::Poisoned(cause.clone()),
+            None => Condition::Working(inner.taken_at.map(|taken_at| taken_at.elapsed())),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(key: &str) -> Command {
+        Command {
+            changes: vec![Change::Delete { key: key.into() }],
+            guards: vec![],
+        }
+    }
+
+    fn keys(group: Option<Vec<Command>>) -> Vec<String> {
+        group
+            .unwrap()
+            .iter()
+            .map(|command| command.changes[0].key().to_string())
+            .collect()
+    }
+
+    #[test]
+    fn a_group_is_what_waits_up_to_its_limits() {
+        let queue = Queue::new();
+        let _outcomes: Vec<_> = ["aa", "bb", "cc", "dd"]
+            .map(|key| queue.push(command(key)).unwrap())
+            .into();
+        assert_eq!(keys(queue.take(1, 100)), ["aa"]);
+        assert_eq!(keys(queue.take(9, 3)), ["bb", "cc"]);
+        assert_eq!(keys(queue.take(9, 100)), ["dd"]);
+    }
+
+    #[test]
+    fn poison_answers_what_was_taken_what_waits_and_what_comes() {
+        let queue = Queue::new();
+        let mut taken = queue.push(command("a")).unwrap();
+        assert_eq!(keys(queue.take(1, 100)), ["a"]);
+        let mut waiting = queue.push(command("b")).unwrap();
+        queue.poison("first".into());
+        queue.poison("second".into());
+        let poisoned = CommitError::Poisoned("first".into());
+        assert_eq!(taken.try_recv().unwrap(), Err(poisoned.clone()));
+        assert_eq!(waiting.try_recv().unwrap(), Err(poisoned.clone()));
+        assert_eq!(queue.push(command("c")).unwrap_err(), poisoned);
+        assert!(queue.take(1, 100).is_none());
+        assert_eq!(
+            *queue.health().borrow(),
+            Health::Poisoned {
+                cause: "first".into()
+            }
+        );
+    }
+
+    #[test]
+    fn a_late_success_after_poison_is_not_published() {
+        let queue = Queue::new();
+        let _outcome = queue.push(command("a")).unwrap();
+        assert_eq!(keys(queue.take(1, 100)), ["a"]);
+        queue.poison("stalled".into());
+        let mut published = false;
+        assert!(!queue.settle(vec![Ok(Revision(1))], || published = true));
+        assert!(!published);
+    }
+
+    #[test]
+    fn closing_lets_what_waits_be_made_and_takes_no_more() {
+        let queue = Queue::new();
+        let _outcome = queue.push(command("a")).unwrap();
+        queue.close();
+        assert_eq!(queue.push(command("b")).unwrap_err(), CommitError::Closed);
+        assert_eq!(keys(queue.take(9, 100)), ["a"]);
+        assert!(queue.settle(vec![Ok(Revision(1))], || ()));
+        assert!(queue.take(9, 100).is_none());
+    }
+
+    #[test]
+    fn a_full_queue_refuses_instead_of_growing() {
+        let queue = Queue::new();
+        let _outcomes: Vec<_> = (0..MAX_QUEUED)
+            .map(|_| queue.push(command("a")).unwrap())
+            .collect();
+        assert_eq!(queue.push(command("b")).unwrap_err(), CommitError::Busy);
+    }
+}

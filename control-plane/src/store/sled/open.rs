@@ -1,0 +1,432 @@
+//! Opening a store directory, also on a full disk or after a power cut, and checking all that it holds.
+//!
+//! ```text
+//!  lock ▶ clear half-made files ▶ sled ──full──▶ release ballast ──▶ sled again
+//!                                   └─corrupt snapshot─▶ drop it ──▶ sled again (reads its log instead)
+//!       ▶ format ▶ read and check every record and batch ▶ fsync all ▶ hold ballast
+//! ```
+
+use std::{
+    fs::{self, File, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use tracing::{info, warn};
+
+use super::{
+    super::{Batch, Loaded, Record, Revision, RollingHash, digest},
+    ballast,
+    database::{Database, WriteError, words},
+    layout::{self, FORMAT, FORMAT_NAME, HEAD, Head},
+};
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Somebody else has it open.
+    #[error("store {} is in use by another process", dir.display())]
+    Locked {
+        /// The store's directory.
+        dir: PathBuf,
+    },
+    /// It was written by another version.
+    #[error("store {} has format {found}, this version reads format {FORMAT} only", dir.display())]
+    Format {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The format it says it has.
+        found: u32,
+    },
+    /// It is a sled database, but not one of ours.
+    #[error("{} is a database without our format mark, so it is not a store of this program", dir.display())]
+    Foreign {
+        /// The store's directory.
+        dir: PathBuf,
+    },
+    /// A record or batch does not read back as it was written.
+    #[error("{key} in store {} is corrupt", dir.display())]
+    Corrupt {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The record (`records/…`) or batch (`journal/…`).
+        key: String,
+    },
+    /// Each part reads well, but they do not belong together.
+    #[error("store {} contradicts itself: {what}", dir.display())]
+    Inconsistent {
+        /// The store's directory.
+        dir: PathBuf,
+        /// What does not agree.
+        what: String,
+    },
+    /// The disk is full, even without the ballast.
+    #[error(
+        "no space left on the disk of store {}: free at least {} MiB",
+        dir.display(),
+        ballast::BALLAST_BYTES >> 20
+    )]
+    Full {
+        /// The store's directory.
+        dir: PathBuf,
+    },
+    /// The database did not open.
+    #[error("store {} did not open: {}", dir.display(), words(source))]
+    Database {
+        /// The store's directory.
+        dir: PathBuf,
+        /// What sled says.
+        source: ::sled::Error,
+    },
+    /// The database panicked on its files.
+    #[error("the database in store {} panicked, its files are damaged", dir.display())]
+    Panicked {
+        /// The store's directory.
+        dir: PathBuf,
+    },
+    /// A file could not be used.
+    #[error("could not {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Opens `dir`, creating it if need be, and reads it whole.
+pub(super) fn open(dir: &Path, fdatasync: bool) -> Result<(Database, Loaded), OpenError> {
+    create(dir)?;
+    let lock = take_lock(dir)?;
+    let database = open_sled(dir, lock, fdatasync)?;
+    let opened = check_format(dir, &database)
+        .and_then(|()| read(dir, &database))
+        .and_then(|loaded| {
+            sync_all(dir, &database)?;
+            Ok(loaded)
+        });
+    let loaded = match opened {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            if matches!(error, OpenError::Full { .. }) {
+                // As everywhere after a failed write: not even dropped. The process is about to give up.
+                std::mem::forget(database);
+            }
+            return Err(error);
+        }
+    };
+    match ballast::hold(dir) {
+        Ok(ballast::BALLAST_BYTES) => {}
+        Ok(bytes) => warn!(
+            bytes,
+            "the disk is nearly full: less space is held back than wanted"
+        ),
+        Err(error) => {
+            warn!(%error, "no space is held back: on a full disk this store will not open")
+        }
+    }
+    Ok((database, loaded))
+}
+
+fn create(dir: &Path) -> Result<(), OpenError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)
+        .and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o700)))
+        .map_err(|source| io_error(dir, "create", dir, source))?;
+    match dir.parent() {
+        Some(parent) if parent != Path::new("") => sync(dir, parent),
+        _ => sync(dir, Path::new(".")),
+    }
+}
+
+fn take_lock(dir: &Path) -> Result<Flock<File>, OpenError> {
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| io_error(dir, "open", &path, source))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => OpenError::Locked {
+            dir: dir.to_owned(),
+        },
+        errno => io_error(dir, "lock", &path, errno.into()),
+    })
+}
+
+fn open_sled(dir: &Path, mut lock: Flock<File>, fdatasync: bool) -> Result<Database, OpenError> {
+    let mut snapshots_left = true;
+    // A store of this process that was closed just now: sled's threads let go of their file a little later.
+    let patience = Instant::now() + Duration::from_secs(5);
+    loop {
+        // Sled takes a half-written snapshot for the newest one and refuses to open.
+        remove_files(dir, |name| {
+            name.starts_with("snap.") && name.ends_with(".generating")
+        })?;
+        let attempt = catch_unwind(AssertUnwindSafe(|| Database::open(dir, lock, fdatasync)));
+        let source = match attempt {
+            Err(_) => {
+                return Err(OpenError::Panicked {
+                    dir: dir.to_owned(),
+                });
+            }
+            Ok(Ok(database)) => return Ok(database),
+            Ok(Err(source)) => source,
+        };
+        match &source {
+            ::sled::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
+                if !ballast::release(dir)
+                    .map_err(|source| io_error(dir, "remove the ballast of", dir, source))?
+                {
+                    return Err(OpenError::Full {
+                        dir: dir.to_owned(),
+                    });
+                }
+                info!("disk full: released the ballast to open the store");
+            }
+            ::sled::Error::Io(error)
+                if error.to_string().contains("could not acquire lock")
+                    && Instant::now() < patience =>
+            {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            ::sled::Error::Corruption { .. } if snapshots_left => {
+                snapshots_left = false;
+                warn!(error = %source, "sled did not open: dropping its snapshot, to read the whole log instead");
+                remove_files(dir, |name| name.starts_with("snap."))?;
+            }
+            _ => {
+                return Err(OpenError::Database {
+                    dir: dir.to_owned(),
+                    source,
+                });
+            }
+        }
+        lock = take_lock(dir)?;
+    }
+}
+
+fn check_format(dir: &Path, database: &Database) -> Result<(), OpenError> {
+    let found = database
+        .meta
+        .get(FORMAT_NAME)
+        .map_err(|source| database_error(dir, source))?;
+    if let Some(found) = found {
+        let found = <[u8; 4]>::try_from(&*found).map_or(0, u32::from_le_bytes);
+        return if found == FORMAT {
+            Ok(())
+        } else {
+            Err(OpenError::Format {
+                dir: dir.to_owned(),
+                found,
+            })
+        };
+    }
+    let ours = [&b"records"[..], b"journal", b"meta"];
+    let foreign_tree = database
+        .db
+        .tree_names()
+        .into_iter()
+        .any(|name| !ours.contains(&&*name) && &*name != b"__sled__default");
+    let empty = [
+        &database.db,
+        &database.records,
+        &database.journal,
+        &database.meta,
+    ]
+    .iter()
+    .all(|tree| tree.is_empty());
+    if foreign_tree || !empty {
+        return Err(OpenError::Foreign {
+            dir: dir.to_owned(),
+        });
+    }
+    let mut first = layout::Writes {
+        meta: Head::default().writes(),
+        ..layout::Writes::default()
+    };
+    first
+        .meta
+        .push((FORMAT_NAME.to_vec(), Some(FORMAT.to_le_bytes().to_vec())));
+    database
+        .write(&first)
+        .map_err(|error| write_error(dir, error))
+}
+
+fn read(dir: &Path, database: &Database) -> Result<Loaded, OpenError> {
+    let corrupt = |key: String| OpenError::Corrupt {
+        dir: dir.to_owned(),
+        key,
+    };
+    let inconsistent = |what: String| OpenError::Inconsistent {
+        dir: dir.to_owned(),
+        what,
+    };
+    let mut records: Vec<Record> = Vec::new();
+    for_each_sealed(dir, &database.records, "records", |name, payload| {
+        layout::record(name, payload).map(|record| records.push(record))
+    })?;
+    let mut history: Vec<(Batch, RollingHash)> = Vec::new();
+    for_each_sealed(dir, &database.journal, "journal", |name, payload| {
+        layout::batch(name, payload).map(|batch| history.push(batch))
+    })?;
+    let mut head = None;
+    for piece in database.meta.scan_prefix(HEAD) {
+        let (key, sealed) = piece.map_err(|source| database_error(dir, source))?;
+        head = layout::split(&key)
+            .and_then(|(name, _)| layout::unseal(name, &sealed))
+            .and_then(Head::read);
+    }
+    let head = head.ok_or_else(|| corrupt("meta/head".to_owned()))?;
+
+    let records_digest = records.iter().fold(0, |all, record| {
+        all ^ digest::record(&record.key, &record.value, record.mod_revision)
+    });
+    if records_digest != head.records_digest {
+        return Err(inconsistent(format!(
+            "its records are not those of revision {}",
+            head.revision
+        )));
+    }
+    let hash_before_history = history.first().map_or(head.hash, |(_, before)| *before);
+    let oldest = head.revision.0.checked_sub(history.len() as u64);
+    let oldest =
+        oldest.ok_or_else(|| inconsistent("its journal is longer than its history".to_owned()))?;
+    let mut expected = (Revision(oldest), hash_before_history);
+    for (batch, before) in &history {
+        if batch.revision != expected.0.next() || *before != expected.1 {
+            return Err(inconsistent(format!(
+                "batch {} does not follow batch {}",
+                batch.revision, expected.0
+            )));
+        }
+        expected = (batch.revision, batch.hash);
+    }
+    if expected != (head.revision, head.hash) {
+        return Err(inconsistent(format!(
+            "its journal ends elsewhere than at revision {}",
+            head.revision
+        )));
+    }
+    Ok(Loaded {
+        revision: head.revision,
+        hash: head.hash,
+        records,
+        history: history.into_iter().map(|(batch, _)| batch).collect(),
+        hash_before_history,
+    })
+}
+
+/// Puts the pieces in `tree` together, breaks their seals, and hands them on.
+fn for_each_sealed(
+    dir: &Path,
+    tree: &::sled::Tree,
+    tree_name: &str,
+    mut take: impl FnMut(&[u8], &[u8]) -> Option<()>,
+) -> Result<(), OpenError> {
+    let mut finish = |name: &[u8], sealed: &[u8]| {
+        let taken = layout::unseal(name, sealed).and_then(|payload| take(name, payload));
+        taken.ok_or_else(|| OpenError::Corrupt {
+            dir: dir.to_owned(),
+            key: layout::describe(tree_name, name),
+        })
+    };
+    let mut open: Option<(Vec<u8>, Vec<u8>)> = None;
+    for piece in tree {
+        let (key, value) = piece.map_err(|source| database_error(dir, source))?;
+        let Some((name, number)) = layout::split(&key) else {
+            return finish(&key, &[]);
+        };
+        match &mut open {
+            Some((current, sealed)) if current == name => sealed.extend_from_slice(&value),
+            _ => {
+                if let Some((name, sealed)) = open.take() {
+                    finish(&name, &sealed)?;
+                }
+                if number != 0 {
+                    return finish(name, &[]);
+                }
+                open = Some((name.to_vec(), value.to_vec()));
+            }
+        }
+    }
+    open.map_or(Ok(()), |(name, sealed)| finish(&name, &sealed))
+}
+
+/// What sled wrote while opening becomes as durable as what we answer for.
+fn sync_all(dir: &Path, database: &Database) -> Result<(), OpenError> {
+    database.sync().map_err(|error| write_error(dir, error))?;
+    if database.file.is_none() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).map_err(|source| io_error(dir, "list", dir, source))? {
+        let path = entry
+            .map_err(|source| io_error(dir, "list", dir, source))?
+            .path();
+        sync(dir, &path)?;
+    }
+    sync(dir, dir)
+}
+
+fn sync(dir: &Path, path: &Path) -> Result<(), OpenError> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(|source| io_error(dir, "sync", path, source))
+}
+
+fn remove_files(dir: &Path, unwanted: impl Fn(&str) -> bool) -> Result<(), OpenError> {
+    for entry in fs::read_dir(dir).map_err(|source| io_error(dir, "list", dir, source))? {
+        let entry = entry.map_err(|source| io_error(dir, "list", dir, source))?;
+        if entry.file_name().to_str().is_some_and(&unwanted) {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|source| io_error(dir, "remove", &path, source))?;
+        }
+    }
+    Ok(())
+}
+
+fn io_error(dir: &Path, action: &'static str, path: &Path, source: io::Error) -> OpenError {
+    if source.kind() == io::ErrorKind::StorageFull {
+        return OpenError::Full {
+            dir: dir.to_owned(),
+        };
+    }
+    OpenError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn database_error(dir: &Path, source: ::sled::Error) -> OpenError {
+    match source {
+        ::sled::Error::Io(source) if source.kind() == io::ErrorKind::StorageFull => {
+            OpenError::Full {
+                dir: dir.to_owned(),
+            }
+        }
+        source => OpenError::Database {
+            dir: dir.to_owned(),
+            source,
+        },
+    }
+}
+
+fn write_error(dir: &Path, error: WriteError) -> OpenError {
+    match error {
+        WriteError::Sled(source) => database_error(dir, source),
+        WriteError::Sync(source) => io_error(dir, "sync", dir, source),
+    }
+}
