@@ -59,7 +59,7 @@ pub enum InvalidCommit {
         key: Key,
     },
     /// An empty or overlong key, or one with a NUL.
-    #[error("key {key:?} is not valid: it must have 1 to {MAX_KEY_BYTES} bytes and no NUL")]
+    #[error("key {:?} is not valid: it must have 1 to {MAX_KEY_BYTES} bytes and no NUL", key.as_str())]
     Key {
         /// The key.
         key: Key,
@@ -73,9 +73,7 @@ pub enum InvalidCommit {
         bytes: usize,
     },
     /// All keys and values together are too large.
-    #[error(
-        "a commit has {bytes} bytes of keys and values, at most {MAX_COMMIT_BYTES} are allowed"
-    )]
+    #[error("a commit has {bytes} bytes of keys and values, at most {MAX_COMMIT_BYTES} are allowed")]
     TooLarge {
         /// Their size.
         bytes: usize,
@@ -98,10 +96,7 @@ pub(super) fn check(changes: &[Change], guards: &[Guard]) -> Result<(), InvalidC
         if let Change::Put { key, value } = change
             && value.len() > MAX_VALUE_BYTES
         {
-            return Err(InvalidCommit::ValueTooLarge {
-                key: key.clone(),
-                bytes: value.len(),
-            });
+            return Err(InvalidCommit::ValueTooLarge { key: key.clone(), bytes: value.len() });
         }
     }
     let bytes = weight(changes);
@@ -142,10 +137,7 @@ mod tests {
     use super::*;
 
     fn put(key: &str, bytes: usize) -> Change {
-        Change::Put {
-            key: key.into(),
-            value: Bytes::from(vec![0; bytes]),
-        }
+        Change::Put { key: key.into(), value: Bytes::from(vec![0; bytes]) }
     }
 
     fn refused(changes: &[Change], guards: &[Guard]) -> String {
@@ -155,29 +147,18 @@ mod tests {
     #[test]
     fn each_limit_is_named_with_field_value_and_rule() {
         let many: Vec<_> = (0..129).map(|n| put(&format!("k{n}"), 1)).collect();
-        let heavy: Vec<_> = (0..17)
-            .map(|n| put(&format!("k{n}"), MAX_VALUE_BYTES))
-            .collect();
+        let heavy: Vec<_> = (0..17).map(|n| put(&format!("k{n}"), MAX_VALUE_BYTES)).collect();
         assert_eq!(refused(&[], &[]), "a commit needs at least one change");
-        assert_eq!(
-            refused(&many, &[]),
-            "a commit has 129 changes, at most 128 are allowed"
-        );
-        assert_eq!(
-            refused(&[put("a", 1), put("a", 2)], &[]),
-            "key a occurs twice in one commit"
-        );
-        assert_eq!(
-            refused(&[put("a", 16385)], &[]),
-            "value of a has 16385 bytes, at most 16384 are allowed"
-        );
+        assert_eq!(refused(&many, &[]), "a commit has 129 changes, at most 128 are allowed");
+        assert_eq!(refused(&[put("a", 1), put("a", 2)], &[]), "key a occurs twice in one commit");
+        assert_eq!(refused(&[put("a", 16385)], &[]), "value of a has 16385 bytes, at most 16384 are allowed");
         assert_eq!(
             refused(&[put("", 1)], &[]),
-            "key  is not valid: it must have 1 to 384 bytes and no NUL"
+            "key \"\" is not valid: it must have 1 to 384 bytes and no NUL"
         );
         assert_eq!(
             refused(&[put("a", 1)], &[Guard::Absent("b\0".into())]),
-            "key b\0 is not valid: it must have 1 to 384 bytes and no NUL"
+            "key \"b\\0\" is not valid: it must have 1 to 384 bytes and no NUL"
         );
         assert_eq!(
             refused(&heavy, &[]),
@@ -187,12 +168,7 @@ mod tests {
 
     #[test]
     fn the_largest_commit_is_allowed() {
-        let changes: Vec<_> = (0..15)
-            .map(|n| put(&format!("k{n}"), MAX_VALUE_BYTES))
-            .collect();
-        assert_eq!(
-            check(&changes, &[Guard::Absent("k".repeat(MAX_KEY_BYTES).into())]),
-            Ok(())
-        );
+        let changes: Vec<_> = (0..15).map(|n| put(&format!("k{n}"), MAX_VALUE_BYTES)).collect();
+        assert_eq!(check(&changes, &[Guard::Absent("k".repeat(MAX_KEY_BYTES).into())]), Ok(()));
     }
 }

@@ -23,10 +23,7 @@ pub(super) struct Published {
 impl Published {
     pub(super) fn new(state: State) -> Self {
         let newest = watch::Sender::new(state.revision());
-        Self {
-            state: Arc::new(Mutex::new(state)),
-            newest,
-        }
+        Self { state: Arc::new(Mutex::new(state)), newest }
     }
 
     /// The state, for a short look.

@@ -6,8 +6,8 @@ use futures_util::Stream;
 use tokio::sync::watch;
 
 use super::{
-    Batch, Cause, Change, CommitError, Guard, HISTORY_BYTES, Health, Loaded, Revision, Store,
-    StoreError, commit,
+    Batch, Cause, Change, CommitError, Guard, HISTORY_BYTES, Health, Loaded, Revision, Store, StoreError,
+    commit,
     follow::Published,
     state::{Staged, State},
 };
@@ -38,9 +38,7 @@ impl MemoryStore {
 
     /// Behaves from now on as a store whose disk failed.
     pub fn poison(&self, cause: impl Into<Cause>) {
-        self.health.send_replace(Health::Poisoned {
-            cause: cause.into(),
-        });
+        self.health.send_replace(Health::Poisoned { cause: cause.into() });
     }
 
     fn commit_now(&self, changes: Vec<Change>, guards: &[Guard]) -> Result<Revision, CommitError> {
@@ -52,9 +50,7 @@ impl MemoryStore {
         let staged = {
             let state = self.published.state();
             let mut staged = Staged::on(&state);
-            staged
-                .stage(&state, changes, guards)
-                .map_err(CommitError::Conflict)?;
+            staged.stage(&state, changes, guards).map_err(CommitError::Conflict)?;
             staged
         };
         let revision = staged.revision();
@@ -82,14 +78,41 @@ impl Store for MemoryStore {
         future::ready(self.commit_now(changes, &guards))
     }
 
-    fn follow(
-        &self,
-        after: Revision,
-    ) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static {
+    fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static {
         self.published.follow(after)
     }
 
     fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::suite::{self, Fixture, put},
+        *,
+    };
+
+    struct Memory;
+
+    impl Fixture for Memory {
+        type Store = MemoryStore;
+
+        async fn store(&self, history_bytes: usize) -> MemoryStore {
+            MemoryStore::with_history(history_bytes)
+        }
+    }
+
+    suite::store_suite!(Memory);
+
+    #[tokio::test]
+    async fn a_poisoned_store_refuses_commits_and_still_reads() {
+        let store = MemoryStore::new();
+        store.commit(vec![put("a", "1")], vec![]).await.unwrap();
+        store.poison("the disk is gone");
+        let refused = store.commit(vec![put("a", "2")], vec![]).await;
+        assert_eq!(refused, Err(CommitError::Poisoned("the disk is gone".into())));
+        assert_eq!(suite::followed(&store, 0, 1).await.len(), 1);
     }
 }

@@ -272,10 +272,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every batch after `after`, in order, first from history, then as they are committed. Ends after an
     /// error, or when the store is closed.
-    fn follow(
-        &self,
-        after: Revision,
-    ) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static;
+    fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static;
 
     /// Whether commits are still taken.
     fn health(&self) -> watch::Receiver<Health>;

@@ -148,9 +148,7 @@ impl Queue {
         let mut answers = std::mem::take(&mut inner.in_flight);
         answers.extend(inner.waiting.drain(..).map(|(_, answer)| answer));
         drop(inner);
-        self.health.send_replace(Health::Poisoned {
-            cause: cause.clone(),
-        });
+        self.health.send_replace(Health::Poisoned { cause: cause.clone() });
         for answer in answers {
             let _ = answer.send(Err(CommitError::Poisoned(cause.clone())));
         }
@@ -192,26 +190,17 @@ mod tests {
     use super::*;
 
     fn command(key: &str) -> Command {
-        Command {
-            changes: vec![Change::Delete { key: key.into() }],
-            guards: vec![],
-        }
+        Command { changes: vec![Change::Delete { key: key.into() }], guards: vec![] }
     }
 
     fn keys(group: Option<Vec<Command>>) -> Vec<String> {
-        group
-            .unwrap()
-            .iter()
-            .map(|command| command.changes[0].key().to_string())
-            .collect()
+        group.unwrap().iter().map(|command| command.changes[0].key().to_string()).collect()
     }
 
     #[test]
     fn a_group_is_what_waits_up_to_its_limits() {
         let queue = Queue::new();
-        let _outcomes: Vec<_> = ["aa", "bb", "cc", "dd"]
-            .map(|key| queue.push(command(key)).unwrap())
-            .into();
+        let _outcomes: Vec<_> = ["aa", "bb", "cc", "dd"].map(|key| queue.push(command(key)).unwrap()).into();
         assert_eq!(keys(queue.take(1, 100)), ["aa"]);
         assert_eq!(keys(queue.take(9, 3)), ["bb", "cc"]);
         assert_eq!(keys(queue.take(9, 100)), ["dd"]);
@@ -230,12 +219,7 @@ mod tests {
         assert_eq!(waiting.try_recv().unwrap(), Err(poisoned.clone()));
         assert_eq!(queue.push(command("c")).unwrap_err(), poisoned);
         assert!(queue.take(1, 100).is_none());
-        assert_eq!(
-            *queue.health().borrow(),
-            Health::Poisoned {
-                cause: "first".into()
-            }
-        );
+        assert_eq!(*queue.health().borrow(), Health::Poisoned { cause: "first".into() });
     }
 
     #[test]
@@ -263,9 +247,7 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_instead_of_growing() {
         let queue = Queue::new();
-        let _outcomes: Vec<_> = (0..MAX_QUEUED)
-            .map(|_| queue.push(command("a")).unwrap())
-            .collect();
+        let _outcomes: Vec<_> = (0..MAX_QUEUED).map(|_| queue.push(command("a")).unwrap()).collect();
         assert_eq!(queue.push(command("b")).unwrap_err(), CommitError::Busy);
     }
 }

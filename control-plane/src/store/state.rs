@@ -11,9 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{
-    Batch, Change, Guard, Key, Loaded, Record, Revision, RollingHash, StoreError, commit, digest,
-};
+use super::{Batch, Change, Guard, Key, Loaded, Record, Revision, RollingHash, StoreError, commit, digest};
 
 /// What a batch weighs in history beside its keys and values.
 const BATCH_OVERHEAD: usize = 64;
@@ -42,11 +40,7 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn new(key: &Key, value: Bytes, mod_revision: Revision) -> Self {
         let digest = digest::record(key, &value, mod_revision);
-        Self {
-            value,
-            mod_revision,
-            digest,
-        }
+        Self { value, mod_revision, digest }
     }
 }
 
@@ -117,18 +111,12 @@ impl State {
     /// At most `most` batches after `after`; empty if there is none yet.
     pub(super) fn since(&self, after: Revision, most: usize) -> Result<Vec<Batch>, StoreError> {
         if after > self.revision {
-            return Err(StoreError::Ahead {
-                asked: after,
-                revision: self.revision,
-            });
+            return Err(StoreError::Ahead { asked: after, revision: self.revision });
         }
         let missing = (self.revision.0 - after.0) as usize;
         let Some(start) = self.history.len().checked_sub(missing) else {
             let oldest = Revision(self.revision.0 - self.history.len() as u64);
-            return Err(StoreError::Compacted {
-                asked: after,
-                oldest,
-            });
+            return Err(StoreError::Compacted { asked: after, oldest });
         };
         Ok(self.history.range(start..).take(most).cloned().collect())
     }
@@ -210,11 +198,7 @@ impl Staged {
         }
         self.revision = revision;
         self.hash = self.hash.after(revision, &changes);
-        self.batches.push(Batch {
-            revision,
-            changes: Arc::from(changes),
-            hash: self.hash,
-        });
+        self.batches.push(Batch { revision, changes: Arc::from(changes), hash: self.hash });
         Ok(revision)
     }
 
@@ -240,15 +224,11 @@ impl Staged {
     }
 
     fn current<'a>(&'a self, state: &'a State, key: &Key) -> Option<&'a Held> {
-        self.records
-            .get(key)
-            .map_or_else(|| state.held(key), Option::as_ref)
+        self.records.get(key).map_or_else(|| state.held(key), Option::as_ref)
     }
 
     fn hold(&self, state: &State, guard: &Guard) -> Result<(), Revision> {
-        let current = self
-            .current(state, guard.key())
-            .map(|held| held.mod_revision);
+        let current = self.current(state, guard.key()).map(|held| held.mod_revision);
         let expected = match guard {
             Guard::Absent(_) => None,
             Guard::Unchanged { revision, .. } => Some(*revision),
@@ -270,10 +250,7 @@ mod tests {
     use super::*;
 
     fn put(key: &str, value: &'static str) -> Change {
-        Change::Put {
-            key: key.into(),
-            value: Bytes::from_static(value.as_bytes()),
-        }
+        Change::Put { key: key.into(), value: Bytes::from_static(value.as_bytes()) }
     }
 
     fn committed(state: &mut State, changes: Vec<Change>) {
@@ -287,26 +264,14 @@ mod tests {
         let state = State::empty(1024);
         let mut staged = Staged::on(&state);
         let absent = [Guard::Absent("a".into())];
-        assert_eq!(
-            staged.stage(&state, vec![put("a", "1")], &absent),
-            Ok(Revision(1))
-        );
-        assert_eq!(
-            staged.stage(&state, vec![put("a", "2")], &absent),
-            Err(Revision(1))
-        );
-        let unchanged = [Guard::Unchanged {
-            key: "a".into(),
-            revision: Revision(1),
-        }];
+        assert_eq!(staged.stage(&state, vec![put("a", "1")], &absent), Ok(Revision(1)));
+        assert_eq!(staged.stage(&state, vec![put("a", "2")], &absent), Err(Revision(1)));
+        let unchanged = [Guard::Unchanged { key: "a".into(), revision: Revision(1) }];
         assert_eq!(
             staged.stage(&state, vec![Change::Delete { key: "a".into() }], &unchanged),
             Ok(Revision(2))
         );
-        assert_eq!(
-            staged.stage(&state, vec![put("a", "3")], &unchanged),
-            Err(Revision(2))
-        );
+        assert_eq!(staged.stage(&state, vec![put("a", "3")], &unchanged), Err(Revision(2)));
     }
 
     #[test]
@@ -321,39 +286,18 @@ mod tests {
             committed(&mut state, vec![put("a", "1")]);
         }
         let loaded = state.loaded();
-        assert_eq!(
-            loaded
-                .history
-                .iter()
-                .map(|batch| batch.revision.0)
-                .collect::<Vec<_>>(),
-            [4, 5]
-        );
+        assert_eq!(loaded.history.iter().map(|batch| batch.revision.0).collect::<Vec<_>>(), [4, 5]);
         assert_eq!(state.since(Revision(5), 9), Ok(vec![]));
-        assert_eq!(
-            state.since(Revision(3), 1).unwrap()[0].revision,
-            Revision(4)
-        );
+        assert_eq!(state.since(Revision(3), 1).unwrap()[0].revision, Revision(4));
         assert_eq!(
             state.since(Revision(2), 9),
-            Err(StoreError::Compacted {
-                asked: Revision(2),
-                oldest: Revision(3)
-            })
+            Err(StoreError::Compacted { asked: Revision(2), oldest: Revision(3) })
         );
         assert_eq!(
             state.since(Revision(6), 9),
-            Err(StoreError::Ahead {
-                asked: Revision(6),
-                revision: Revision(5)
-            })
+            Err(StoreError::Ahead { asked: Revision(6), revision: Revision(5) })
         );
-        assert_eq!(
-            loaded
-                .hash_before_history
-                .after(Revision(4), &[put("a", "1")]),
-            loaded.history[0].hash
-        );
+        assert_eq!(loaded.hash_before_history.after(Revision(4), &[put("a", "1")]), loaded.history[0].hash);
     }
 
     #[test]
@@ -363,17 +307,8 @@ mod tests {
         let with_a = Staged::on(&state).records_digest();
         committed(&mut state, vec![put("b", "1")]);
         committed(&mut state, vec![put("b", "2"), put("c", "1")]);
-        committed(
-            &mut state,
-            vec![
-                Change::Delete { key: "b".into() },
-                Change::Delete { key: "c".into() },
-            ],
-        );
+        committed(&mut state, vec![Change::Delete { key: "b".into() }, Change::Delete { key: "c".into() }]);
         assert_eq!(Staged::on(&state).records_digest(), with_a);
-        assert_eq!(
-            Staged::on(&State::restored(state.loaded(), 1024)).records_digest(),
-            with_a
-        );
+        assert_eq!(Staged::on(&State::restored(state.loaded(), 1024)).records_digest(), with_a);
     }
 }

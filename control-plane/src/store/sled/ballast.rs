@@ -31,9 +31,7 @@ pub(super) fn hold(dir: &Path) -> io::Result<u64> {
     loop {
         match allocate(&path, bytes) {
             Ok(()) => return Ok(bytes),
-            Err(error)
-                if error.kind() == io::ErrorKind::StorageFull && bytes / 2 >= LEAST_BYTES =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && bytes / 2 >= LEAST_BYTES => {
                 bytes /= 2
             }
             Err(error) => {
@@ -65,11 +63,7 @@ pub(super) fn probe(dir: &Path) -> io::Result<()> {
 }
 
 fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
-    let file = File::options()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .open(path)?;
+    let file = File::options().create(true).truncate(true).write(true).open(path)?;
     let len = bytes.try_into().map_err(io::Error::other)?;
     Ok(fcntl::posix_fallocate(&file, 0, len)?)
 }
@@ -85,10 +79,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(hold(dir.path()).unwrap(), BALLAST_BYTES);
         let blocks = fs::metadata(dir.path().join(BALLAST)).unwrap().blocks();
-        assert!(
-            blocks * 512 >= BALLAST_BYTES,
-            "only {blocks} blocks are allocated"
-        );
+        assert!(blocks * 512 >= BALLAST_BYTES, "only {blocks} blocks are allocated");
         assert!(release(dir.path()).unwrap());
         assert!(!release(dir.path()).unwrap());
     }

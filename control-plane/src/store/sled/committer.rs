@@ -44,10 +44,7 @@ pub(super) fn run(database: Database, published: &Published, queue: &Queue) {
                 None
             }
             Ok(Err(error)) => Some(Cause::from(error.to_string())),
-            Err(panic) => Some(Cause::from(format!(
-                "panic in the committer: {}",
-                panic_words(&*panic)
-            ))),
+            Err(panic) => Some(Cause::from(format!("panic in the committer: {}", panic_words(&*panic)))),
         };
         if let Some(cause) = cause {
             error!(%cause, "store poisoned");
@@ -66,10 +63,7 @@ pub(super) fn supervise(dir: &Path, queue: &Queue) {
         match queue.observe(PAUSE) {
             Condition::Closed => return,
             Condition::Working(Some(since)) if since > STALLED => {
-                let cause = Cause::from(format!(
-                    "a write has not finished for {} s",
-                    since.as_secs()
-                ));
+                let cause = Cause::from(format!("a write has not finished for {} s", since.as_secs()));
                 error!(%cause, "store poisoned");
                 queue.poison(cause);
             }
@@ -97,9 +91,7 @@ fn write(
         let outcomes: Outcomes = group
             .into_iter()
             .map(|command| {
-                staged
-                    .stage(&state, command.changes, &command.guards)
-                    .map_err(CommitError::Conflict)
+                staged.stage(&state, command.changes, &command.guards).map_err(CommitError::Conflict)
             })
             .collect();
         let writes = layout::writes(&state, &staged);
@@ -113,6 +105,5 @@ fn write(
 
 fn panic_words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

@@ -33,25 +33,10 @@ pub(super) enum WriteError {
 
 impl Database {
     /// Opens sled in `dir`, whose lock is held.
-    pub(super) fn open(
-        dir: &Path,
-        lock: Flock<File>,
-        fdatasync: bool,
-    ) -> Result<Self, ::sled::Error> {
-        let db = ::sled::Config::new()
-            .path(dir)
-            .cache_capacity(32 << 20)
-            .open()?;
-        let file = if fdatasync {
-            Some(
-                File::options()
-                    .read(true)
-                    .write(true)
-                    .open(dir.join("db"))?,
-            )
-        } else {
-            None
-        };
+    pub(super) fn open(dir: &Path, lock: Flock<File>, fdatasync: bool) -> Result<Self, ::sled::Error> {
+        let db = ::sled::Config::new().path(dir).cache_capacity(32 << 20).open()?;
+        let file =
+            if fdatasync { Some(File::options().read(true).write(true).open(dir.join("db"))?) } else { None };
         Ok(Self {
             records: db.open_tree("records")?,
             journal: db.open_tree("journal")?,
@@ -80,10 +65,7 @@ impl Database {
     /// Makes everything written so far durable.
     pub(super) fn sync(&self) -> Result<(), WriteError> {
         self.db.flush()?;
-        self.file
-            .as_ref()
-            .map_or(Ok(()), File::sync_data)
-            .map_err(WriteError::Sync)
+        self.file.as_ref().map_or(Ok(()), File::sync_data).map_err(WriteError::Sync)
     }
 }
 

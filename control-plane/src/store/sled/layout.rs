@@ -77,39 +77,28 @@ pub(super) fn writes(state: &State, staged: &Staged) -> Writes {
     let mut writes = Writes::default();
     for (key, held) in staged.records() {
         let name = record_name(key);
-        let old = state
-            .held(key)
-            .map_or(0, |held| piece_count(8 + held.value.len()));
+        let old = state.held(key).map_or(0, |held| piece_count(8 + held.value.len()));
         let mut new = 0;
         if let Some(held) = held {
             let payload = [&held.mod_revision.0.to_le_bytes()[..], &held.value].concat();
             new = piece_count(payload.len());
             writes.records.extend(pieces(&name, &payload));
         }
-        writes
-            .records
-            .extend((new..old).map(|piece| (piece_key(&name, piece), None)));
+        writes.records.extend((new..old).map(|piece| (piece_key(&name, piece), None)));
     }
     let mut hash = state.hash();
     for batch in staged.batches() {
         let payload = [&hash.0.to_le_bytes()[..], &digest::encode(&batch.changes)].concat();
-        writes
-            .journal
-            .extend(pieces(&batch.revision.0.to_be_bytes(), &payload));
+        writes.journal.extend(pieces(&batch.revision.0.to_be_bytes(), &payload));
         hash = batch.hash;
     }
     for batch in state.outgrown(staged) {
         let count = piece_count(8 + digest::encoded_len(&batch.changes));
         let name = batch.revision.0.to_be_bytes();
-        writes
-            .journal
-            .extend((0..count).map(|piece| (piece_key(&name, piece), None)));
+        writes.journal.extend((0..count).map(|piece| (piece_key(&name, piece), None)));
     }
-    let head = Head {
-        revision: staged.revision(),
-        hash: staged.hash(),
-        records_digest: staged.records_digest(),
-    };
+    let head =
+        Head { revision: staged.revision(), hash: staged.hash(), records_digest: staged.records_digest() };
     writes.meta = head.writes();
     writes
 }
@@ -118,11 +107,7 @@ pub(super) fn writes(state: &State, staged: &Staged) -> Writes {
 pub(super) fn record(name: &[u8], payload: &[u8]) -> Option<Record> {
     let key = std::str::from_utf8(name.strip_suffix(&[0])?).ok()?;
     let (revision, value) = number(payload)?;
-    Some(Record {
-        key: key.into(),
-        value: Bytes::copy_from_slice(value),
-        mod_revision: Revision(revision),
-    })
+    Some(Record { key: key.into(), value: Bytes::copy_from_slice(value), mod_revision: Revision(revision) })
 }
 
 /// A batch, and the hash before it, from its name and payload; `None` if they are none.
@@ -131,14 +116,7 @@ pub(super) fn batch(name: &[u8], payload: &[u8]) -> Option<(Batch, RollingHash)>
     let (before, encoded) = number(payload)?;
     let before = RollingHash(before);
     let changes: Vec<Change> = digest::decode(encoded)?;
-    Some((
-        Batch {
-            revision,
-            changes: changes.into(),
-            hash: before.after_encoded(revision, encoded),
-        },
-        before,
-    ))
+    Some((Batch { revision, changes: changes.into(), hash: before.after_encoded(revision, encoded) }, before))
 }
 
 /// A sled key as its name and the number of the piece.
@@ -160,10 +138,7 @@ pub(super) fn unseal<'a>(name: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
 pub(super) fn describe(tree: &str, name: &[u8]) -> String {
     match (tree, <[u8; 8]>::try_from(name)) {
         ("journal", Ok(revision)) => format!("journal/{}", u64::from_be_bytes(revision)),
-        _ => format!(
-            "{tree}/{}",
-            String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name))
-        ),
+        _ => format!("{tree}/{}", String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name))),
     }
 }
 
@@ -181,10 +156,7 @@ fn pieces(name: &[u8], payload: &[u8]) -> impl Iterator<Item = Write> {
     sealed.extend_from_slice(payload);
     let pieces: Vec<_> = sealed.chunks(PIECE).map(<[u8]>::to_vec).collect();
     let name = name.to_vec();
-    pieces
-        .into_iter()
-        .enumerate()
-        .map(move |(number, piece)| (piece_key(&name, number), Some(piece)))
+    pieces.into_iter().enumerate().map(move |(number, piece)| (piece_key(&name, number), Some(piece)))
 }
 
 const SEAL: usize = 8;
@@ -217,10 +189,7 @@ mod tests {
     use super::*;
 
     fn put(key: &str, bytes: usize) -> Change {
-        Change::Put {
-            key: key.into(),
-            value: Bytes::from(vec![b'x'; bytes]),
-        }
+        Change::Put { key: key.into(), value: Bytes::from(vec![b'x'; bytes]) }
     }
 
     /// Commits one change to `state` and to `disk`.

@@ -28,8 +28,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use self::open::OpenError;
 use super::{
-    Batch, Change, CommitError, Guard, HISTORY_BYTES, Health, Loaded, Revision, Store, StoreError,
-    commit,
+    Batch, Change, CommitError, Guard, HISTORY_BYTES, Health, Loaded, Revision, Store, StoreError, commit,
     follow::Published,
     queue::{Command, Queue},
     state::State,
@@ -55,10 +54,7 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            history_bytes: HISTORY_BYTES,
-            fdatasync: true,
-        }
+        Self { history_bytes: HISTORY_BYTES, fdatasync: true }
     }
 }
 
@@ -78,11 +74,8 @@ impl SledStore {
         let queue = Arc::new(Queue::new());
         let (opened, outcome) = oneshot::channel();
         let (done_here, done) = watch::channel(());
-        let thread_failed = |source| OpenError::Io {
-            action: "start a thread for",
-            path: dir.to_owned(),
-            source,
-        };
+        let thread_failed =
+            |source| OpenError::Io { action: "start a thread for", path: dir.to_owned(), source };
         thread::Builder::new()
             .name("store-commit".to_owned())
             .spawn({
@@ -93,9 +86,7 @@ impl SledStore {
                 }
             })
             .map_err(thread_failed)?;
-        let published = outcome.await.map_err(|_| OpenError::Panicked {
-            dir: dir.to_owned(),
-        })??;
+        let published = outcome.await.map_err(|_| OpenError::Panicked { dir: dir.to_owned() })??;
         thread::Builder::new()
             .name("store-watch".to_owned())
             .spawn({
@@ -103,12 +94,7 @@ impl SledStore {
                 move || committer::supervise(&dir, &queue)
             })
             .map_err(thread_failed)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            published,
-            queue,
-            done,
-        })
+        Ok(Self { dir: dir.to_owned(), published, queue, done })
     }
 
     /// The directory that holds the store.
@@ -147,10 +133,7 @@ impl Store for SledStore {
         async { queued?.await.map_err(|_| CommitError::Unknown)? }
     }
 
-    fn follow(
-        &self,
-        after: Revision,
-    ) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static {
+    fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static {
         self.published.follow(after)
     }
 
@@ -174,10 +157,7 @@ fn serve(
             return;
         }
     };
-    let published = Arc::new(Published::new(State::restored(
-        loaded,
-        options.history_bytes,
-    )));
+    let published = Arc::new(Published::new(State::restored(loaded, options.history_bytes)));
     if opened.send(Ok(Arc::clone(&published))).is_ok() {
         committer::run(database, &published, queue);
     }

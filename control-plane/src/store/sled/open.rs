@@ -108,12 +108,10 @@ pub(super) fn open(dir: &Path, fdatasync: bool) -> Result<(Database, Loaded), Op
     create(dir)?;
     let lock = take_lock(dir)?;
     let database = open_sled(dir, lock, fdatasync)?;
-    let opened = check_format(dir, &database)
-        .and_then(|()| read(dir, &database))
-        .and_then(|loaded| {
-            sync_all(dir, &database)?;
-            Ok(loaded)
-        });
+    let opened = check_format(dir, &database).and_then(|()| read(dir, &database)).and_then(|loaded| {
+        sync_all(dir, &database)?;
+        Ok(loaded)
+    });
     let loaded = match opened {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -126,10 +124,7 @@ pub(super) fn open(dir: &Path, fdatasync: bool) -> Result<(Database, Loaded), Op
     };
     match ballast::hold(dir) {
         Ok(ballast::BALLAST_BYTES) => {}
-        Ok(bytes) => warn!(
-            bytes,
-            "the disk is nearly full: less space is held back than wanted"
-        ),
+        Ok(bytes) => warn!(bytes, "the disk is nearly full: less space is held back than wanted"),
         Err(error) => {
             warn!(%error, "no space is held back: on a full disk this store will not open")
         }
@@ -159,9 +154,7 @@ fn take_lock(dir: &Path) -> Result<Flock<File>, OpenError> {
         .open(&path)
         .map_err(|source| io_error(dir, "open", &path, source))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => OpenError::Locked {
-            dir: dir.to_owned(),
-        },
+        Errno::EWOULDBLOCK => OpenError::Locked { dir: dir.to_owned() },
         errno => io_error(dir, "lock", &path, errno.into()),
     })
 }
@@ -172,15 +165,11 @@ fn open_sled(dir: &Path, mut lock: Flock<File>, fdatasync: bool) -> Result<Datab
     let patience = Instant::now() + Duration::from_secs(5);
     loop {
         // Sled takes a half-written snapshot for the newest one and refuses to open.
-        remove_files(dir, |name| {
-            name.starts_with("snap.") && name.ends_with(".generating")
-        })?;
+        remove_files(dir, |name| name.starts_with("snap.") && name.ends_with(".generating"))?;
         let attempt = catch_unwind(AssertUnwindSafe(|| Database::open(dir, lock, fdatasync)));
         let source = match attempt {
             Err(_) => {
-                return Err(OpenError::Panicked {
-                    dir: dir.to_owned(),
-                });
+                return Err(OpenError::Panicked { dir: dir.to_owned() });
             }
             Ok(Ok(database)) => return Ok(database),
             Ok(Err(source)) => source,
@@ -190,15 +179,12 @@ fn open_sled(dir: &Path, mut lock: Flock<File>, fdatasync: bool) -> Result<Datab
                 if !ballast::release(dir)
                     .map_err(|source| io_error(dir, "remove the ballast of", dir, source))?
                 {
-                    return Err(OpenError::Full {
-                        dir: dir.to_owned(),
-                    });
+                    return Err(OpenError::Full { dir: dir.to_owned() });
                 }
                 info!("disk full: released the ballast to open the store");
             }
             ::sled::Error::Io(error)
-                if error.to_string().contains("could not acquire lock")
-                    && Instant::now() < patience =>
+                if error.to_string().contains("could not acquire lock") && Instant::now() < patience =>
             {
                 std::thread::park_timeout(Duration::from_millis(20));
             }
@@ -208,10 +194,7 @@ fn open_sled(dir: &Path, mut lock: Flock<File>, fdatasync: bool) -> Result<Datab
                 remove_files(dir, |name| name.starts_with("snap."))?;
             }
             _ => {
-                return Err(OpenError::Database {
-                    dir: dir.to_owned(),
-                    source,
-                });
+                return Err(OpenError::Database { dir: dir.to_owned(), source });
             }
         }
         lock = take_lock(dir)?;
@@ -219,20 +202,10 @@ fn open_sled(dir: &Path, mut lock: Flock<File>, fdatasync: bool) -> Result<Datab
 }
 
 fn check_format(dir: &Path, database: &Database) -> Result<(), OpenError> {
-    let found = database
-        .meta
-        .get(FORMAT_NAME)
-        .map_err(|source| database_error(dir, source))?;
+    let found = database.meta.get(FORMAT_NAME).map_err(|source| database_error(dir, source))?;
     if let Some(found) = found {
         let found = <[u8; 4]>::try_from(&*found).map_or(0, u32::from_le_bytes);
-        return if found == FORMAT {
-            Ok(())
-        } else {
-            Err(OpenError::Format {
-                dir: dir.to_owned(),
-                found,
-            })
-        };
+        return if found == FORMAT { Ok(()) } else { Err(OpenError::Format { dir: dir.to_owned(), found }) };
     }
     let ours = [&b"records"[..], b"journal", b"meta"];
     let foreign_tree = database
@@ -240,40 +213,20 @@ fn check_format(dir: &Path, database: &Database) -> Result<(), OpenError> {
         .tree_names()
         .into_iter()
         .any(|name| !ours.contains(&&*name) && &*name != b"__sled__default");
-    let empty = [
-        &database.db,
-        &database.records,
-        &database.journal,
-        &database.meta,
-    ]
-    .iter()
-    .all(|tree| tree.is_empty());
+    let empty = [&database.db, &database.records, &database.journal, &database.meta]
+        .iter()
+        .all(|tree| tree.is_empty());
     if foreign_tree || !empty {
-        return Err(OpenError::Foreign {
-            dir: dir.to_owned(),
-        });
+        return Err(OpenError::Foreign { dir: dir.to_owned() });
     }
-    let mut first = layout::Writes {
-        meta: Head::default().writes(),
-        ..layout::Writes::default()
-    };
-    first
-        .meta
-        .push((FORMAT_NAME.to_vec(), Some(FORMAT.to_le_bytes().to_vec())));
-    database
-        .write(&first)
-        .map_err(|error| write_error(dir, error))
+    let mut first = layout::Writes { meta: Head::default().writes(), ..layout::Writes::default() };
+    first.meta.push((FORMAT_NAME.to_vec(), Some(FORMAT.to_le_bytes().to_vec())));
+    database.write(&first).map_err(|error| write_error(dir, error))
 }
 
 fn read(dir: &Path, database: &Database) -> Result<Loaded, OpenError> {
-    let corrupt = |key: String| OpenError::Corrupt {
-        dir: dir.to_owned(),
-        key,
-    };
-    let inconsistent = |what: String| OpenError::Inconsistent {
-        dir: dir.to_owned(),
-        what,
-    };
+    let corrupt = |key: String| OpenError::Corrupt { dir: dir.to_owned(), key };
+    let inconsistent = |what: String| OpenError::Inconsistent { dir: dir.to_owned(), what };
     let mut records: Vec<Record> = Vec::new();
     for_each_sealed(dir, &database.records, "records", |name, payload| {
         layout::record(name, payload).map(|record| records.push(record))
@@ -285,26 +238,20 @@ fn read(dir: &Path, database: &Database) -> Result<Loaded, OpenError> {
     let mut head = None;
     for piece in database.meta.scan_prefix(HEAD) {
         let (key, sealed) = piece.map_err(|source| database_error(dir, source))?;
-        head = layout::split(&key)
-            .and_then(|(name, _)| layout::unseal(name, &sealed))
-            .and_then(Head::read);
+        head = layout::split(&key).and_then(|(name, _)| layout::unseal(name, &sealed)).and_then(Head::read);
     }
     let head = head.ok_or_else(|| corrupt("meta/head".to_owned()))?;
 
-    let records_digest = records.iter().fold(0, |all, record| {
-        all ^ digest::record(&record.key, &record.value, record.mod_revision)
-    });
+    let records_digest = records
+        .iter()
+        .fold(0, |all, record| all ^ digest::record(&record.key, &record.value, record.mod_revision));
     if records_digest != head.records_digest {
-        return Err(inconsistent(format!(
-            "its records are not those of revision {}",
-            head.revision
-        )));
+        return Err(inconsistent(format!("its records are not those of revision {}", head.revision)));
     }
     let hash_before_history = history.first().map_or(head.hash, |(_, before)| *before);
-    let oldest = head.revision.0.checked_sub(history.len() as u64);
     let oldest =
-        oldest.ok_or_else(|| inconsistent("its journal is longer than its history".to_owned()))?;
-    let mut expected = (Revision(oldest), hash_before_history);
+        history.first().map_or(head.revision, |(batch, _)| Revision(batch.revision.0.saturating_sub(1)));
+    let mut expected = (oldest, hash_before_history);
     for (batch, before) in &history {
         if batch.revision != expected.0.next() || *before != expected.1 {
             return Err(inconsistent(format!(
@@ -315,10 +262,7 @@ fn read(dir: &Path, database: &Database) -> Result<Loaded, OpenError> {
         expected = (batch.revision, batch.hash);
     }
     if expected != (head.revision, head.hash) {
-        return Err(inconsistent(format!(
-            "its journal ends elsewhere than at revision {}",
-            head.revision
-        )));
+        return Err(inconsistent(format!("its journal ends elsewhere than at revision {}", head.revision)));
     }
     Ok(Loaded {
         revision: head.revision,
@@ -338,10 +282,8 @@ fn for_each_sealed(
 ) -> Result<(), OpenError> {
     let mut finish = |name: &[u8], sealed: &[u8]| {
         let taken = layout::unseal(name, sealed).and_then(|payload| take(name, payload));
-        taken.ok_or_else(|| OpenError::Corrupt {
-            dir: dir.to_owned(),
-            key: layout::describe(tree_name, name),
-        })
+        taken
+            .ok_or_else(|| OpenError::Corrupt { dir: dir.to_owned(), key: layout::describe(tree_name, name) })
     };
     let mut open: Option<(Vec<u8>, Vec<u8>)> = None;
     for piece in tree {
@@ -372,18 +314,14 @@ fn sync_all(dir: &Path, database: &Database) -> Result<(), OpenError> {
         return Ok(());
     }
     for entry in fs::read_dir(dir).map_err(|source| io_error(dir, "list", dir, source))? {
-        let path = entry
-            .map_err(|source| io_error(dir, "list", dir, source))?
-            .path();
+        let path = entry.map_err(|source| io_error(dir, "list", dir, source))?.path();
         sync(dir, &path)?;
     }
     sync(dir, dir)
 }
 
 fn sync(dir: &Path, path: &Path) -> Result<(), OpenError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(|source| io_error(dir, "sync", path, source))
+    File::open(path).and_then(|file| file.sync_all()).map_err(|source| io_error(dir, "sync", path, source))
 }
 
 fn remove_files(dir: &Path, unwanted: impl Fn(&str) -> bool) -> Result<(), OpenError> {
@@ -399,28 +337,17 @@ fn remove_files(dir: &Path, unwanted: impl Fn(&str) -> bool) -> Result<(), OpenE
 
 fn io_error(dir: &Path, action: &'static str, path: &Path, source: io::Error) -> OpenError {
     if source.kind() == io::ErrorKind::StorageFull {
-        return OpenError::Full {
-            dir: dir.to_owned(),
-        };
+        return OpenError::Full { dir: dir.to_owned() };
     }
-    OpenError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    OpenError::Io { action, path: path.to_owned(), source }
 }
 
 fn database_error(dir: &Path, source: ::sled::Error) -> OpenError {
     match source {
         ::sled::Error::Io(source) if source.kind() == io::ErrorKind::StorageFull => {
-            OpenError::Full {
-                dir: dir.to_owned(),
-            }
+            OpenError::Full { dir: dir.to_owned() }
         }
-        source => OpenError::Database {
-            dir: dir.to_owned(),
-            source,
-        },
+        source => OpenError::Database { dir: dir.to_owned(), source },
     }
 }
 

@@ -1,1 +1,206 @@
+//! What the sled store must do beyond the suite: survive being reopened, and say what is wrong with a
+//! directory.
 
+use std::{fs, time::Duration};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::{
+    super::suite::{self, Fixture, delete, followed, load, put},
+    *,
+};
+
+struct Sled(TempDir);
+
+impl Fixture for Sled {
+    type Store = SledStore;
+
+    async fn store(&self, history_bytes: usize) -> SledStore {
+        let dir = tempfile::tempdir_in(self.0.path()).unwrap().keep();
+        open(&dir, history_bytes).await
+    }
+}
+
+async fn open(dir: &Path, history_bytes: usize) -> SledStore {
+    SledStore::open(dir, Options { history_bytes, ..Options::default() }).await.unwrap()
+}
+
+async fn open_error(dir: &Path) -> String {
+    SledStore::open(dir, Options::default()).await.unwrap_err().to_string()
+}
+
+/// Changes sled's files behind the store's back.
+fn tamper(dir: &Path, change: impl FnOnce(&::sled::Db)) {
+    let db = ::sled::Config::new().path(dir).open().unwrap();
+    change(&db);
+    db.flush().unwrap();
+}
+
+suite::store_suite!(Sled(tempfile::tempdir().unwrap()));
+
+#[tokio::test]
+async fn reopening_brings_back_records_history_and_hash() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path(), 20_000).await;
+    let mut revision = 0;
+    for round in 0..5 {
+        let calls: Vec<_> = (0..300)
+            .map(|n| {
+                let change = match n % 10 {
+                    9 => delete(&format!("k{}", n / 2)),
+                    3 => Change::Put { key: format!("k{n}").into(), value: Bytes::from(vec![round; n * 20]) },
+                    _ => put(&format!("k{}", n % 50), &format!("{round}/{n}")),
+                };
+                store.commit(vec![change], vec![])
+            })
+            .collect();
+        for call in calls {
+            revision = call.await.unwrap().0;
+        }
+        let before = load(&store).await;
+        assert!(before.history.len() < revision as usize, "history was trimmed");
+        store.close().await;
+        store = open(dir.path(), 20_000).await;
+        assert_eq!(load(&store).await, before);
+        let oldest = before.history[0].revision.0 - 1;
+        assert_eq!(followed(&store, oldest, before.history.len()).await, before.history);
+    }
+    assert_eq!(store.commit(vec![put("a", "1")], vec![]).await, Ok(Revision(revision + 1)));
+}
+
+#[tokio::test]
+async fn what_was_queued_before_closing_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), 1 << 20).await;
+    let calls: Vec<_> = (0..2000).map(|n| store.commit(vec![put(&format!("k{n}"), "x")], vec![])).collect();
+    store.close().await;
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(load(&open(dir.path(), 1 << 20).await).await.records.len(), 2000);
+}
+
+#[tokio::test]
+async fn nothing_spills_into_files_that_our_fdatasync_does_not_cover() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), 1 << 20).await;
+    let longest = "k".repeat(super::super::MAX_KEY_BYTES - 4);
+    let calls: Vec<_> = (0..400)
+        .map(|n| {
+            let value = Bytes::from(vec![n as u8; super::super::MAX_VALUE_BYTES]);
+            store.commit(vec![Change::Put { key: format!("{n:04}{longest}").into(), value }], vec![])
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_second_opener_is_told_which_directory_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let _store = open(dir.path(), 1 << 20).await;
+    let expected = format!("store {} is in use by another process", dir.path().display());
+    assert_eq!(open_error(dir.path()).await, expected);
+}
+
+#[tokio::test]
+async fn an_unknown_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path(), 1 << 20).await.close().await;
+    tamper(dir.path(), |db| {
+        db.open_tree("meta").unwrap().insert(layout::FORMAT_NAME, &7_u32.to_le_bytes()).unwrap();
+    });
+    let expected = format!("store {} has format 7, this version reads format 1 only", dir.path().display());
+    assert_eq!(open_error(dir.path()).await, expected);
+}
+
+#[tokio::test]
+async fn a_database_of_somebody_else_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    tamper(dir.path(), |db| {
+        db.insert("theirs", "data").unwrap();
+    });
+    let error = open_error(dir.path()).await;
+    assert!(error.contains("is not a store of this program"), "{error}");
+}
+
+#[tokio::test]
+async fn a_corrupt_record_stops_the_start_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), 1 << 20).await;
+    store.commit(vec![put("leases/blue/10.1.4.0", "node-7")], vec![]).await.unwrap();
+    store.close().await;
+    tamper(dir.path(), |db| {
+        let records = db.open_tree("records").unwrap();
+        let (key, value) = records.first().unwrap().unwrap();
+        let mut value = value.to_vec();
+        value[20] ^= 1;
+        records.insert(key, value).unwrap();
+    });
+    let expected = format!("records/leases/blue/10.1.4.0 in store {} is corrupt", dir.path().display());
+    assert_eq!(open_error(dir.path()).await, expected);
+}
+
+#[tokio::test]
+async fn a_missing_record_and_a_missing_batch_stop_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), 1 << 20).await;
+    for n in 1..=3 {
+        store.commit(vec![put(&format!("k{n}"), "x")], vec![]).await.unwrap();
+    }
+    store.close().await;
+    let mut taken = None;
+    tamper(dir.path(), |db| taken = db.open_tree("records").unwrap().pop_min().unwrap());
+    let error = open_error(dir.path()).await;
+    assert!(error.ends_with("contradicts itself: its records are not those of revision 3"), "{error}");
+    tamper(dir.path(), |db| {
+        let (key, value) = taken.unwrap();
+        db.open_tree("records").unwrap().insert(key, value).unwrap();
+        let second = [&2_u64.to_be_bytes()[..], &[0, 0]].concat();
+        db.open_tree("journal").unwrap().remove(second).unwrap().unwrap();
+    });
+    let error = open_error(dir.path()).await;
+    assert!(error.ends_with("contradicts itself: batch 3 does not follow batch 1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_torn_snapshot_of_sled_does_not_stop_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), 1 << 20).await;
+    store.commit(vec![put("a", "1")], vec![]).await.unwrap();
+    let before = load(&store).await;
+    store.close().await;
+    // Half-written when the power went, and one that was renamed before its contents were on disk.
+    fs::write(dir.path().join("snap.0000000000000FFF.generating"), b"half").unwrap();
+    fs::write(dir.path().join("snap.0000000000000FFE"), vec![0; 64]).unwrap();
+    assert_eq!(load(&open(dir.path(), 1 << 20).await).await, before);
+}
+
+#[tokio::test]
+async fn the_directory_is_private_and_holds_a_ballast() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("state/store");
+    let store = open(&dir, 1 << 20).await;
+    assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(dir.join("ballast")).unwrap().len(), ballast::BALLAST_BYTES);
+    drop(store);
+}
+
+#[tokio::test]
+async fn a_panic_in_the_committer_poisons_and_a_working_disk_makes_it_recoverable() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), 1 << 20).await;
+    store.commit(vec![put("a", "1")], vec![]).await.unwrap();
+    let mut health = store.health();
+    store.queue.poison("made up".into());
+    assert_eq!(store.commit(vec![put("b", "1")], vec![]).await, Err(CommitError::Poisoned("made up".into())));
+    let recoverable = Health::Recoverable { cause: "made up".into() };
+    let waited = health.wait_for(|health| *health == recoverable);
+    tokio::time::timeout(Duration::from_secs(10), waited).await.unwrap().unwrap();
+    assert_eq!(load(&store).await.records.len(), 1);
+}
