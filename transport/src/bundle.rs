@@ -60,7 +60,7 @@ pub enum BundleError {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: IdentityError,
+        source: Box<IdentityError>,
     },
     /// The directory is used for something else too.
     #[error("{}: holds {other:?}; an identity is replaced as a whole and needs a directory of its own", path.display())]
@@ -183,7 +183,7 @@ impl Bundle {
         let chain = certificates(&certificate_path, &certificate)?;
         let leaf = chain.first().ok_or_else(|| content(&certificate_path, "holds no certificate"))?;
         let id = SpiffeId::of_certificate(leaf)
-            .map_err(|source| BundleError::Identity { path: certificate_path, source })?;
+            .map_err(|error| BundleError::Identity { path: certificate_path, source: Box::new(error) })?;
         CertifiedKey::from_der(chain, private_key(&key_path, &key)?, &crate::provider()).map_err(
             |error| match error {
                 rustls::Error::InconsistentKeys(_) => {

@@ -165,7 +165,7 @@ impl Shared {
         let addresses = timeout(limit, lookup).await.map_err(silent)?.map_err(AttemptError::Lookup)?;
         let mut failure = AttemptError::Lookup(io::ErrorKind::NotFound.into());
         for address in addresses {
-            match timeout(limit, self.open(address)).await.map_err(silent).flatten() {
+            match timeout(limit, self.open(address)).await.map_err(silent).and_then(|opened| opened) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => failure = error,
             }

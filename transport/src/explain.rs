@@ -69,7 +69,9 @@ pub(crate) fn tls_reason(error: &io::Error) -> String {
 /// The server's verdict on us.
 fn received(alert: AlertDescription) -> String {
     let reason = match alert {
+        // The second one when the other CA happens to have the same name.
         AlertDescription::UnknownCA => "unknown issuer",
+        AlertDescription::DecryptError => "unknown issuer, of the same name as the right one",
         AlertDescription::CertificateRequired => "none was shown",
         AlertDescription::CertificateExpired => "it is expired, or the clocks differ",
         AlertDescription::CertificateRevoked => "it is revoked",
@@ -77,7 +79,6 @@ fn received(alert: AlertDescription) -> String {
         AlertDescription::UnsupportedCertificate => "it is not made for this use",
         AlertDescription::CertificateUnknown => "it is not acceptable",
         AlertDescription::AccessDenied => "access denied",
-        AlertDescription::DecryptError => "its signature is wrong",
         AlertDescription::ProtocolVersion => return "the server does not speak TLS 1.3".to_owned(),
         AlertDescription::NoApplicationProtocol => return "the server does not speak HTTP/2".to_owned(),
         other => return format!("the server ended the handshake: {other:?}"),
@@ -87,7 +88,9 @@ fn received(alert: AlertDescription) -> String {
 
 fn problem_text(problem: &CertificateError) -> String {
     match problem {
-        CertificateError::UnknownIssuer => "unknown issuer; it is not of the CA in our ca.crt".to_owned(),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "unknown issuer; it is not signed by a CA in our ca.crt".to_owned()
+        }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             format!("{problem}; is our clock right?")
         }
