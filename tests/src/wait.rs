@@ -15,10 +15,12 @@ pub struct TimedOut {
 
 /// Asks `condition` every 10 ms until it answers `Ok`, at most for `timeout` (tokio's time).
 /// `what` completes "waited for …"; the last `Err` becomes the reason of the failure.
-pub async fn until<T, E: Display>(
+///
+/// The condition may be any closure that answers a future, `async || …` among them.
+pub async fn until<T, E: Display, F: Future<Output = Result<T, E>>>(
     what: &str,
     timeout: Duration,
-    mut condition: impl AsyncFnMut() -> Result<T, E>,
+    mut condition: impl FnMut() -> F,
 ) -> Result<T, TimedOut> {
     let begin = tokio::time::Instant::now();
     let mut reason = "the condition never answered".to_owned();
@@ -34,11 +36,7 @@ pub async fn until<T, E: Display>(
         }
     };
     let outcome = tokio::time::timeout(timeout, poll).await;
-    outcome.map_err(|_| TimedOut {
-        what: what.to_owned(),
-        waited: begin.elapsed(),
-        reason,
-    })
+    outcome.map_err(|_| TimedOut { what: what.to_owned(), waited: begin.elapsed(), reason })
 }
 
 #[cfg(test)]
@@ -47,27 +45,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_answers_what_the_condition_found() {
-        let mut asked = 0;
+        let asked = std::cell::Cell::new(0);
         let found = until("three", Duration::from_secs(1), async || {
-            asked += 1;
-            if asked == 3 {
-                Ok(asked)
-            } else {
-                Err(format!("only {asked}"))
-            }
+            asked.set(asked.get() + 1);
+            if asked.get() == 3 { Ok(3) } else { Err(format!("only {asked:?}")) }
         });
         assert_eq!(found.await.unwrap(), 3);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_names_what_was_awaited_and_the_last_reason() {
-        let never = until("node-2 to be ready", Duration::from_secs(1), async || {
-            Err::<(), _>("it has no lease")
-        });
+        let never =
+            until("node-2 to be ready", Duration::from_secs(1), async || Err::<(), _>("it has no lease"));
         let error = never.await.unwrap_err().to_string();
-        assert!(
-            error.ends_with("for node-2 to be ready: it has no lease"),
-            "{error}"
-        );
+        assert!(error.ends_with("for node-2 to be ready: it has no lease"), "{error}");
     }
 }

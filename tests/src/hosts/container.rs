@@ -28,15 +28,12 @@ impl Container {
         let port = port(name);
         namespace.add_veth("eth0", host, &port, mtu).await?;
         host.set_bridge(&port, bridge).await?;
+        host.carries(&port).await?;
+        host.carries(bridge).await?;
+        namespace.carries("eth0").await?;
         namespace.add_address("eth0", address).await?;
-        namespace
-            .add_route(links::everywhere(gateway), gateway)
-            .await?;
-        Ok(Self {
-            namespace,
-            host: host.clone(),
-            address,
-        })
+        namespace.add_route(links::everywhere(gateway), gateway).await?;
+        Ok(Self { namespace, host: host.clone(), address })
     }
 
     /// The address of `eth0`.

@@ -18,10 +18,7 @@ impl Error {
         doing: impl fmt::Display,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self {
-            doing: format!("could not {doing}"),
-            source: source.into(),
-        }
+        Self { doing: format!("could not {doing}"), source: source.into() }
     }
 }
 

@@ -28,7 +28,9 @@ impl Fabric {
     pub(super) async fn plug(&self, host: &Namespace, nic: &str, mtu: u32) -> Result<(), Error> {
         let port = port(host.name(), nic);
         host.add_veth(nic, &self.namespace, &port, mtu).await?;
-        self.namespace.set_bridge(&port, BRIDGE).await
+        self.namespace.set_bridge(&port, BRIDGE).await?;
+        self.namespace.carries(&port).await?;
+        host.carries(nic).await
     }
 
     /// Pulls the cable of a host's NIC: the host sees its carrier go.
@@ -36,9 +38,12 @@ impl Fabric {
         self.namespace.set_down(&port(host.name(), nic)).await
     }
 
-    /// Puts the cable back.
+    /// Puts the cable back and waits until it carries traffic.
     pub async fn replug(&self, host: &Namespace, nic: &str) -> Result<(), Error> {
-        self.namespace.set_up(&port(host.name(), nic)).await
+        let port = port(host.name(), nic);
+        self.namespace.set_up(&port).await?;
+        self.namespace.carries(&port).await?;
+        host.carries(nic).await
     }
 }
 

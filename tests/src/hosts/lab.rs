@@ -19,10 +19,7 @@ impl Lab {
     /// checkouts never meet.
     pub fn new(name: &str) -> Result<Self, Error> {
         Self::sweep()?;
-        Ok(Self {
-            name: name.to_owned(),
-            record: Arc::new(Record::create()?),
-        })
+        Ok(Self { name: name.to_owned(), record: Arc::new(Record::create()?) })
     }
 
     /// Removes what labs of dead processes left behind, and nothing else; answers their ids.

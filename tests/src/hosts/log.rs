@@ -59,10 +59,7 @@ fn find_line<'a>(text: &'a str, pattern: &str) -> Option<&'a str> {
 
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..]
-        .iter()
-        .map(|line| format!("    {line}\n"))
-        .collect()
+    lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| format!("    {line}\n")).collect()
 }
 
 /// Prints the end of every log in a directory, so that a failed test shows what its processes said.
@@ -70,9 +67,7 @@ pub(super) fn print_tails(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else {
         return;
     };
-    let mut paths: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
     paths.sort();
     for path in paths {

@@ -107,11 +107,7 @@ impl Namespace {
     /// Sets a value under `/proc/sys/net`, by its dotted name (`net.ipv4.ip_forward`). For
     /// names with dots in them, slashes separate (`net/ipv4/conf/eth0.5/rp_filter`).
     pub fn sysctl(&self, key: &str, value: &str) -> Result<(), Error> {
-        let path = if key.contains('/') {
-            key.to_owned()
-        } else {
-            key.replace('.', "/")
-        };
+        let path = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
         self.enter(|| fs::write(Path::new("/proc/sys").join(path), value))
             .doing(|| format!("set {key} to {value} in {}", self.full_name))
     }
@@ -139,10 +135,7 @@ fn check_name(name: &str) -> Result<(), Error> {
     if (1..=10).contains(&name.len()) && name.chars().all(allowed) {
         return Ok(());
     }
-    Err(Error::new(
-        format!("name a namespace {name:?}"),
-        "a name has 1 to 10 of a-z, 0-9 and -",
-    ))
+    Err(Error::new(format!("name a namespace {name:?}"), "a name has 1 to 10 of a-z, 0-9 and -"))
 }
 
 /// Makes `/run/netns` as iproute2 does: a shared mount, so that a name that is removed here is
@@ -152,25 +145,11 @@ fn prepare_directory() -> io::Result<()> {
     let _alone = Flock::lock(File::open(NAMESPACES)?, FlockArg::LockExclusive)
         .map_err(|(_, error)| io::Error::from(error))?;
     let none = None::<&str>;
-    let share = || {
-        mount(
-            none,
-            NAMESPACES,
-            none,
-            MsFlags::MS_SHARED | MsFlags::MS_REC,
-            none,
-        )
-    };
+    let share = || mount(none, NAMESPACES, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none);
     match share() {
         // Not a mount point yet.
         Err(Errno::EINVAL) => {
-            mount(
-                Some(NAMESPACES),
-                NAMESPACES,
-                none,
-                MsFlags::MS_BIND | MsFlags::MS_REC,
-                none,
-            )?;
+            mount(Some(NAMESPACES), NAMESPACES, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
             Ok(share()?)
         }
         other => Ok(other?),
@@ -181,13 +160,7 @@ fn prepare_directory() -> io::Result<()> {
 fn bind_new_namespace(path: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     let none = None::<&str>;
-    Ok(mount(
-        Some("/proc/thread-self/ns/net"),
-        path,
-        none,
-        MsFlags::MS_BIND,
-        none,
-    )?)
+    Ok(mount(Some("/proc/thread-self/ns/net"), path, none, MsFlags::MS_BIND, none)?)
 }
 
 /// A socket belongs to the namespace of the thread that makes it; the connection then runs in

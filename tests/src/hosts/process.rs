@@ -49,27 +49,14 @@ pub struct Process {
 }
 
 impl Process {
-    pub(super) fn spawn(
-        namespace: &Namespace,
-        name: &str,
-        mut command: Command,
-    ) -> Result<Self, Error> {
+    pub(super) fn spawn(namespace: &Namespace, name: &str, mut command: Command) -> Result<Self, Error> {
         let what = format!("{}-{name}", namespace.name());
         let path = namespace.record.directory().join(format!("{what}.log"));
         let output = File::options().create(true).append(true).open(&path);
         let output = output.doing(|| format!("open {}", path.display()))?;
-        let begin = output
-            .metadata()
-            .doing(|| format!("read {}", path.display()))?
-            .len();
-        let errors = output
-            .try_clone()
-            .doing(|| format!("open {}", path.display()))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .process_group(0);
+        let begin = output.metadata().doing(|| format!("read {}", path.display()))?.len();
+        let errors = output.try_clone().doing(|| format!("open {}", path.display()))?;
+        command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
         enter_before_exec(&mut command, namespace);
 
         let doing = || format!("run {} as {what}", command_line(&command));
@@ -190,10 +177,7 @@ impl Process {
     }
 
     fn failed(&self, doing: &str, why: String) -> Error {
-        Error::new(
-            format!("{doing} ({})", self.name),
-            format!("{why}\n{}", self.log.tail()),
-        )
+        Error::new(format!("{doing} ({})", self.name), format!("{why}\n{}", self.log.tail()))
     }
 }
 
@@ -245,8 +229,5 @@ fn enter_before_exec(command: &mut Command, namespace: &Namespace) {
 
 fn command_line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

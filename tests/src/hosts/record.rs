@@ -56,10 +56,7 @@ impl fmt::Display for ProcessId {
 /// Reads `PID-START`.
 fn parse_process_id(text: &str) -> Option<ProcessId> {
     let (pid, start) = text.split_once('-')?;
-    Some(ProcessId {
-        pid: pid.parse().ok()?,
-        start: u64::from_str_radix(start, 16).ok()?,
-    })
+    Some(ProcessId { pid: pid.parse().ok()?, start: u64::from_str_radix(start, 16).ok()? })
 }
 
 /// The command name may hold spaces and parentheses, so fields are counted after the last one.
@@ -87,16 +84,9 @@ impl Record {
     pub(crate) fn create() -> Result<Self, Error> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pid = std::process::id();
-        let owner = ProcessId::running(pid).ok_or_else(|| {
-            Error::new(
-                "read /proc/self/stat",
-                io::Error::from(io::ErrorKind::NotFound),
-            )
-        })?;
-        let record = Self::at(
-            &format!("{owner}-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
-            None,
-        );
+        let owner = ProcessId::running(pid)
+            .ok_or_else(|| Error::new("read /proc/self/stat", io::Error::from(io::ErrorKind::NotFound)))?;
+        let record = Self::at(&format!("{owner}-{}", NEXT.fetch_add(1, Ordering::Relaxed)), None);
         fs::create_dir_all(RECORDS).doing(|| format!("create {RECORDS} (a lab needs root)"))?;
         fs::create_dir(&record.record).doing(|| format!("create {}", record.record.display()))?;
         std::os::unix::fs::symlink(&record.directory, record.record.join("directory"))
@@ -107,11 +97,7 @@ impl Record {
 
     fn at(id: &str, directory: Option<PathBuf>) -> Self {
         let directory = directory.unwrap_or_else(|| std::env::temp_dir().join(directory_name(id)));
-        Self {
-            id: id.to_owned(),
-            record: Path::new(RECORDS).join(id),
-            directory,
-        }
+        Self { id: id.to_owned(), record: Path::new(RECORDS).join(id), directory }
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -151,8 +137,7 @@ impl Record {
         if let Some(first) = failures.into_iter().next() {
             return Err(first);
         }
-        absent_is_done(fs::remove_dir_all(&self.record))
-            .doing(|| format!("remove {}", self.record.display()))
+        absent_is_done(fs::remove_dir_all(&self.record)).doing(|| format!("remove {}", self.record.display()))
     }
 
     fn kill_processes(&self) -> Result<(), Error> {
@@ -184,10 +169,7 @@ impl Record {
     pub(crate) fn sweep() -> Result<Vec<String>, Error> {
         let mut swept = Vec::new();
         for id in names(Path::new(RECORDS)).doing(|| format!("list {RECORDS}"))? {
-            let Some(owner) = id
-                .rsplit_once('-')
-                .and_then(|(owner, _)| parse_process_id(owner))
-            else {
+            let Some(owner) = id.rsplit_once('-').and_then(|(owner, _)| parse_process_id(owner)) else {
                 continue;
             };
             if owner.is_running() {
@@ -195,10 +177,7 @@ impl Record {
             }
             let directory = fs::read_link(Path::new(RECORDS).join(&id).join("directory"))
                 .ok()
-                .filter(|path| {
-                    path.file_name()
-                        .is_some_and(|name| *name == *directory_name(&id))
-                });
+                .filter(|path| path.file_name().is_some_and(|name| *name == *directory_name(&id)));
             Self::at(&id, directory).remove()?;
             swept.push(id);
         }
@@ -234,9 +213,7 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    entries
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect()
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 #[cfg(test)]
@@ -246,13 +223,7 @@ mod tests {
     #[test]
     fn a_command_name_with_parentheses_does_not_shift_the_fields() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1";
-        assert_eq!(
-            parse_stat(7, stat),
-            Some(ProcessId {
-                pid: 7,
-                start: 4711
-            })
-        );
+        assert_eq!(parse_stat(7, stat), Some(ProcessId { pid: 7, start: 4711 }));
     }
 
     #[test]
@@ -271,12 +242,6 @@ mod tests {
     #[test]
     fn the_same_pid_with_another_start_is_another_process() {
         let me = ProcessId::running(std::process::id()).unwrap();
-        assert!(
-            !ProcessId {
-                start: me.start + 1,
-                ..me
-            }
-            .is_running()
-        );
+        assert!(!ProcessId { start: me.start + 1, ..me }.is_running());
     }
 }

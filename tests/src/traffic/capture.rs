@@ -68,30 +68,17 @@ impl Capture {
     ) -> Result<Self, Error> {
         let doing = format!("capture {link} in {}", namespace.full_name());
         let index = namespace.link_index(link).await?;
-        let socket = namespace
-            .enter(open)
-            .map_err(|error| Error::new(&doing, error))?;
+        let socket = namespace.enter(open).map_err(|error| Error::new(&doing, error))?;
         let frames = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let (counted, count) = watch::channel(0);
-        let reader = Reader {
-            socket,
-            index: index as usize,
-            frames: Arc::clone(&frames),
-            counted,
-        };
+        let reader = Reader { socket, index: index as usize, frames: Arc::clone(&frames), counted };
         let thread = thread::Builder::new().name(doing.clone()).spawn({
             let stop = Arc::clone(&stop);
             move || reader.run(&stop, wanted)
         });
         let thread = Some(thread.map_err(|error| Error::new(&doing, error))?);
-        Ok(Self {
-            doing,
-            frames,
-            count,
-            stop,
-            thread,
-        })
+        Ok(Self { doing, frames, count, stop, thread })
     }
 
     /// The frames kept so far.
@@ -109,10 +96,7 @@ impl Capture {
             Ok(Err(_)) => Err(Error::new(&self.doing, "the capture has ended")),
             Err(_) => {
                 let kept = self.frames().len();
-                Err(Error::new(
-                    &self.doing,
-                    format!("{kept} of {count} frames after {timeout:?}"),
-                ))
+                Err(Error::new(&self.doing, format!("{kept} of {count} frames after {timeout:?}")))
             }
         }
     }
@@ -196,16 +180,8 @@ impl Reader {
         let Some(from) = from.filter(|from| from.ifindex() == self.index && wanted(bytes)) else {
             return;
         };
-        let direction = if from.pkttype() == libc::PACKET_OUTGOING {
-            Direction::Out
-        } else {
-            Direction::In
-        };
-        let frame = Frame {
-            at: Instant::now(),
-            direction,
-            bytes: bytes.to_vec(),
-        };
+        let direction = if from.pkttype() == libc::PACKET_OUTGOING { Direction::Out } else { Direction::In };
+        let frame = Frame { at: Instant::now(), direction, bytes: bytes.to_vec() };
         let kept = {
             let mut frames = lock(&self.frames);
             frames.push(frame);

@@ -41,12 +41,9 @@ pub(super) fn read_reply(packet: &[u8], target: IpAddr, prober: u64) -> Option<u
 
 /// The internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| {
-        u32::from(u16::from_be_bytes([
-            pair[0],
-            pair.get(1).copied().unwrap_or_default(),
-        ]))
-    });
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or_default()])));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -66,9 +63,7 @@ mod tests {
         let mut message = [0; 56];
         write_request(&mut message, TARGET, 0xabcd_1234, 0x1_0002);
         let slice = Icmpv4Slice::from_slice(&message).unwrap();
-        let Icmpv4Type::EchoRequest(echo) = slice.icmp_type() else {
-            panic!("{slice:?}")
-        };
+        let Icmpv4Type::EchoRequest(echo) = slice.icmp_type() else { panic!("{slice:?}") };
         assert_eq!((echo.id, echo.seq), (0x1234, 2));
         assert_eq!(checksum(&message), 0);
     }

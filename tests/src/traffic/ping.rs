@@ -44,12 +44,7 @@ impl Ping {
     /// Pings `target` every 5 ms with 56 bytes of ICMP payload, as ping(8) does.
     #[must_use]
     pub fn to(target: IpAddr) -> Self {
-        Self {
-            target,
-            interval: Duration::from_millis(5),
-            linger: Duration::from_secs(1),
-            size: HEADER + 40,
-        }
+        Self { target, interval: Duration::from_millis(5), linger: Duration::from_secs(1), size: HEADER + 40 }
     }
 
     /// The time between two requests.
@@ -76,9 +71,7 @@ impl Ping {
     /// Begins to ping from inside a namespace.
     pub fn start(self, from: &Namespace) -> Result<RunningPing, Error> {
         let doing = format!("ping {} from {}", self.target, from.full_name());
-        let socket = from
-            .enter(|| self.socket())
-            .map_err(|error| Error::new(&doing, error))?;
+        let socket = from.enter(|| self.socket()).map_err(|error| Error::new(&doing, error))?;
         let stop = Arc::new(AtomicBool::new(false));
         let begin = Instant::now();
         let (answered, answers) = watch::channel(None);
@@ -97,14 +90,7 @@ impl Ping {
             move || probe.run(&stop)
         });
         let thread = thread.map_err(|error| Error::new(&doing, error))?;
-        Ok(RunningPing {
-            doing,
-            begin,
-            stop,
-            answers,
-            marks: Mutex::default(),
-            thread: Some(thread),
-        })
+        Ok(RunningPing { doing, begin, stop, answers, marks: Mutex::default(), thread: Some(thread) })
     }
 
     fn socket(&self) -> io::Result<Socket> {
@@ -140,14 +126,8 @@ pub struct RunningPing {
 impl RunningPing {
     /// Puts an event on the timeline, now.
     pub fn mark(&self, label: impl Into<String>) {
-        let mark = Mark {
-            at: self.begin.elapsed(),
-            label: label.into(),
-        };
-        self.marks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(mark);
+        let mark = Mark { at: self.begin.elapsed(), label: label.into() };
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
     }
 
     /// Waits until a request that was sent from now on is answered; answers how long that took.
@@ -158,10 +138,7 @@ impl RunningPing {
         match tokio::time::timeout(timeout, answered).await {
             Ok(Ok(_)) => Ok(now.elapsed()),
             Ok(Err(_)) => Err(Error::new(&self.doing, "it has stopped")),
-            Err(_) => Err(Error::new(
-                &self.doing,
-                format!("no reply within {timeout:?}"),
-            )),
+            Err(_) => Err(Error::new(&self.doing, format!("no reply within {timeout:?}"))),
         }
     }
 
@@ -177,8 +154,7 @@ impl RunningPing {
             Ok(result) => result.map_err(|error| Error::new(&self.doing, error))?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        report.marks =
-            std::mem::take(&mut self.marks.lock().unwrap_or_else(PoisonError::into_inner));
+        report.marks = std::mem::take(&mut self.marks.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(report)
     }
 }
@@ -210,9 +186,7 @@ impl Probe {
             due += self.ping.interval;
             self.receive_until(due, |_| false)?;
         }
-        self.receive_until(Instant::now() + self.ping.linger, |probe| {
-            probe.outstanding == 0
-        })?;
+        self.receive_until(Instant::now() + self.ping.linger, |probe| probe.outstanding == 0)?;
         Ok(PingReport {
             begin: self.begin,
             interval: self.ping.interval,
@@ -224,12 +198,7 @@ impl Probe {
 
     fn send(&mut self) {
         let mut message = vec![0; self.ping.size];
-        write_request(
-            &mut message,
-            self.ping.target,
-            self.prober,
-            self.timeline.len() as u64,
-        );
+        write_request(&mut message, self.ping.target, self.prober, self.timeline.len() as u64);
         let target = SockAddr::from(SocketAddr::new(self.ping.target, 0));
         let at = self.begin.elapsed();
         let fate = match self.socket.send_to(&message, &target) {
@@ -260,9 +229,7 @@ impl Probe {
         loop {
             match self.socket.read(&mut buffer) {
                 Ok(length) => {
-                    if let Some(sequence) =
-                        read_reply(&buffer[..length], self.ping.target, self.prober)
-                    {
+                    if let Some(sequence) = read_reply(&buffer[..length], self.ping.target, self.prober) {
                         self.note(sequence);
                     }
                 }
@@ -275,9 +242,7 @@ impl Probe {
 
     fn note(&mut self, sequence: u64) {
         let now = self.begin.elapsed();
-        let echo = usize::try_from(sequence)
-            .ok()
-            .and_then(|index| self.timeline.get_mut(index));
+        let echo = usize::try_from(sequence).ok().and_then(|index| self.timeline.get_mut(index));
         let Some(echo) = echo else { return };
         if echo.round_trip().is_some() {
             self.duplicates += 1;

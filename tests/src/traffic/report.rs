@@ -80,10 +80,7 @@ impl PingReport {
     /// answered.
     #[must_use]
     pub fn lost_between(&self, from: Duration, to: Duration) -> usize {
-        let sent = self
-            .timeline
-            .iter()
-            .filter(|echo| (from..to).contains(&echo.at));
+        let sent = self.timeline.iter().filter(|echo| (from..to).contains(&echo.at));
         sent.filter(|echo| echo.round_trip().is_none()).count()
     }
 
@@ -120,20 +117,14 @@ impl PingReport {
                 _ => {}
             }
         }
-        let end = self
-            .timeline
-            .last()
-            .map_or(Duration::ZERO, |echo| echo.at + self.interval);
+        let end = self.timeline.last().map_or(Duration::ZERO, |echo| echo.at + self.interval);
         longest.max(begin.map_or(Duration::ZERO, |at| end - at))
     }
 
     /// When the first event with this label happened, since the beginning.
     #[must_use]
     pub fn mark(&self, label: &str) -> Option<Duration> {
-        self.marks
-            .iter()
-            .find(|mark| mark.label == label)
-            .map(|mark| mark.at)
+        self.marks.iter().find(|mark| mark.label == label).map(|mark| mark.at)
     }
 }
 
@@ -167,13 +158,7 @@ mod tests {
     fn report(fates: &[Fate]) -> PingReport {
         let at = (0..).map(|n| STEP * n);
         let timeline = at.zip(fates).map(|(at, &fate)| Echo { at, fate }).collect();
-        PingReport {
-            begin: Instant::now(),
-            interval: STEP,
-            timeline,
-            marks: Vec::new(),
-            duplicates: 0,
-        }
+        PingReport { begin: Instant::now(), interval: STEP, timeline, marks: Vec::new(), duplicates: 0 }
     }
 
     fn replied(micros: u64) -> Fate {
@@ -182,35 +167,20 @@ mod tests {
 
     #[test]
     fn refused_and_lost_requests_are_both_lost() {
-        let report = report(&[
-            replied(1),
-            Fate::Lost,
-            Fate::Refused(libc::ENETUNREACH),
-            replied(2),
-        ]);
+        let report = report(&[replied(1), Fate::Lost, Fate::Refused(libc::ENETUNREACH), replied(2)]);
         assert_eq!((report.sent(), report.received(), report.lost()), (4, 2, 2));
         assert_eq!(report.lost_between(STEP, STEP * 2), 1);
     }
 
     #[test]
     fn an_outage_lasts_until_the_next_answered_request() {
-        let fates = [
-            replied(1),
-            Fate::Lost,
-            Fate::Lost,
-            replied(1),
-            Fate::Lost,
-            replied(1),
-        ];
+        let fates = [replied(1), Fate::Lost, Fate::Lost, replied(1), Fate::Lost, replied(1)];
         assert_eq!(report(&fates).longest_outage(), STEP * 2);
     }
 
     #[test]
     fn an_outage_that_never_ends_lasts_to_the_end() {
-        assert_eq!(
-            report(&[replied(1), Fate::Lost, Fate::Lost]).longest_outage(),
-            STEP * 2
-        );
+        assert_eq!(report(&[replied(1), Fate::Lost, Fate::Lost]).longest_outage(), STEP * 2);
     }
 
     #[test]

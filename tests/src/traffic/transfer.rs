@@ -41,11 +41,7 @@ impl Transfer {
     /// One stream to `target`, an address of the receiving namespace, for a second.
     #[must_use]
     pub fn to(target: IpAddr) -> Self {
-        Self {
-            target,
-            streams: 1,
-            amount: Amount::For(Duration::from_secs(1)),
-        }
+        Self { target, streams: 1, amount: Amount::For(Duration::from_secs(1)) }
     }
 
     /// How many streams run at once; at least one.
@@ -96,26 +92,17 @@ impl Transfer {
                 thread::spawn(move || receive(stream, &arrived))
             })
             .collect();
-        let sending: Vec<_> = senders
-            .into_iter()
-            .map(|stream| thread::spawn(move || send(stream, amount, begin)))
-            .collect();
+        let sending: Vec<_> =
+            senders.into_iter().map(|stream| thread::spawn(move || send(stream, amount, begin))).collect();
         join(sending)?;
         join(receiving)?;
-        Ok(Throughput {
-            bytes: arrived.load(Ordering::Relaxed),
-            elapsed: begin.elapsed(),
-        })
+        Ok(Throughput { bytes: arrived.load(Ordering::Relaxed), elapsed: begin.elapsed() })
     }
 }
 
 /// The listener's queue accepts, so this may run before `accept`.
 fn connect(target: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(
-        Domain::for_address(target),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     socket.connect_timeout(&target.into(), SILENCE)?;
     Ok(socket.into())
 }
@@ -190,10 +177,7 @@ mod tests {
 
     #[test]
     fn a_rate_is_in_bits() {
-        let second = Throughput {
-            bytes: 1_250_000_000,
-            elapsed: Duration::from_secs(1),
-        };
+        let second = Throughput { bytes: 1_250_000_000, elapsed: Duration::from_secs(1) };
         assert_eq!(second.to_string(), "10.00 Gbit/s");
     }
 }
