@@ -1,1 +1,111 @@
-//! Placeholder.
+//! Peers as kernel tables.
+//!
+//! ```text
+//!  peers ─▶ backend (pure) ─▶ desired ─┐
+//!                                      ├─▶ plan (pure) ─▶ execute ─▶ kernel | fake
+//!                 kernel ─▶ observe ───┘                               │
+//!                     ▲──────────────── hints: observe again ◀─────────┘
+//! ```
+//!
+//! Everything of ours in the kernel is recognisable: devices by alias, routes
+//! and neighbours by protocol number, forwarding database entries by being
+//! permanent on a device of ours. Nothing else is ever touched.
+
+pub mod backend;
+mod error;
+mod facts;
+pub mod fake;
+mod hint;
+pub mod kernel;
+mod name;
+mod plan;
+mod step;
+pub mod tables;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use error::{Error, KernelError};
+pub use facts::{DefaultRoute, HostFacts, Interface, InterfaceAddress, RouteLookup};
+pub use fake::Fake;
+pub use hint::{DeviceState, Hint, Hints, Scope};
+pub use kernel::Kernel;
+pub use name::DeviceName;
+pub use plan::{Plan, plan};
+pub use step::{Change, Step};
+pub use tables::Tables;
+
+/// A kernel's tables: look at them, change them.
+pub trait Datapath: Send + 'static {
+    /// Reads a network's part.
+    ///
+    /// # Errors
+    /// When the tables could not be read whole: half an answer would look like
+    /// drift.
+    fn observe(&mut self, scope: &Scope) -> impl Future<Output = Result<Tables, Error>> + Send;
+
+    /// Does a plan, step by step. A step that fails fails alone.
+    fn execute(&mut self, plan: &Plan) -> impl Future<Output = Report> + Send;
+
+    /// Counts the requests to write that were ever sent.
+    fn writes(&self) -> Writes;
+}
+
+/// The host around a datapath, to be looked at only.
+pub trait Host: Send + 'static {
+    /// Reads interfaces, addresses and the routes that matter for the choice
+    /// of an underlay.
+    ///
+    /// # Errors
+    /// When they could not be read.
+    fn facts(&mut self) -> impl Future<Output = Result<HostFacts, Error>> + Send;
+
+    /// Asks how the kernel would send to an address; `None` when it would not.
+    ///
+    /// # Errors
+    /// When the question could not be asked.
+    fn route_to(
+        &mut self,
+        address: IpAddr,
+    ) -> impl Future<Output = Result<Option<RouteLookup>, Error>> + Send;
+
+    /// Begins to listen: what happens after this returns is announced.
+    ///
+    /// # Errors
+    /// When the kernel lets nobody listen.
+    fn hints(&mut self) -> impl Future<Output = Result<Hints, Error>> + Send;
+}
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// How many steps were done; what was gone already counts as unset.
+    pub executed: usize,
+    /// The steps that failed, in the plan's order, each with its reason.
+    pub failed: Vec<(Step, Error)>,
+}
+
+impl Report {
+    /// Whether every step was done.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.failed.is_empty()
+    }
+}
+
+/// A counter of requests to write, shared by all who look at it.
+#[derive(Clone, Debug, Default)]
+pub struct Writes(Arc<AtomicU64>);
+
+impl Writes {
+    /// The count.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,177 @@
+//! From peers to tables: pure, one function per backend.
+//!
+//! ```text
+//!  network, me ────────────▶ own_tables ──┐
+//!                                         ├─▶ Tables
+//!  network, me, peer ──────▶ peer_tables ─┘      (or why not, per peer)
+//! ```
+//!
+//! The entries of a peer depend on nothing but the network, this host and that
+//! peer, so a change costs what it changes.
+
+mod desired;
+mod reason;
+mod screen;
+mod vxlan;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use loden_proto::model::{Backend, Family, Mac, Network, Peer, Receiver, Subnets};
+use loden_proto::names::{NetworkId, NodeId};
+
+pub use desired::{Delta, Desired};
+pub use reason::{Reason, Refused};
+pub use screen::{Screen, Verdict};
+
+use crate::hint::Scope;
+use crate::name::DeviceName;
+use crate::tables::Tables;
+
+/// This host, as a member of a network.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Me {
+    /// Its name.
+    pub node: NodeId,
+    /// Its subnets: its own lease.
+    pub subnets: Subnets,
+    /// What it sends over.
+    pub underlay: Underlay,
+    /// MAC address of its VTEPs; usually [`mac_of`].
+    pub mac: Mac,
+}
+
+/// The interface below the tunnels, and what is bound on it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Underlay {
+    /// The interface.
+    pub lower: DeviceName,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// IPv4 address to send from. `None`: no IPv4 underlay.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6 address to send from. `None`: no IPv6 underlay.
+    pub v6: Option<Ipv6Addr>,
+    /// Prefixes directly connected to the host: a peer's subnet may not
+    /// overlap them.
+    pub prefixes: Vec<IpNet>,
+}
+
+impl Underlay {
+    /// The families that the host can send over, in the order of preference.
+    pub fn families(&self) -> impl Iterator<Item = Family> + use<> {
+        let v4 = self.v4.map(|_| Family::V4);
+        let v6 = self.v6.map(|_| Family::V6);
+        v4.into_iter().chain(v6)
+    }
+}
+
+/// All tables for a set of peers, and the peers that are not in them.
+///
+/// The peers are taken as they are; [`Desired`] screens them first.
+pub fn tables<'a>(
+    network: &Network,
+    me: &Me,
+    peers: impl IntoIterator<Item = &'a Peer>,
+) -> (Tables, Vec<Refused>) {
+    let mut tables = own_tables(network, me);
+    let mut refused = Vec::new();
+    for peer in peers {
+        match peer_tables(network, me, peer) {
+            Ok(entries) => tables.extend(entries),
+            Err(reason) => refused.push(Refused { node: peer.node.clone(), reason }),
+        }
+    }
+    (tables, refused)
+}
+
+/// What there is without any peer: devices, their settings and addresses.
+#[must_use]
+pub fn own_tables(network: &Network, me: &Me) -> Tables {
+    match network.backend {
+        Backend::Alloc => Tables::default(),
+        Backend::Vxlan(backend) => vxlan::own_tables(network, backend, me),
+    }
+}
+
+/// The entries of one peer.
+///
+/// # Errors
+/// When the peer receives on nothing that this host can send to.
+pub fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Result<Tables, Reason> {
+    match network.backend {
+        Backend::Alloc => Ok(Tables::default()),
+        Backend::Vxlan(backend) => vxlan::peer_tables(network, backend, me, peer),
+    }
+}
+
+/// What this host receives on, as its kernel reports it: to be published.
+#[must_use]
+pub fn receivers(actual: &Tables) -> Vec<Receiver> {
+    vxlan::receivers(actual).map(Receiver::Vxlan).collect()
+}
+
+/// MTU for pods, in bytes: the smallest of all tunnels that the network may
+/// use on this host, or the network's own where it is smaller.
+#[must_use]
+pub fn pod_mtu(network: &Network, underlay: &Underlay) -> u32 {
+    match network.backend {
+        Backend::Alloc => network.mtu.map_or(underlay.mtu, |mtu| mtu.get().min(underlay.mtu)),
+        Backend::Vxlan(_) => {
+            let tunnels = underlay.families().map(|family| vxlan::mtu(network, underlay, family));
+            tunnels.min().unwrap_or(underlay.mtu)
+        }
+    }
+}
+
+/// What to ask a datapath for, to see a network's part of the kernel.
+#[must_use]
+pub fn scope(network: &Network) -> Scope {
+    let names = [Family::V4, Family::V6].map(|family| vxlan::device_name(network.vni, family));
+    Scope { network: network.id.clone(), names: names.to_vec() }
+}
+
+/// The MAC address of a node's VTEPs in a network: always the same, locally
+/// administered, unicast.
+#[must_use]
+pub fn mac_of(node: &NodeId, network: &NetworkId) -> Mac {
+    let hash = stable_hash(&[node.as_str(), network.as_str()]);
+    let [a, b, c, d, e, f, ..] = hash.to_be_bytes();
+    // Bit 1 of the first octet: locally administered; bit 0: multicast.
+    let octets = [(a | 0x02) & !0x01, b, c, d, e, f];
+    // Unicast, and not zero since a bit is set.
+    Mac::try_from(octets).unwrap_or_else(|_| unreachable!("a locally administered unicast address is valid"))
+}
+
+/// FNV-1a over the parts with a separator, then an avalanche (MurmurHash3's
+/// finalizer), so that every bit of the answer depends on all of the input.
+fn stable_hash(parts: &[&str]) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for part in parts {
+        for byte in part.bytes().chain([0]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_mac_is_stable_and_a_nodes_own() {
+        let network: NetworkId = "default".parse().unwrap();
+        let mac = |node: &str| mac_of(&node.parse().unwrap(), &network);
+        assert_eq!(mac("node-1"), mac("node-1"));
+        assert_eq!(mac("node-1").to_string(), "3e:72:7c:3f:a9:54");
+        assert_ne!(mac_of(&"node-1".parse().unwrap(), &"blue".parse().unwrap()), mac("node-1"));
+        let all: HashSet<Mac> = (0..10_000).map(|index| mac(&format!("node-{index}"))).collect();
+        assert_eq!(all.len(), 10_000);
+        assert!(all.iter().all(|mac| mac.octets()[0] & 3 == 2));
+    }
+}

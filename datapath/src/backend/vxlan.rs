@@ -1,0 +1,169 @@
+//! VXLAN (RFC 7348): one device per underlay family, and per peer a forwarding
+//! database entry, neighbours and routes.
+//!
+//! ```text
+//!  10.244.2.0/24 ──route──▶ 10.244.2.0 ──neighbour──▶ 02:… ──FDB──▶ 192.0.2.9
+//!  2001:db8:2::/64 ──route──▶ fe80::…  ──neighbour──▶ 02:…
+//! ```
+//!
+//! IPv4 in flannel's shape: the gateway is the base address of the subnet, on
+//! the link. IPv6 goes via the link-local address made from the peer's MAC: it
+//! needs no `onlink`, which the kernel would check against the main table.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use loden_proto::model::{Family, Network, Peer, Vni, VxlanBackend, VxlanReceiver};
+
+use super::{Me, Reason, Underlay};
+use crate::name::DeviceName;
+use crate::tables::{
+    AddressKey, Alias, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Setting, SysctlKey, Tables,
+    metric,
+};
+
+/// The smallest MTU that the kernel lets a device have (RFC 791 §3.1).
+const SMALLEST_MTU: u32 = 68;
+
+/// `loden<vni>` and a letter for the underlay's family.
+pub(super) fn device_name(vni: Vni, underlay: Family) -> DeviceName {
+    let letter = match underlay {
+        Family::V4 => 'a',
+        Family::V6 => 'b',
+    };
+    let name = format!("loden{vni}{letter}");
+    // A VNI has at most 8 digits: at most 14 bytes.
+    name.parse().unwrap_or_else(|_| unreachable!("{name} is a device name"))
+}
+
+/// MTU of a tunnel in bytes: what the lower device leaves, or the network's
+/// where it is smaller.
+pub(super) fn mtu(network: &Network, underlay: &Underlay, family: Family) -> u32 {
+    let room = underlay.mtu.saturating_sub(family.vxlan_overhead()).max(SMALLEST_MTU);
+    network.mtu.map_or(room, |mtu| mtu.get().min(room))
+}
+
+pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> Tables {
+    let mut tables = Tables::default();
+    let locals = [me.underlay.v4.map(IpAddr::V4), me.underlay.v6.map(IpAddr::V6)];
+    for local in locals.into_iter().flatten() {
+        let family = Family::of(local);
+        let name = device_name(network.vni, family);
+        let instance = match family {
+            Family::V4 => "vxlan-ipv4",
+            Family::V6 => "vxlan-ipv6",
+        };
+        let device = Device {
+            alias: Some(Alias { network: network.id.clone(), instance: instance.to_owned() }),
+            vni: network.vni,
+            port: backend.port,
+            local,
+            lower: Some(me.underlay.lower),
+            mac: me.mac,
+            mtu: mtu(network, &me.underlay, family),
+            learning: backend.learning,
+            gbp: backend.gbp,
+            plain: true,
+            no_link_local: true,
+            up: true,
+        };
+        tables.devices.insert(name, device);
+        for setting in Setting::ALL {
+            tables.sysctls.insert(SysctlKey { device: name, setting }, setting.wanted());
+        }
+        for subnet in me.subnets.iter() {
+            let address = whole(subnet.network());
+            tables.addresses.insert(AddressKey { device: name, address }, ());
+        }
+    }
+    tables
+}
+
+pub(super) fn peer_tables(
+    network: &Network,
+    backend: VxlanBackend,
+    me: &Me,
+    peer: &Peer,
+) -> Result<Tables, Reason> {
+    let (receiver, destination) = choose(network, backend, me, peer)?;
+    let device = device_name(network.vni, receiver.family);
+    let mut tables = Tables::default();
+    let port = (receiver.port != backend.port).then_some(receiver.port);
+    tables.fdb.insert(FdbKey { device, mac: receiver.mac }, FdbEntry { destination, port, vni: None });
+    for prefix in peer.subnets.iter() {
+        let (gateway, onlink) = match prefix.network() {
+            base @ IpAddr::V4(_) => (base, true),
+            IpAddr::V6(_) => (IpAddr::V6(receiver.mac.link_local()), false),
+        };
+        tables.neighbours.insert(NeighbourKey { device, address: gateway }, receiver.mac);
+        let key = RouteKey { prefix, metric: metric(prefix) };
+        tables.routes.insert(key, Route { device, gateway, onlink });
+    }
+    Ok(tables)
+}
+
+/// The peer's receiver that this host sends to: of the preferred underlay
+/// family that both have, on the network's port if there is one.
+fn choose<'a>(
+    network: &Network,
+    backend: VxlanBackend,
+    me: &Me,
+    peer: &'a Peer,
+) -> Result<(&'a VxlanReceiver, IpAddr), Reason> {
+    let fits = |receiver: &VxlanReceiver| receiver.vni == network.vni && receiver.gbp == backend.gbp;
+    for family in me.underlay.families() {
+        let Some(destination) = peer.endpoint.address(family) else { continue };
+        let usable = peer.endpoint.vteps().filter(|receiver| receiver.family == family && fits(receiver));
+        if let Some(receiver) = usable.min_by_key(|receiver| (receiver.port != backend.port, receiver.port)) {
+            return Ok((receiver, destination));
+        }
+    }
+    Err(why_none_fits(network, backend, me, peer))
+}
+
+fn why_none_fits(network: &Network, backend: VxlanBackend, me: &Me, peer: &Peer) -> Reason {
+    if let Some(first) = peer.endpoint.vteps().next()
+        && peer.endpoint.vteps().all(|receiver| receiver.vni != network.vni)
+    {
+        return Reason::OtherVni { theirs: first.vni, ours: network.vni };
+    }
+    let describe = |family: Family, vni: Vni, gbp: bool| {
+        format!("VXLAN over {family}, VNI {vni}, {} GBP", if gbp { "with" } else { "without" })
+    };
+    let offered = peer.endpoint.vteps().map(|receiver| {
+        let described = describe(receiver.family, receiver.vni, receiver.gbp);
+        match peer.endpoint.address(receiver.family) {
+            Some(_) => described,
+            None => format!("{described} (but no {} underlay address)", receiver.family),
+        }
+    });
+    let wanted = me.underlay.families().map(|family| describe(family, network.vni, backend.gbp));
+    Reason::NoCommonReceiver { offered: list(offered), wanted: list(wanted) }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.collect();
+    if items.is_empty() { "nothing".to_owned() } else { items.join("; ") }
+}
+
+/// The VTEPs among devices that exist and are up.
+pub(super) fn receivers(actual: &Tables) -> impl Iterator<Item = VxlanReceiver> {
+    let up: &BTreeMap<_, _> = &actual.devices;
+    up.values().filter(|device| device.up).map(|device| VxlanReceiver {
+        family: Family::of(device.local),
+        vni: device.vni,
+        port: device.port,
+        mac: device.mac,
+        mtu: device.mtu,
+        gbp: device.gbp,
+    })
+}
+
+/// An address as a prefix of its whole length.
+fn whole(address: IpAddr) -> IpNet {
+    match address {
+        IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
+        IpAddr::V6(address) => IpNet::V6(Ipv6Net::from(address)),
+    }
+}

@@ -1,0 +1,102 @@
+//! What a host looks like from below: read-only facts for the choice of an
+//! underlay interface.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use loden_proto::model::Family;
+
+use crate::name::DeviceName;
+
+/// A host's interfaces and the routes that say which one leads out.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct HostFacts {
+    /// All interfaces, by index.
+    pub interfaces: Vec<Interface>,
+    /// Default routes of the main table, best metric first within a family.
+    /// A route with several next hops is several entries.
+    pub default_routes: Vec<DefaultRoute>,
+    /// Prefixes that are directly connected, with their devices. Those of
+    /// loopback and of devices of ours are left out.
+    pub connected: Vec<(DeviceName, IpNet)>,
+}
+
+impl HostFacts {
+    /// The interface of a name.
+    #[must_use]
+    pub fn interface(&self, name: DeviceName) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    /// The interface that has an address.
+    #[must_use]
+    pub fn interface_with(&self, address: IpAddr) -> Option<&Interface> {
+        self.interfaces
+            .iter()
+            .find(|interface| interface.addresses.iter().any(|own| own.net.addr() == address))
+    }
+}
+
+/// A network interface.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Interface {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: DeviceName,
+    /// What made it, such as `veth`; `None` for physical devices and loopback.
+    pub kind: Option<String>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether it has a carrier.
+    pub running: bool,
+    /// Whether it is the loopback device.
+    pub loopback: bool,
+    /// Whether it is a device of ours.
+    pub ours: bool,
+    /// Its addresses, in the kernel's order.
+    pub addresses: Vec<InterfaceAddress>,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct InterfaceAddress {
+    /// The address with its prefix length.
+    pub net: IpNet,
+    /// Set by hand rather than leased (`IFA_F_PERMANENT`).
+    pub permanent: bool,
+    /// A secondary IPv4 address, or a temporary IPv6 one (`IFA_F_SECONDARY`).
+    pub secondary: bool,
+    /// Not for new connections (`IFA_F_DEPRECATED`).
+    pub deprecated: bool,
+    /// Not usable: duplicate address detection runs or has failed.
+    pub tentative: bool,
+    /// Whether it is valid beyond its link (scope global).
+    pub global: bool,
+}
+
+/// A default route.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DefaultRoute {
+    /// Its family.
+    pub family: Family,
+    /// Output device.
+    pub device: DeviceName,
+    /// Next hop; `None` on point-to-point devices.
+    pub gateway: Option<IpAddr>,
+    /// Its metric; lower is better.
+    pub metric: u32,
+}
+
+/// How the kernel would send to an address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RouteLookup {
+    /// Output device.
+    pub device: DeviceName,
+    /// Next hop; `None` when the address is on the link.
+    pub gateway: Option<IpAddr>,
+    /// The source address that the kernel would choose.
+    pub source: Option<IpAddr>,
+}

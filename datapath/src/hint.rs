@@ -1,0 +1,113 @@
+//! What the kernel says happened: hints, compared by content with intent.
+//!
+//! A hint never says who did it: most notifications carry no sender, and our
+//! own writes are announced like everybody's. So a hint [concerns](Hint::concerns)
+//! an owner when what it says is not what the owner wants.
+
+use loden_proto::model::Mac;
+use loden_proto::names::NetworkId;
+use tokio::sync::mpsc;
+
+use crate::name::DeviceName;
+use crate::tables::{AddressKey, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Tables};
+
+/// A stream of hints. It ends when the datapath does.
+pub type Hints = mpsc::Receiver<Hint>;
+
+/// Something happened in the kernel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Hint {
+    /// A device appeared or changed.
+    Device {
+        /// Which.
+        name: DeviceName,
+        /// Its attributes as far as the notification has them.
+        state: DeviceState,
+    },
+    /// A device is gone, and everything on it.
+    DeviceGone(DeviceName),
+    /// An address was set.
+    Address(AddressKey),
+    /// An address is gone.
+    AddressGone(AddressKey),
+    /// A forwarding database entry was set; `None`: to something that is not
+    /// permanent, or has no destination.
+    Fdb(FdbKey, Option<FdbEntry>),
+    /// A forwarding database entry is gone.
+    FdbGone(FdbKey),
+    /// A neighbour was set; `None`: it is not a permanent one of ours.
+    Neighbour(NeighbourKey, Option<Mac>),
+    /// A neighbour is gone.
+    NeighbourGone(NeighbourKey),
+    /// A route was set; `None`: it is not of our shape or protocol.
+    Route(RouteKey, Option<Route>),
+    /// A route is gone.
+    RouteGone(RouteKey),
+    /// Notifications were lost: anything may have happened.
+    Overrun,
+}
+
+/// What a link notification says of a device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DeviceState {
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// MAC address; `None` when it is not a unicast one.
+    pub mac: Option<Mac>,
+}
+
+impl Hint {
+    /// Whether the owner of `desired` should observe its part of the kernel
+    /// again. The cost does not grow with the tables.
+    ///
+    /// Changes of the underlay that is not in `desired` never concern it; see
+    /// [`Self::concerns_underlay`].
+    #[must_use]
+    pub fn concerns(&self, desired: &Tables) -> bool {
+        match self {
+            Self::Overrun => true,
+            Self::Device { name, state } => desired.devices.get(name).is_some_and(|device| {
+                (state.up, state.mtu, state.mac) != (device.up, device.mtu, Some(device.mac))
+            }),
+            Self::DeviceGone(name) => desired.devices.contains_key(name),
+            Self::Address(_) => false,
+            Self::AddressGone(key) => desired.addresses.contains_key(key),
+            Self::Fdb(key, entry) => {
+                desired.fdb.get(key).is_some_and(|wanted| entry.as_ref() != Some(wanted))
+            }
+            Self::FdbGone(key) => desired.fdb.contains_key(key),
+            Self::Neighbour(key, mac) => {
+                desired.neighbours.get(key).is_some_and(|wanted| mac.as_ref() != Some(wanted))
+            }
+            Self::NeighbourGone(key) => desired.neighbours.contains_key(key),
+            Self::Route(key, route) => {
+                desired.routes.get(key).is_some_and(|wanted| route.as_ref() != Some(wanted))
+            }
+            Self::RouteGone(key) => desired.routes.contains_key(key),
+        }
+    }
+
+    /// Whether addresses or devices that are not in `desired` changed: facts
+    /// about the host should be read again.
+    #[must_use]
+    pub fn concerns_underlay(&self, desired: &Tables) -> bool {
+        match self {
+            Self::Overrun => true,
+            Self::Device { name, .. } | Self::DeviceGone(name) => !desired.devices.contains_key(name),
+            Self::Address(key) | Self::AddressGone(key) => !desired.devices.contains_key(&key.device),
+            _ => false,
+        }
+    }
+}
+
+/// Names of networks whose tables a datapath is asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Scope {
+    /// The network: devices whose alias names it, and what is on them.
+    pub network: NetworkId,
+    /// Names of devices that are the network's even without an alias: left by
+    /// a process that ended between creating and naming them.
+    pub names: Vec<DeviceName>,
+}

@@ -1,0 +1,197 @@
+//! The difference between two states of a kernel, in an order that is safe.
+//!
+//! ```text
+//!  devices ─▶ settings ─▶ up ─▶ addresses ─▶ set: FDB, neighbours, routes
+//!                                                        │
+//!                              unset: routes, neighbours, FDB ◀─┘
+//! ```
+//!
+//! What a route leans on exists before it is set and after it is unset. What
+//! changes is replaced, never removed and added: a peer that moves loses no
+//! packet.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::name::DeviceName;
+use crate::step::{Change, Step};
+use crate::tables::{Device, Tables};
+
+/// Steps in the order in which they are to be done.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Plan {
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// The steps.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The steps, taken out.
+    #[must_use]
+    pub fn into_steps(self) -> Vec<Step> {
+        self.steps
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// How many steps there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// The plan without whatever removes something: for a start from a peer
+    /// set that may be old, when nothing may be deleted yet.
+    ///
+    /// A device that would have to be created again is left as it is, and the
+    /// creation with it: the kernel would refuse it.
+    #[must_use]
+    pub fn without_removals(self) -> Self {
+        let gone: BTreeSet<DeviceName> = self
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::DeleteDevice(device) => Some(*device),
+                _ => None,
+            })
+            .collect();
+        let mut steps = self.steps;
+        steps.retain(|step| {
+            let removes = matches!(
+                step,
+                Step::DeleteDevice(_)
+                    | Step::UnsetAddress(_)
+                    | Step::UnsetFdb(_)
+                    | Step::UnsetNeighbour(_)
+                    | Step::UnsetRoute(..)
+            );
+            !removes && !gone.contains(&step.device())
+        });
+        Self { steps }
+    }
+}
+
+impl FromIterator<Step> for Plan {
+    fn from_iter<I: IntoIterator<Item = Step>>(steps: I) -> Self {
+        Self { steps: steps.into_iter().collect() }
+    }
+}
+
+/// What turns `actual` into `desired`.
+///
+/// Both may be parts, for example the entries of the peers that changed: then
+/// the plan is about these entries only.
+#[must_use]
+pub fn plan(actual: &Tables, desired: &Tables) -> Plan {
+    let mut steps = Vec::new();
+    // What the kernel will hold after the steps so far.
+    let mut kept = std::borrow::Cow::Borrowed(actual);
+
+    if actual.devices != desired.devices {
+        let begin = steps.len();
+        plan_devices(actual, desired, &mut steps);
+        for step in &steps[begin..] {
+            // Creations and most changes touch no other table.
+            if matches!(step, Step::DeleteDevice(_) | Step::ChangeDevice(_, Change::Mac(_))) {
+                step.apply(kept.to_mut());
+            }
+        }
+    }
+    let ups = split_off_ups(&mut steps);
+    steps.extend(set(&kept.sysctls, &desired.sysctls).map(|(key, value)| Step::SetSysctl(*key, *value)));
+    steps.extend(ups);
+
+    steps.extend(set(&kept.addresses, &desired.addresses).map(|(key, ())| Step::SetAddress(*key)));
+    let unset_addresses: Vec<_> =
+        unset(&kept.addresses, &desired.addresses).map(|(key, ())| Step::UnsetAddress(*key)).collect();
+    if !unset_addresses.is_empty() {
+        let kept = kept.to_mut();
+        kept.addresses.extend(desired.addresses.iter().map(|(key, ())| (*key, ())));
+        for step in &unset_addresses {
+            step.apply(kept);
+        }
+    }
+    steps.extend(unset_addresses);
+
+    steps.extend(set(&kept.fdb, &desired.fdb).map(|(key, entry)| Step::SetFdb(*key, *entry)));
+    steps.extend(set(&kept.neighbours, &desired.neighbours).map(|(key, mac)| Step::SetNeighbour(*key, *mac)));
+    steps.extend(set(&kept.routes, &desired.routes).map(|(key, route)| Step::SetRoute(*key, *route)));
+    steps.extend(
+        unset(&kept.routes, &desired.routes).map(|(key, route)| Step::UnsetRoute(*key, route.device)),
+    );
+    steps.extend(unset(&kept.neighbours, &desired.neighbours).map(|(key, _)| Step::UnsetNeighbour(*key)));
+    steps.extend(unset(&kept.fdb, &desired.fdb).map(|(key, _)| Step::UnsetFdb(*key)));
+    Plan { steps }
+}
+
+/// New or different entries.
+fn set<'a, K: Ord, V: PartialEq>(
+    actual: &'a BTreeMap<K, V>,
+    desired: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    desired.iter().filter(|(key, value)| actual.get(key) != Some(value))
+}
+
+/// Entries that are not wanted any more.
+fn unset<'a, K: Ord, V>(
+    actual: &'a BTreeMap<K, V>,
+    desired: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    actual.iter().filter(|(key, _)| !desired.contains_key(key))
+}
+
+/// Deletes first: a device that is going may hold the VNI and port that one
+/// that is coming wants.
+fn plan_devices(actual: &Tables, desired: &Tables, steps: &mut Vec<Step>) {
+    for (name, device) in &actual.devices {
+        if desired.devices.get(name).is_none_or(|wanted| must_be_created_again(device, wanted)) {
+            steps.push(Step::DeleteDevice(*name));
+        }
+    }
+    for (name, wanted) in &desired.devices {
+        match actual.devices.get(name).filter(|device| !must_be_created_again(device, wanted)) {
+            Some(device) => {
+                steps.extend(changes(device, wanted).map(|change| Step::ChangeDevice(*name, change)))
+            }
+            None => {
+                steps.push(Step::CreateDevice(*name, Box::new(wanted.clone())));
+                let created = Device { alias: None, no_link_local: false, up: false, ..wanted.clone() };
+                steps.extend(changes(&created, wanted).map(|change| Step::ChangeDevice(*name, change)));
+            }
+        }
+    }
+}
+
+/// What the kernel refuses to change: VNI, port, GBP, checksums and the other
+/// flags (`vxlan_changelink`), the underlay's family.
+fn must_be_created_again(actual: &Device, desired: &Device) -> bool {
+    (actual.vni, actual.port, actual.gbp, actual.plain)
+        != (desired.vni, desired.port, desired.gbp, desired.plain)
+        || actual.local.is_ipv4() != desired.local.is_ipv4()
+}
+
+/// In the order in which the kernel takes them: the MTU is bounded by the lower
+/// device's, and `addrgenmode` must be set while the device is down.
+fn changes(actual: &Device, desired: &Device) -> impl Iterator<Item = Change> {
+    let lower = desired.lower.filter(|lower| actual.lower != Some(*lower)).map(Change::Lower);
+    let local = (actual.local != desired.local).then_some(Change::Local(desired.local));
+    let learning = (actual.learning != desired.learning).then_some(Change::Learning(desired.learning));
+    let mac = (actual.mac != desired.mac).then_some(Change::Mac(desired.mac));
+    let mtu = (actual.mtu != desired.mtu).then_some(Change::Mtu(desired.mtu));
+    let alias = desired.alias.clone().filter(|alias| actual.alias.as_ref() != Some(alias)).map(Change::Alias);
+    let no_link_local = (desired.no_link_local && !actual.no_link_local).then_some(Change::NoLinkLocal);
+    let up = (desired.up && !actual.up).then_some(Change::Up);
+    [lower, local, learning, mac, mtu, alias, no_link_local, up].into_iter().flatten()
+}
+
+/// Settings are written while a new device is still down.
+fn split_off_ups(steps: &mut Vec<Step>) -> Vec<Step> {
+    steps.extract_if(.., |step| matches!(step, Step::ChangeDevice(_, Change::Up))).collect()
+}

@@ -1,0 +1,222 @@
+//! One thing to do to a kernel: exactly one request, or one setting written.
+
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+
+use loden_proto::model::Mac;
+
+use crate::name::DeviceName;
+use crate::tables::{
+    AddressKey, Alias, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, SysctlKey, Tables,
+};
+
+/// One thing to do. Sets replace, unsets of what is gone are done: every step
+/// can be repeated.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Delete a device, and with it everything on it.
+    DeleteDevice(DeviceName),
+    /// Create a device with its kernel attributes and MAC address, down and
+    /// without an alias.
+    CreateDevice(DeviceName, Box<Device>),
+    /// Change one attribute of a device.
+    ChangeDevice(DeviceName, Change),
+    /// Write a setting.
+    SetSysctl(SysctlKey, i32),
+    /// Set an address.
+    SetAddress(AddressKey),
+    /// Unset an address.
+    UnsetAddress(AddressKey),
+    /// Set a forwarding database entry.
+    SetFdb(FdbKey, FdbEntry),
+    /// Set a neighbour.
+    SetNeighbour(NeighbourKey, Mac),
+    /// Set a route.
+    SetRoute(RouteKey, Route),
+    /// Unset a route; its device is part of what the kernel compares.
+    UnsetRoute(RouteKey, DeviceName),
+    /// Unset a neighbour.
+    UnsetNeighbour(NeighbourKey),
+    /// Unset a forwarding database entry.
+    UnsetFdb(FdbKey),
+}
+
+/// What a device can change without being created again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// The device below it.
+    Lower(DeviceName),
+    /// Underlay address that it sends from, same family.
+    Local(IpAddr),
+    /// Learning of MAC addresses.
+    Learning(bool),
+    /// MAC address; the kernel drops all neighbours on the device.
+    Mac(Mac),
+    /// MTU in bytes.
+    Mtu(u32),
+    /// Name as ours.
+    Alias(Alias),
+    /// Make no IPv6 link-local address.
+    NoLinkLocal,
+    /// Bring it up.
+    Up,
+}
+
+impl Step {
+    /// The device that the step is about.
+    #[must_use]
+    pub const fn device(&self) -> DeviceName {
+        match self {
+            Self::DeleteDevice(device)
+            | Self::CreateDevice(device, _)
+            | Self::ChangeDevice(device, _)
+            | Self::UnsetRoute(_, device) => *device,
+            Self::SetSysctl(key, _) => key.device,
+            Self::SetAddress(key) | Self::UnsetAddress(key) => key.device,
+            Self::SetFdb(key, _) | Self::UnsetFdb(key) => key.device,
+            Self::SetNeighbour(key, _) | Self::UnsetNeighbour(key) => key.device,
+            Self::SetRoute(_, route) => route.device,
+        }
+    }
+
+    /// Does to tables what the kernel does to itself, side effects included:
+    /// deleting a device drops what is on it, a new MAC address drops its
+    /// neighbours, and the last IPv4 address takes IPv4 routes and neighbours
+    /// with it.
+    pub fn apply(&self, tables: &mut Tables) {
+        match self {
+            Self::DeleteDevice(device) => delete_device(tables, *device),
+            Self::CreateDevice(device, attributes) => {
+                let mut created = attributes.as_ref().clone();
+                created.alias = None;
+                created.no_link_local = false;
+                created.up = false;
+                tables.devices.insert(*device, created);
+            }
+            Self::ChangeDevice(device, change) => change_device(tables, *device, change),
+            Self::SetSysctl(key, value) => drop(tables.sysctls.insert(*key, *value)),
+            Self::SetAddress(key) => drop(tables.addresses.insert(*key, ())),
+            Self::UnsetAddress(key) => unset_address(tables, *key),
+            Self::SetFdb(key, entry) => drop(tables.fdb.insert(*key, *entry)),
+            Self::UnsetFdb(key) => drop(tables.fdb.remove(key)),
+            Self::SetNeighbour(key, mac) => drop(tables.neighbours.insert(*key, *mac)),
+            Self::UnsetNeighbour(key) => drop(tables.neighbours.remove(key)),
+            Self::SetRoute(key, route) => drop(tables.routes.insert(*key, *route)),
+            Self::UnsetRoute(key, device) => {
+                if tables.routes.get(key).is_some_and(|route| route.device == *device) {
+                    tables.routes.remove(key);
+                }
+            }
+        }
+    }
+}
+
+fn delete_device(tables: &mut Tables, device: DeviceName) {
+    tables.devices.remove(&device);
+    tables.sysctls.retain(|key, _| key.device != device);
+    tables.addresses.retain(|key, ()| key.device != device);
+    tables.fdb.retain(|key, _| key.device != device);
+    tables.neighbours.retain(|key, _| key.device != device);
+    tables.routes.retain(|_, route| route.device != device);
+}
+
+fn change_device(tables: &mut Tables, name: DeviceName, change: &Change) {
+    let Some(device) = tables.devices.get_mut(&name) else { return };
+    match change {
+        Change::Lower(lower) => device.lower = Some(*lower),
+        Change::Local(local) => device.local = *local,
+        Change::Learning(learning) => device.learning = *learning,
+        Change::Mac(mac) => {
+            device.mac = *mac;
+            tables.neighbours.retain(|key, _| key.device != name);
+        }
+        Change::Mtu(mtu) => device.mtu = *mtu,
+        Change::Alias(alias) => device.alias = Some(alias.clone()),
+        Change::NoLinkLocal => device.no_link_local = true,
+        Change::Up => device.up = true,
+    }
+}
+
+fn unset_address(tables: &mut Tables, key: AddressKey) {
+    tables.addresses.remove(&key);
+    let is_v4 = key.address.addr().is_ipv4();
+    let any_left =
+        tables.addresses.keys().any(|other| other.device == key.device && other.address.addr().is_ipv4());
+    if is_v4 && !any_left {
+        tables.neighbours.retain(|other, _| other.device != key.device || !other.address.is_ipv4());
+        tables.routes.retain(|other, route| route.device != key.device || !other.prefix.addr().is_ipv4());
+    }
+}
+
+impl Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeleteDevice(device) => write!(f, "- device {device}"),
+            Self::CreateDevice(name, device) => write!(f, "+ device {name} {device}"),
+            Self::ChangeDevice(device, change) => write!(f, "~ device {device} {change}"),
+            Self::SetSysctl(key, value) => write!(f, "+ sysctl {key} {value}"),
+            Self::SetAddress(key) => write!(f, "+ address {} dev {}", key.address, key.device),
+            Self::UnsetAddress(key) => write!(f, "- address {} dev {}", key.address, key.device),
+            Self::SetFdb(key, entry) => write!(f, "+ fdb {} {entry} dev {}", key.mac, key.device),
+            Self::UnsetFdb(key) => write!(f, "- fdb {} dev {}", key.mac, key.device),
+            Self::SetNeighbour(key, mac) => write!(f, "+ neighbour {} {mac} dev {}", key.address, key.device),
+            Self::UnsetNeighbour(key) => write!(f, "- neighbour {} dev {}", key.address, key.device),
+            Self::SetRoute(key, route) => write!(f, "+ route {key} {route}"),
+            Self::UnsetRoute(key, device) => write!(f, "- route {key} dev {device}"),
+        }
+    }
+}
+
+impl Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vxlan vni {} port {} local {}", self.vni, self.port, self.local)?;
+        if let Some(lower) = self.lower {
+            write!(f, " lower {lower}")?;
+        }
+        write!(f, " mac {} mtu {}", self.mac, self.mtu)?;
+        f.write_str(if self.learning { " learning" } else { " nolearning" })?;
+        if self.gbp { f.write_str(" gbp") } else { Ok(()) }
+    }
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lower(lower) => write!(f, "lower {lower}"),
+            Self::Local(local) => write!(f, "local {local}"),
+            Self::Learning(true) => f.write_str("learning"),
+            Self::Learning(false) => f.write_str("nolearning"),
+            Self::Mac(mac) => write!(f, "mac {mac}"),
+            Self::Mtu(mtu) => write!(f, "mtu {mtu}"),
+            Self::Alias(alias) => write!(f, "alias {alias}"),
+            Self::NoLinkLocal => f.write_str("addrgenmode none"),
+            Self::Up => f.write_str("up"),
+        }
+    }
+}
+
+impl Display for FdbEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dst {}", self.destination)?;
+        if let Some(port) = self.port {
+            write!(f, " port {port}")?;
+        }
+        if let Some(vni) = self.vni {
+            write!(f, " vni {vni}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} metric {}", self.prefix, self.metric)
+    }
+}
+
+impl Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "via {} dev {}", self.gateway, self.device)?;
+        if self.onlink { f.write_str(" onlink") } else { Ok(()) }
+    }
+}

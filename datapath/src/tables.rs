@@ -1,0 +1,294 @@
+//! What is in the kernel, or should be, as plain data.
+//!
+//! Every table is a map: entries are compared key by key, never as sets of
+//! entries. Deleting a neighbour in the kernel looks at its key only, so
+//! "add the new entry, delete the old one" would delete the new one.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use loden_proto::model::{Family, Mac, Port, Vni};
+use loden_proto::names::NetworkId;
+
+use crate::name::DeviceName;
+
+/// Marks routes (`rtm_protocol`) and neighbours (`NDA_PROTOCOL`) as ours.
+pub const PROTOCOL: u8 = 76;
+
+/// The part of a kernel that belongs to one network.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Tables {
+    /// Tunnel devices.
+    pub devices: BTreeMap<DeviceName, Device>,
+    /// Settings of tunnel devices below `/proc/sys/net`.
+    pub sysctls: BTreeMap<SysctlKey, i32>,
+    /// Addresses on tunnel devices, each a whole prefix (`/32`, `/128`).
+    pub addresses: BTreeMap<AddressKey, ()>,
+    /// Forwarding databases: inner MAC to underlay address.
+    pub fdb: BTreeMap<FdbKey, FdbEntry>,
+    /// Permanent neighbours on tunnel devices: gateway to inner MAC.
+    pub neighbours: BTreeMap<NeighbourKey, Mac>,
+    /// Routes into tunnel devices, in the main table.
+    pub routes: BTreeMap<RouteKey, Route>,
+}
+
+impl Tables {
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number of entries of all tables.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.devices.len()
+            + self.sysctls.len()
+            + self.addresses.len()
+            + self.fdb.len()
+            + self.neighbours.len()
+            + self.routes.len()
+    }
+
+    /// Takes over all entries of `other`; where keys are the same, its values.
+    pub fn extend(&mut self, other: Self) {
+        self.devices.extend(other.devices);
+        self.sysctls.extend(other.sysctls);
+        self.addresses.extend(other.addresses);
+        self.fdb.extend(other.fdb);
+        self.neighbours.extend(other.neighbours);
+        self.routes.extend(other.routes);
+    }
+
+    /// Drops all keys of `other`, whatever their values.
+    pub fn remove(&mut self, other: &Self) {
+        fn without<K: Ord, V>(table: &mut BTreeMap<K, V>, other: &BTreeMap<K, V>) {
+            for key in other.keys() {
+                table.remove(key);
+            }
+        }
+        without(&mut self.devices, &other.devices);
+        without(&mut self.sysctls, &other.sysctls);
+        without(&mut self.addresses, &other.addresses);
+        without(&mut self.fdb, &other.fdb);
+        without(&mut self.neighbours, &other.neighbours);
+        without(&mut self.routes, &other.routes);
+    }
+}
+
+/// A VXLAN device. Which attributes change live is the plan's knowledge.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Device {
+    /// Whose it is. `None` in the kernel: created, but not named ours yet.
+    pub alias: Option<Alias>,
+    /// The network identifier of what it sends and takes.
+    pub vni: Vni,
+    /// UDP port that it listens on and sends to.
+    pub port: Port,
+    /// Underlay address that it sends from; its family is the device's.
+    pub local: IpAddr,
+    /// The device below it. `None` in the kernel: none, or one without a name
+    /// that we can say.
+    pub lower: Option<DeviceName>,
+    /// MAC address of the VTEP.
+    pub mac: Mac,
+    /// MTU in bytes, of inner packets.
+    pub mtu: u32,
+    /// Whether it learns MAC addresses from what it receives.
+    pub learning: bool,
+    /// Whether it carries the group policy extension.
+    pub gbp: bool,
+    /// Whether nothing else is switched on or off: outer UDP checksums are
+    /// sent and wanted, no ARP proxy, short-circuiting or miss notifications,
+    /// no external control, no default destination.
+    pub plain: bool,
+    /// Whether the kernel makes no IPv6 link-local address (`addrgenmode none`).
+    pub no_link_local: bool,
+    /// Whether it is administratively up.
+    pub up: bool,
+}
+
+/// Says in the kernel whose a device is: `loden:<network>:<instance>`.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Alias {
+    /// The network.
+    pub network: NetworkId,
+    /// Which of the network's receive instances, such as `vxlan-ipv4`.
+    pub instance: String,
+}
+
+impl Alias {
+    /// Reads a device's alias; `None` when it is not one of ours.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (network, instance) = text.strip_prefix("loden:")?.split_once(':')?;
+        Some(Self { network: network.parse().ok()?, instance: instance.to_owned() })
+    }
+}
+
+impl Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "loden:{}:{}", self.network, self.instance)
+    }
+}
+
+/// Key of a setting.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SysctlKey {
+    /// The device.
+    pub device: DeviceName,
+    /// Which setting.
+    pub setting: Setting,
+}
+
+impl SysctlKey {
+    /// The path below `/proc/sys`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        let (family, file) = match self.setting {
+            Setting::AcceptRa => ("ipv6", "accept_ra"),
+            Setting::KeepAddrOnDown => ("ipv6", "keep_addr_on_down"),
+            Setting::RpFilter => ("ipv4", "rp_filter"),
+        };
+        format!("net/{family}/conf/{}/{file}", self.device)
+    }
+}
+
+impl Display for SysctlKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path())
+    }
+}
+
+/// A setting of a device (the kernel's `ip-sysctl.rst`).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Setting {
+    /// Take router advertisements; 0 on a tunnel.
+    AcceptRa,
+    /// Keep IPv6 addresses while the device is down; 1, or they are lost.
+    KeepAddrOnDown,
+    /// Reverse path filter; 2 (loose), since a path may change at any time.
+    RpFilter,
+}
+
+impl Setting {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::AcceptRa, Self::KeepAddrOnDown, Self::RpFilter];
+
+    /// What a tunnel device of ours has.
+    #[must_use]
+    pub const fn wanted(self) -> i32 {
+        match self {
+            Self::AcceptRa => 0,
+            Self::KeepAddrOnDown => 1,
+            Self::RpFilter => 2,
+        }
+    }
+}
+
+/// Key of an address.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct AddressKey {
+    /// The device.
+    pub device: DeviceName,
+    /// The address with its prefix length.
+    pub address: IpNet,
+}
+
+/// Key of a forwarding database entry.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct FdbKey {
+    /// The device.
+    pub device: DeviceName,
+    /// Destination of inner frames.
+    pub mac: Mac,
+}
+
+/// Where frames go.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct FdbEntry {
+    /// Underlay address of the receiver.
+    pub destination: IpAddr,
+    /// UDP port, where it is not the device's.
+    pub port: Option<Port>,
+    /// Network identifier, where it is not the device's.
+    pub vni: Option<Vni>,
+}
+
+/// Key of a neighbour.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NeighbourKey {
+    /// The device.
+    pub device: DeviceName,
+    /// The gateway's address.
+    pub address: IpAddr,
+}
+
+/// Key of a route. Two routes to one prefix with different metrics are two
+/// routes to the kernel.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RouteKey {
+    /// Destination.
+    pub prefix: IpNet,
+    /// Metric, never 0; see [`metric`].
+    pub metric: u32,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Route {
+    /// Output device.
+    pub device: DeviceName,
+    /// Next hop; of the other family than the prefix only for IPv4 via IPv6
+    /// (`RTA_VIA`, RFC 5549).
+    pub gateway: IpAddr,
+    /// Whether the gateway is taken to be on the link without a look at the
+    /// routing table (`RTNH_F_ONLINK`).
+    pub onlink: bool,
+}
+
+/// The metric of the route to a subnet, 1 to 1024: the low ten bits of the
+/// subnet's number, plus one.
+///
+/// The kernel hashes IPv4 next hops by metric but not by gateway; with one
+/// metric for all, adding `n` routes through one device takes `n²`. Never 0: a
+/// replace with metric 0 overwrites even a connected route.
+#[must_use]
+pub fn metric(subnet: IpNet) -> u32 {
+    let host_bits = u32::from(Family::of_net(subnet).bits() - subnet.prefix_len());
+    let base = match subnet.network() {
+        IpAddr::V4(base) => u128::from(u32::from(base)),
+        IpAddr::V6(base) => u128::from(base),
+    };
+    let number = base.checked_shr(host_bits).unwrap_or(0) & 0x3ff;
+    // Ten bits.
+    1 + number as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_subnets_have_different_metrics_and_none_is_zero() {
+        let of = |text: &str| metric(text.parse().unwrap());
+        assert_eq!(of("10.244.0.0/24"), 1);
+        assert_eq!(of("10.244.1.0/24"), 2);
+        assert_eq!(of("10.247.255.0/24"), 1024);
+        assert_eq!(of("2001:db8:0:5::/64"), 6);
+        assert_eq!(of("0.0.0.0/0"), 1);
+        assert_eq!(of("::/0"), 1);
+    }
+
+    #[test]
+    fn only_our_own_aliases_are_ours() {
+        let alias = Alias::parse("loden:blue:vxlan-ipv4").unwrap();
+        assert_eq!((alias.network.as_str(), alias.instance.as_str()), ("blue", "vxlan-ipv4"));
+        assert_eq!(Alias::parse(&alias.to_string()), Some(alias));
+        for text in ["", "loden", "loden:blue", "uplink", "loden::x", "loden:Blue:x"] {
+            assert_eq!(Alias::parse(text), None, "{text}");
+        }
+    }
+}
