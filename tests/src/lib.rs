@@ -1,5 +1,6 @@
 //! What tests, benchmarks and the demo share: hosts, traffic between them, and waiting.
 
+pub mod disk;
 pub mod hosts;
 pub mod traffic;
 pub mod wait;
