@@ -42,7 +42,7 @@ impl Published {
     pub(super) fn follow(
         &self,
         after: Revision,
-    ) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static {
+    ) -> impl Stream<Item = Result<Batch, StoreError>> + Send + use<> {
         let follower = Follower {
             state: Arc::clone(&self.state),
             newest: self.newest.subscribe(),

@@ -74,11 +74,11 @@ impl Store for MemoryStore {
         &self,
         changes: Vec<Change>,
         guards: Vec<Guard>,
-    ) -> impl Future<Output = Result<Revision, CommitError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Revision, CommitError>> + Send + use<> {
         future::ready(self.commit_now(changes, &guards))
     }
 
-    fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static {
+    fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + use<> {
         self.published.follow(after)
     }
 

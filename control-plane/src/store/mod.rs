@@ -268,11 +268,14 @@ pub trait Store: Send + Sync + 'static {
         &self,
         changes: Vec<Change>,
         guards: Vec<Guard>,
-    ) -> impl Future<Output = Result<Revision, CommitError>> + Send + 'static;
+    ) -> impl Future<Output = Result<Revision, CommitError>> + Send + 'static + use<Self>;
 
     /// Every batch after `after`, in order, first from history, then as they are committed. Ends after an
     /// error, or when the store is closed.
-    fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static;
+    fn follow(
+        &self,
+        after: Revision,
+    ) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static + use<Self>;
 
     /// Whether commits are still taken.
     fn health(&self) -> watch::Receiver<Health>;

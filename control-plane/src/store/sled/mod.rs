@@ -37,15 +37,22 @@ use super::{
 /// How a store is kept; the defaults are right for production.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The least history kept, in bytes of keys and values.
-    pub history_bytes: usize,
+    history_bytes: usize,
     fdatasync: bool,
 }
 
 impl Options {
+    /// Keeps at least `bytes` of history, counted in keys and values.
+    #[must_use]
+    pub const fn with_history(mut self, bytes: usize) -> Self {
+        self.history_bytes = bytes;
+        self
+    }
+
     /// Leaves out the `fdatasync` before each answer, so that a power cut loses what was answered. For the
     /// control run of the power-cut test only: it shows that the test can fail.
     #[doc(hidden)]
+    #[must_use]
     pub const fn without_fdatasync(mut self) -> Self {
         self.fdatasync = false;
         self
@@ -126,14 +133,14 @@ impl Store for SledStore {
         &self,
         changes: Vec<Change>,
         guards: Vec<Guard>,
-    ) -> impl Future<Output = Result<Revision, CommitError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Revision, CommitError>> + Send + use<> {
         let queued = commit::check(&changes, &guards)
             .map_err(CommitError::from)
             .and_then(|()| self.queue.push(Command { changes, guards }));
         async { queued?.await.map_err(|_| CommitError::Unknown)? }
     }
 
-    fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static {
+    fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + use<> {
         self.published.follow(after)
     }
 

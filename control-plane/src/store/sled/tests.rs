@@ -23,7 +23,7 @@ impl Fixture for Sled {
 }
 
 async fn open(dir: &Path, history_bytes: usize) -> SledStore {
-    SledStore::open(dir, Options { history_bytes, ..Options::default() }).await.unwrap()
+    SledStore::open(dir, Options::default().with_history(history_bytes)).await.unwrap()
 }
 
 async fn open_error(dir: &Path) -> String {
