@@ -1,3 +1,4 @@
 //! Placeholder.
 
+pub mod identity;
 pub mod store;

@@ -1,0 +1,335 @@
+//! The cluster's identities: its CA, the server's certificate, and what the server must remember of itself.
+//!
+//! ```text
+//! pki/  (0700)
+//!   ca.key ca.crt     the cluster's CA          ──issue──▶  node, admin and reader bundles
+//!   server/           ca.crt tls.crt tls.key: this control plane
+//!   admin/            the first admin's bundle
+//!   token.key         authenticates resume tokens, also after the store was lost
+//!   incarnation       of the store that was served last
+//! ```
+//!
+//! Everything is made at the first start and kept. `issue` needs nothing but the CA's two files, so it works
+//! beside a running server and without a store.
+
+mod authority;
+mod file;
+mod issue;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use loden_proto::names::ClusterName;
+use loden_transport::{Bundle, BundleError, Principal, Role};
+use rand::RngCore;
+use tracing::{info, warn};
+
+pub use self::authority::{Authority, AuthorityError, ServerName};
+pub use self::issue::{IssueError, IssuedRole, Order, issue};
+
+/// How long a server's certificate lives.
+const SERVER_VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
+/// A server's certificate with less left than this is made anew.
+const SERVER_REMAINING: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long the first admin's certificate lives.
+const ADMIN_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+
+const CA_CERTIFICATE: &str = "ca.crt";
+const CA_KEY: &str = "ca.key";
+const SERVER: &str = "server";
+const ADMIN: &str = "admin";
+const TOKEN_KEY: &str = "token.key";
+const INCARNATION: &str = "incarnation";
+const LOCK: &str = ".lock";
+
+/// The key that authenticates resume tokens.
+pub type TokenKey = [u8; 32];
+
+/// The directory of the control plane's identities.
+#[derive(Debug)]
+pub struct Pki {
+    directory: PathBuf,
+    authority: Authority,
+}
+
+/// An identity cannot be read, made or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// The CA itself.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// A bundle of certificate and key.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The CA is another cluster's.
+    #[error("{} is the CA of cluster \"{found}\", not of \"{asked}\"", path.display())]
+    Cluster {
+        /// The CA's certificate.
+        path: PathBuf,
+        /// Whose it is.
+        found: ClusterName,
+        /// Whose was asked for.
+        asked: ClusterName,
+    },
+    /// The CA's certificate is there without its key.
+    #[error("{} is missing beside the CA's certificate; restore it", path.display())]
+    KeyMissing {
+        /// The key.
+        path: PathBuf,
+    },
+    /// A file does not hold what it should.
+    #[error("{}: {rule}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        rule: &'static str,
+    },
+    /// The disk or its permissions.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Pki {
+    /// Opens the directory, or makes it with a new CA, an admin bundle and a token key.
+    ///
+    /// # Errors
+    /// What is there cannot be read or is another cluster's; what is not there cannot be written.
+    pub fn open_or_create(
+        directory: &Path,
+        cluster: &ClusterName,
+        now: SystemTime,
+    ) -> Result<Self, PkiError> {
+        file::create_private_directory(directory)?;
+        // Two first starts at once would make two CAs.
+        let _lock = file::lock(&directory.join(LOCK))?;
+        if file::is_open_to_others(directory)? {
+            warn!(directory = %directory.display(), "the CA's directory is accessible to other users");
+        }
+        let authority = open_authority(directory, cluster, now)?;
+        let pki = Self { directory: directory.to_owned(), authority };
+        if !pki.directory.join(ADMIN).exists() {
+            let name = ADMIN.parse().map_err(AuthorityError::Name)?;
+            let bundle = pki.authority.issue(Role::Admin(name), &[], ADMIN_VALIDITY, now)?;
+            bundle.write(&pki.directory.join(ADMIN))?;
+            info!(directory = %pki.directory.join(ADMIN).display(), "admin bundle made");
+        }
+        if file::read(&pki.directory.join(TOKEN_KEY))?.is_none() {
+            let mut key = TokenKey::default();
+            rand::rng().fill_bytes(&mut key);
+            file::write_private(&pki.directory.join(TOKEN_KEY), &key)?;
+        }
+        Ok(pki)
+    }
+
+    /// The CA.
+    #[must_use]
+    pub const fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Where it is kept.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The server's certificate and key; made anew when missing, unusable, soon to expire, or for other names.
+    ///
+    /// # Errors
+    /// It cannot be made or written.
+    pub fn server(
+        &self,
+        name: &Principal,
+        names: &[ServerName],
+        now: SystemTime,
+    ) -> Result<Bundle, PkiError> {
+        let directory = self.directory.join(SERVER);
+        let role = Role::ControlPlane(name.clone());
+        let wanted = self.authority.server_names(names);
+        let why = match Bundle::read(&directory) {
+            Ok(bundle) => match self.authority.unfit(&bundle, &role, &wanted, now + SERVER_REMAINING) {
+                None => return Ok(bundle),
+                Some(why) => why,
+            },
+            Err(BundleError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                "there was none".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        let bundle = self.authority.issue(role, &wanted, SERVER_VALIDITY, now)?;
+        bundle.write(&directory)?;
+        info!(id = %bundle.id(), why, "server certificate made");
+        Ok(bundle)
+    }
+
+    /// The key that authenticates resume tokens.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not 32 bytes.
+    pub fn token_key(&self) -> Result<TokenKey, PkiError> {
+        let path = self.directory.join(TOKEN_KEY);
+        let bytes = file::read(&path)?.unwrap_or_default();
+        bytes.try_into().map_err(|_| PkiError::Content { path, rule: "must be a key of 32 bytes" })
+    }
+
+    /// The incarnation of the store that was served last; none before the first.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds something else.
+    pub fn incarnation(&self) -> Result<Option<u128>, PkiError> {
+        let path = self.directory.join(INCARNATION);
+        let Some(bytes) = file::read(&path)? else { return Ok(None) };
+        let digits = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+        match u128::from_str_radix(digits, 16) {
+            Ok(id) if digits.len() == 32 => Ok(Some(id)),
+            _ => Err(PkiError::Content { path, rule: "must hold 32 hexadecimal digits" }),
+        }
+    }
+
+    /// Remembers the incarnation that is served, durably.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn remember_incarnation(&self, id: u128) -> Result<(), PkiError> {
+        if self.incarnation().is_ok_and(|known| known == Some(id)) {
+            return Ok(());
+        }
+        file::write_private(&self.directory.join(INCARNATION), format!("{id:032x}\n").as_bytes())
+    }
+}
+
+fn open_authority(
+    directory: &Path,
+    cluster: &ClusterName,
+    now: SystemTime,
+) -> Result<Authority, PkiError> {
+    let (certificate_path, key_path) = (directory.join(CA_CERTIFICATE), directory.join(CA_KEY));
+    if file::read(&certificate_path)?.is_none() {
+        // The key comes first: a start that was cut off between the two goes on with it.
+        let key = match file::read_text(&key_path)? {
+            Some(key) => key,
+            None => {
+                let key = Authority::new_key()?;
+                file::write_private(&key_path, key.as_bytes())?;
+                key
+            }
+        };
+        let authority = Authority::create(cluster, &key, now)?;
+        file::write_private(&certificate_path, authority.certificate_pem().as_bytes())?;
+        info!(%cluster, directory = %directory.display(), "cluster CA made");
+    }
+    let authority = load_authority(directory)?;
+    if authority.cluster() != cluster {
+        return Err(PkiError::Cluster {
+            path: certificate_path,
+            found: authority.cluster().clone(),
+            asked: cluster.clone(),
+        });
+    }
+    Ok(authority)
+}
+
+/// The CA in `directory`, which must be there.
+fn load_authority(directory: &Path) -> Result<Authority, PkiError> {
+    let (certificate_path, key_path) = (directory.join(CA_CERTIFICATE), directory.join(CA_KEY));
+    let certificate = file::read_text(&certificate_path)?.ok_or_else(|| PkiError::Io {
+        path: certificate_path.clone(),
+        source: io::ErrorKind::NotFound.into(),
+    })?;
+    let key = file::read_text(&key_path)?.ok_or(PkiError::KeyMissing { path: key_path })?;
+    Ok(Authority::load(&certificate, &key, &certificate_path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn cluster() -> ClusterName {
+        "loden".parse().unwrap()
+    }
+
+    fn open(directory: &Path) -> Pki {
+        Pki::open_or_create(directory, &cluster(), SystemTime::now()).unwrap()
+    }
+
+    #[test]
+    fn everything_is_private_and_kept_over_starts() {
+        let state = tempfile::tempdir().unwrap();
+        let directory = state.path().join("pki");
+        let first = open(&directory);
+        let server = first.server(&"one".parse().unwrap(), &[], SystemTime::now()).unwrap();
+        first.remember_incarnation(7).unwrap();
+        for (name, mode) in [
+            ("", 0o700),
+            ("ca.crt", 0o600),
+            ("ca.key", 0o600),
+            ("token.key", 0o600),
+            ("incarnation", 0o600),
+            ("admin", 0o700),
+            ("admin/tls.key", 0o600),
+            ("server", 0o700),
+            ("server/tls.key", 0o600),
+        ] {
+            let path = directory.join(name);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{name}");
+        }
+
+        let second = open(&directory);
+        assert_eq!(second.authority().certificate_pem(), first.authority().certificate_pem());
+        assert_eq!(second.token_key().unwrap(), first.token_key().unwrap());
+        assert_eq!(second.incarnation().unwrap(), Some(7));
+        let again = second.server(&"one".parse().unwrap(), &[], SystemTime::now()).unwrap();
+        assert_eq!(again, server);
+        let admin = Bundle::read(&directory.join("admin")).unwrap();
+        assert_eq!(admin.id().to_string(), "spiffe://loden/admin/admin");
+    }
+
+    #[test]
+    fn the_servers_certificate_is_made_anew_before_it_expires_and_for_new_names() {
+        let state = tempfile::tempdir().unwrap();
+        let pki = open(state.path());
+        let (name, now) = ("one".parse().unwrap(), SystemTime::now());
+        let first = pki.server(&name, &[], now).unwrap();
+        let later = now + SERVER_VALIDITY - SERVER_REMAINING - Duration::from_secs(3600);
+        assert_eq!(pki.server(&name, &[], later).unwrap(), first);
+        let late = pki.server(&name, &[], later + Duration::from_secs(7200)).unwrap();
+        assert_ne!(late, first);
+        let named = pki.server(&name, &["192.0.2.1".parse().unwrap()], now).unwrap();
+        assert_ne!(named, late);
+        assert_eq!(pki.server(&name, &["192.0.2.1".parse().unwrap()], now).unwrap(), named);
+    }
+
+    #[test]
+    fn a_start_that_was_cut_off_after_the_key_goes_on_with_it() {
+        let state = tempfile::tempdir().unwrap();
+        let key = Authority::new_key().unwrap();
+        fs::write(state.path().join("ca.key"), &key).unwrap();
+        open(state.path());
+        assert_eq!(fs::read_to_string(state.path().join("ca.key")).unwrap(), key);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let state = tempfile::tempdir().unwrap();
+        drop(open(state.path()));
+        let other = "other".parse().unwrap();
+        let error = Pki::open_or_create(state.path(), &other, SystemTime::now()).unwrap_err();
+        assert!(error.to_string().ends_with("is the CA of cluster \"loden\", not of \"other\""), "{error}");
+        fs::write(state.path().join("incarnation"), "seven").unwrap();
+        let error = open(state.path()).incarnation().unwrap_err();
+        assert!(error.to_string().contains("32 hexadecimal digits"), "{error}");
+        fs::remove_file(state.path().join("ca.key")).unwrap();
+        let error = Pki::open_or_create(state.path(), &cluster(), SystemTime::now()).unwrap_err();
+        assert!(error.to_string().contains("ca.key is missing"), "{error}");
+    }
+}

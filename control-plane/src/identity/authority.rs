@@ -1,0 +1,305 @@
+//! The CA: it stamps SPIFFE ids into certificates.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use loden_proto::InvalidValue;
+use loden_proto::names::ClusterName;
+use loden_transport::{Bundle, BundleError, Role, SpiffeId, control_plane_name};
+use rand::RngCore;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, DnsName};
+use time::OffsetDateTime;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// How far back a certificate is dated, for clocks that are behind.
+const BACK_DATED: Duration = Duration::from_secs(5 * 60);
+/// How long a CA lives.
+const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// The shortest life of a certificate.
+const MIN_VALIDITY: Duration = Duration::from_secs(60);
+
+/// A cluster's CA.
+pub struct Authority {
+    cluster: ClusterName,
+    certificate: String,
+    expires: SystemTime,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A name that a server is dialled by, in its certificate.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum ServerName {
+    /// A host name.
+    Dns(DnsName<'static>),
+    /// An address.
+    Ip(IpAddr),
+}
+
+/// A certificate cannot be made, or the CA is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The CA's certificate is not one of ours.
+    #[error("{}: {rule}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        rule: String,
+    },
+    /// A name is not valid.
+    #[error(transparent)]
+    Name(InvalidValue),
+    /// The life is too short or outlives the CA.
+    #[error("validity: {0}")]
+    Validity(InvalidValue),
+    /// Key or certificate could not be made.
+    #[error("certificate cannot be made")]
+    Make(#[from] rcgen::Error),
+    /// What was made cannot be used.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+}
+
+impl FromStr for ServerName {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Ip(address));
+        }
+        DnsName::try_from(text.to_ascii_lowercase())
+            .map(Self::Dns)
+            .map_err(|_| InvalidValue::new(text, "must be a DNS name or an IP address"))
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => f.write_str(name.as_ref()),
+            Self::Ip(address) => address.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Authority {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// A new private key, PEM.
+    ///
+    /// # Errors
+    /// The system gives no randomness.
+    pub fn new_key() -> Result<String, AuthorityError> {
+        Ok(KeyPair::generate()?.serialize_pem())
+    }
+
+    /// A CA for `cluster` with a given key (PEM).
+    ///
+    /// # Errors
+    /// The key is none, or the cluster's name does not fit into a server's DNS name.
+    pub fn create(cluster: &ClusterName, key: &str, now: SystemTime) -> Result<Self, AuthorityError> {
+        server_dns_name(cluster)?;
+        let key = KeyPair::from_pem(key)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject(&format!("CA of {cluster}"));
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{cluster}").try_into()?)];
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(serial());
+        params.not_before = date(now - BACK_DATED);
+        params.not_after = date(now + CA_VALIDITY);
+        let certificate = params.self_signed(&key)?.pem();
+        Self::load(&certificate, &key.serialize_pem(), Path::new("ca.crt"))
+    }
+
+    /// A CA from its certificate and key (PEM); errors name the certificate's path.
+    ///
+    /// # Errors
+    /// Either is not usable, or the certificate names no cluster.
+    pub fn load(certificate: &str, key: &str, path: &Path) -> Result<Self, AuthorityError> {
+        let refuse = |rule: &dyn fmt::Display| AuthorityError::Certificate {
+            path: path.to_owned(),
+            rule: rule.to_string(),
+        };
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes())
+            .map_err(|error| refuse(&format_args!("is no PEM certificate: {error}")))?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| refuse(&error))?;
+        let cluster = names_of(&parsed)
+            .find_map(|name| match name {
+                GeneralName::URI(uri) => uri.strip_prefix("spiffe://")?.parse().ok(),
+                _ => None,
+            })
+            .ok_or_else(|| refuse(&"names no cluster; a URI spiffe://<cluster> is required"))?;
+        let key = KeyPair::from_pem(key)?;
+        if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+            return Err(refuse(&"does not belong to the key in ca.key"));
+        }
+        let expires = system_time(&parsed.validity().not_after);
+        Ok(Self {
+            cluster,
+            certificate: certificate.to_owned(),
+            expires,
+            issuer: Issuer::from_ca_cert_pem(certificate, key)?,
+        })
+    }
+
+    /// The cluster whose identities it stamps.
+    #[must_use]
+    pub const fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// Its certificate, PEM.
+    #[must_use]
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate
+    }
+
+    /// A certificate with a new key for `role`, dated back five minutes. A control plane's serves, all others
+    /// are clients'.
+    ///
+    /// # Errors
+    /// The validity is under a minute or outlives the CA.
+    pub fn issue(
+        &self,
+        role: Role,
+        names: &[ServerName],
+        validity: Duration,
+        now: SystemTime,
+    ) -> Result<Bundle, AuthorityError> {
+        let shown = humantime::format_duration(validity);
+        if validity < MIN_VALIDITY {
+            return Err(AuthorityError::Validity(InvalidValue::new(shown, "must be at least 1m")));
+        }
+        let not_after = now.checked_add(validity).filter(|end| *end <= self.expires).ok_or_else(|| {
+            let rule = format!("ends after the CA, on {}", humantime::format_rfc3339_seconds(self.expires));
+            AuthorityError::Validity(InvalidValue::new(shown, rule))
+        })?;
+        let mut params = CertificateParams::default();
+        let (subject_name, usage) = match &role {
+            Role::ControlPlane(_) => ("control plane", ExtendedKeyUsagePurpose::ServerAuth),
+            Role::Node(_) => ("node", ExtendedKeyUsagePurpose::ClientAuth),
+            Role::Admin(_) => ("admin", ExtendedKeyUsagePurpose::ClientAuth),
+            Role::Reader(_) => ("reader", ExtendedKeyUsagePurpose::ClientAuth),
+        };
+        params.distinguished_name = subject(subject_name);
+        let id = SpiffeId { cluster: self.cluster.clone(), role };
+        params.subject_alt_names = vec![SanType::URI(id.to_string().try_into()?)];
+        for name in names {
+            params.subject_alt_names.push(match name {
+                ServerName::Dns(name) => SanType::DnsName(name.as_ref().try_into()?),
+                ServerName::Ip(address) => SanType::IpAddress(*address),
+            });
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(serial());
+        params.not_before = date(now - BACK_DATED);
+        params.not_after = date(not_after);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Bundle::from_pem(self.certificate.clone(), certificate, key.serialize_pem())?)
+    }
+
+    /// All names of a server: the one that every client verifies, and those given.
+    pub(super) fn server_names(&self, given: &[ServerName]) -> Vec<ServerName> {
+        let mut names: Vec<_> = server_dns_name(&self.cluster).into_iter().collect();
+        names.extend(given.iter().cloned());
+        names
+    }
+
+    /// Why a server's bundle is not the one wanted, if it is not. It must hold at `until`.
+    pub(super) fn unfit(
+        &self,
+        bundle: &Bundle,
+        role: &Role,
+        names: &[ServerName],
+        until: SystemTime,
+    ) -> Option<String> {
+        if bundle.ca_pem() != self.certificate {
+            return Some("it was another CA's".to_owned());
+        }
+        if bundle.id().role != *role || bundle.id().cluster != self.cluster {
+            return Some(format!("it was for {}", bundle.id()));
+        }
+        let Ok(der) = CertificateDer::from_pem_slice(bundle.certificate_pem().as_bytes()) else {
+            return Some("it was no certificate".to_owned());
+        };
+        let Ok((_, certificate)) = X509Certificate::from_der(&der) else {
+            return Some("it was no certificate".to_owned());
+        };
+        if system_time(&certificate.validity().not_after) < until {
+            return Some(format!("it was valid until {}", certificate.validity().not_after));
+        }
+        let has: HashSet<_> = names_of(&certificate).filter_map(server_name).collect();
+        let wanted: HashSet<_> = names.iter().cloned().collect();
+        (has != wanted).then(|| "it was for other names".to_owned())
+    }
+}
+
+/// The name that every client verifies.
+fn server_dns_name(cluster: &ClusterName) -> Result<ServerName, AuthorityError> {
+    let name = control_plane_name(cluster);
+    DnsName::try_from(name.clone()).map(ServerName::Dns).map_err(|_| {
+        let rule = format!("is too long: {name} must be a DNS name");
+        AuthorityError::Name(InvalidValue::new(cluster, rule).at("cluster"))
+    })
+}
+
+fn names_of<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a GeneralName<'a>> {
+    let extension = certificate.subject_alternative_name().ok().flatten();
+    extension.into_iter().flat_map(|extension| &extension.value.general_names)
+}
+
+fn server_name(name: &GeneralName<'_>) -> Option<ServerName> {
+    match name {
+        GeneralName::DNSName(name) => name.parse().ok(),
+        GeneralName::IPAddress(octets) => {
+            let v4 = <[u8; 4]>::try_from(*octets).map(IpAddr::from);
+            let v6 = <[u8; 16]>::try_from(*octets).map(IpAddr::from);
+            v4.or(v6).ok().map(ServerName::Ip)
+        }
+        _ => None,
+    }
+}
+
+fn subject(common_name: &str) -> DistinguishedName {
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::OrganizationName, "Loden");
+    // At most 64 characters (RFC 5280 appendix A.1, ub-common-name); the identity is the URI.
+    subject.push(DnType::CommonName, common_name.chars().take(64).collect::<String>());
+    subject
+}
+
+/// 127 random bits: positive in DER, and never the same twice.
+fn serial() -> SerialNumber {
+    let mut bytes = [0; 16];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
+fn date(time: SystemTime) -> OffsetDateTime {
+    OffsetDateTime::from(time).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+fn system_time(time: &x509_parser::time::ASN1Time) -> SystemTime {
+    let seconds = u64::try_from(time.timestamp()).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}

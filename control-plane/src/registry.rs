@@ -1,0 +1,258 @@
+//! Who is connected, and how to end it.
+//!
+//! ```text
+//! connection ──open──▶ Link ──▶ request extensions ──▶ its watches
+//!                       ▲
+//!  slow · too many · second instance · drain ──end(reason)
+//! ```
+//!
+//! A stuck client's stream is not polled any more, so it can only be ended by its connection. The first
+//! reason that is given stays; it goes to log, metric and node status.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use loden_proto::names::NodeId;
+use loden_transport::{Role, SpiffeId};
+use tokio_util::sync::CancellationToken;
+
+/// Connections that one node may have at once; agents make a new one before they end the old one.
+pub const PER_NODE: usize = 8;
+
+/// Why a connection was ended by us.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum EndReason {
+    /// The node has opened more connections than it may; the oldest goes.
+    TooMany,
+    /// The client has not read for so long.
+    Slow {
+        /// Since it last took something.
+        lag: Duration,
+    },
+    /// The server is shutting down and the client has not gone by itself.
+    Drained,
+}
+
+impl EndReason {
+    /// Every kind, for metrics.
+    pub(crate) const LABELS: [&str; 3] = ["too_many", "slow", "drained"];
+
+    /// The kind, for metrics.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::TooMany => Self::LABELS[0],
+            Self::Slow { .. } => Self::LABELS[1],
+            Self::Drained => Self::LABELS[2],
+        }
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMany => write!(f, "more than {PER_NODE} connections of one node; the oldest was ended"),
+            Self::Slow { lag } => write!(f, "the client has not read for {} s", lag.as_secs()),
+            Self::Drained => f.write_str("the server shut down"),
+        }
+    }
+}
+
+/// One connection, shared by its task, its requests and the registry.
+#[derive(Debug)]
+pub struct Link {
+    number: u64,
+    /// The other side, from its certificate.
+    pub id: SpiffeId,
+    /// Where it comes from.
+    pub remote: SocketAddr,
+    reason: OnceLock<EndReason>,
+    ended: CancellationToken,
+    draining: CancellationToken,
+    registry: Weak<Inner>,
+}
+
+impl Link {
+    /// Ends the connection at once, whatever its streams do.
+    pub fn end(&self, reason: EndReason) {
+        // The first reason stays.
+        let _ = self.reason.set(reason);
+        self.ended.cancel();
+    }
+
+    /// Why we ended it, if we did.
+    #[must_use]
+    pub fn reason(&self) -> Option<&EndReason> {
+        self.reason.get()
+    }
+
+    /// Cancelled when the connection must be closed at once.
+    #[must_use]
+    pub const fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Cancelled when its streams should end and it should close.
+    #[must_use]
+    pub const fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(registry) = self.registry.upgrade() {
+            registry.table().remove(self.number, &self.id);
+        }
+    }
+}
+
+/// All connections.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: AtomicU64,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    links: BTreeMap<u64, Weak<Link>>,
+    /// Numbers of a node's connections, oldest first.
+    nodes: HashMap<NodeId, Vec<u64>>,
+    draining: bool,
+}
+
+impl Registry {
+    /// Registers a connection until its last [`Link`] is dropped. The node's oldest one ends if it has too many.
+    #[must_use]
+    pub fn open(&self, id: SpiffeId, remote: SocketAddr) -> Arc<Link> {
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        let link = Arc::new(Link {
+            number,
+            id,
+            remote,
+            reason: OnceLock::new(),
+            ended: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            registry: Arc::downgrade(&self.inner),
+        });
+        let mut oldest = None;
+        let mut table = self.inner.table();
+        if table.draining {
+            link.draining.cancel();
+        }
+        table.links.insert(number, Arc::downgrade(&link));
+        if let Role::Node(node) = &link.id.role {
+            let numbers = table.nodes.entry(node.clone()).or_default();
+            numbers.push(number);
+            if numbers.len() > PER_NODE {
+                let first = numbers.remove(0);
+                oldest = table.links.get(&first).and_then(Weak::upgrade);
+            }
+        }
+        // Dropping a link takes the lock.
+        drop(table);
+        if let Some(oldest) = oldest {
+            oldest.end(EndReason::TooMany);
+        }
+        link
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.table().links.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All connections, oldest first. From now on new ones are told to drain as they open.
+    #[must_use]
+    pub fn begin_drain(&self) -> Vec<Weak<Link>> {
+        let mut table = self.inner.table();
+        table.draining = true;
+        table.links.values().cloned().collect()
+    }
+
+    /// Ends all connections at once.
+    pub fn end_all(&self, reason: &EndReason) {
+        let links: Vec<_> = self.inner.table().links.values().cloned().collect();
+        for link in links.iter().filter_map(Weak::upgrade) {
+            link.end(reason.clone());
+        }
+    }
+}
+
+impl Inner {
+    /// A panic elsewhere leaves the table whole: every change is one statement or two inserts.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn remove(&mut self, number: u64, id: &SpiffeId) {
+        self.links.remove(&number);
+        let Role::Node(node) = &id.role else { return };
+        if let Some(numbers) = self.nodes.get_mut(node) {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                self.nodes.remove(node);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(registry: &Registry, id: &str) -> Arc<Link> {
+        registry.open(format!("spiffe://loden/{id}").parse().unwrap(), "192.0.2.1:1".parse().unwrap())
+    }
+
+    #[test]
+    fn the_oldest_of_too_many_connections_of_a_node_ends() {
+        let registry = Registry::default();
+        let links: Vec<_> = (0..PER_NODE).map(|_| open(&registry, "node/a")).collect();
+        let others: Vec<_> = (0..PER_NODE + 1).map(|_| open(&registry, "admin/a")).collect();
+        assert!(links.iter().chain(&others).all(|link| link.reason().is_none()));
+        let ninth = open(&registry, "node/a");
+        assert_eq!(links[0].reason(), Some(&EndReason::TooMany));
+        assert!(links[0].ended().is_cancelled());
+        assert!(links[1].reason().is_none() && ninth.reason().is_none());
+        drop((links, others, ninth));
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn the_first_reason_stays() {
+        let registry = Registry::default();
+        let link = open(&registry, "node/a");
+        link.end(EndReason::Slow { lag: Duration::from_secs(61) });
+        registry.end_all(&EndReason::Drained);
+        assert_eq!(link.reason().unwrap().to_string(), "the client has not read for 61 s");
+    }
+
+    #[test]
+    fn a_connection_that_opens_during_a_drain_drains() {
+        let registry = Registry::default();
+        let early = open(&registry, "node/a");
+        assert_eq!(registry.begin_drain().len(), 1);
+        assert!(!early.draining().is_cancelled(), "each in its turn");
+        assert!(open(&registry, "node/b").draining().is_cancelled());
+    }
+}
