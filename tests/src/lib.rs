@@ -1,5 +1,7 @@
 //! What tests, benchmarks and the demo share: hosts, traffic between them, and waiting.
 
+pub mod demo;
+pub mod deployment;
 pub mod disk;
 pub mod hosts;
 pub mod traffic;

@@ -1,0 +1,131 @@
+//! The control plane's process on its host.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use hyper::StatusCode;
+
+use super::{Binaries, UNDERLAY, http};
+use crate::hosts::{Host, Process};
+use crate::wait;
+
+/// How long a start may take on a busy machine.
+const START: Duration = Duration::from_secs(30);
+/// The control plane's gRPC port.
+const PORT: u16 = 7443;
+/// The control plane's operations port.
+const OPERATIONS: u16 = 7480;
+
+/// The control plane: a host, a state directory, and a process that can be killed and started.
+#[derive(Debug)]
+pub struct ControlPlane {
+    /// The process; `None` while it is down.
+    pub process: Option<Process>,
+    /// The host that it runs on.
+    pub host: Host,
+    /// Its state directory.
+    pub state: PathBuf,
+    binaries: Binaries,
+    flags: Vec<String>,
+}
+
+impl ControlPlane {
+    pub(super) fn new(host: Host, state: PathBuf, binaries: Binaries, flags: &[&str]) -> Self {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self { process: None, host, state, binaries, flags }
+    }
+
+    /// Starts the process and waits until it serves.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends, or is not ready within half a minute.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        self.spawn()?;
+        self.ready(START).await.map(drop)
+    }
+
+    /// Starts the process and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.binaries.control_plane);
+        command
+            .args(["--listen", &format!("{}:{PORT}", address())])
+            .args(["--operations", &format!("{}:{OPERATIONS}", address())])
+            .args(["--cluster", "demo"])
+            .arg("--state-dir")
+            .arg(&self.state)
+            .args(&self.flags);
+        self.process = Some(self.host.spawn("control-plane", command)?);
+        Ok(())
+    }
+
+    /// Ends the process as a crash would.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill9(&mut self) -> anyhow::Result<()> {
+        let process = self.process.take().ok_or_else(|| anyhow!("the control plane does not run"))?;
+        Ok(process.kill9().await?)
+    }
+
+    /// Waits until `/readyz` says yes; answers what it said.
+    ///
+    /// # Errors
+    /// When it does not within `timeout`, with its last answer.
+    pub async fn ready(&self, timeout: Duration) -> anyhow::Result<String> {
+        let ready = wait::until("the control plane to be ready", timeout, async || {
+            if let Some(status) = self.process.as_ref().and_then(Process::exit_status) {
+                return Err(anyhow!("it ended with {status}"));
+            }
+            let (status, body) = self.get("/readyz").await?;
+            ensure!(status == StatusCode::OK, "{status}: {body}");
+            Ok(body)
+        });
+        let tail = || self.process.as_ref().map(|process| process.log().tail()).unwrap_or_default();
+        ready.await.map_err(|error| anyhow!("{error}\n{}", tail()))
+    }
+
+    /// Gets a path of the operations port.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn get(&self, path: &str) -> anyhow::Result<(StatusCode, String)> {
+        http::get(&self.host, SocketAddr::from((address(), OPERATIONS)), path).await
+    }
+
+    /// What clients dial.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("https://{}:{PORT}", address())
+    }
+
+    /// The directory of the admin's certificate.
+    #[must_use]
+    pub fn admin_identity(&self) -> PathBuf {
+        self.state.join("pki/admin")
+    }
+
+    /// Issues a node's certificate into a directory.
+    ///
+    /// # Errors
+    /// When the program refuses.
+    pub async fn issue_node(&self, name: &str, out: &Path) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.binaries.control_plane);
+        command.arg("--state-dir").arg(&self.state).args(["issue", "node", name, "--out"]).arg(out);
+        let output = tokio::task::spawn_blocking(move || command.output()).await?;
+        let output = output.context("could not run loden-control-plane issue")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "no certificate for {name}: {}", said.trim());
+        Ok(())
+    }
+}
+
+fn address() -> Ipv4Addr {
+    let [a, b, c] = UNDERLAY;
+    Ipv4Addr::new(a, b, c, 1)
+}

@@ -1,0 +1,122 @@
+//! A deployment of the real programs on hosts of this machine.
+//!
+//! ```text
+//!  Deployment ── lab, fabric 192.0.2.0/24
+//!   ├─ ControlPlane   host "control", .1; loden-control-plane
+//!   └─ Node …         host NAME, .11 and up; loden-agent; containers on cni0
+//! ```
+//!
+//! Every process is the binary that `cargo build` made, beside the running test.
+
+mod binaries;
+mod control;
+mod http;
+mod node;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
+
+pub use binaries::Binaries;
+pub use control::ControlPlane;
+pub use http::get;
+pub use node::{Node, SubnetEnv};
+
+use crate::hosts::{Fabric, Lab};
+
+/// The underlay that all hosts share: TEST-NET-1 (RFC 5737).
+const UNDERLAY: [u8; 3] = [192, 0, 2];
+
+/// A control plane and the ground for its nodes. Dropping it ends and removes everything.
+#[derive(Debug)]
+pub struct Deployment {
+    /// The control plane.
+    pub control: ControlPlane,
+    /// The segment of all hosts.
+    pub fabric: Fabric,
+    binaries: Binaries,
+    /// Last, so that processes end before their hosts go.
+    pub lab: Lab,
+}
+
+impl Deployment {
+    /// Makes the ground and starts the control plane with these extra flags; waits until it
+    /// serves.
+    ///
+    /// # Errors
+    /// When the machine or the control plane refuses.
+    pub async fn start(name: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        let binaries = Binaries::locate()?;
+        let lab = Lab::new(name)?;
+        let fabric = lab.fabric("fabric").await?;
+        let host = lab.host("control").on(&fabric).address(underlay(1)).build().await?;
+        let state = lab.directory().join("control-plane");
+        let mut control = ControlPlane::new(host, state, binaries.clone(), flags);
+        control.start().await?;
+        Ok(Self { control, fabric, binaries, lab })
+    }
+
+    /// Creates a VXLAN network.
+    ///
+    /// # Errors
+    /// When lodenctl says no.
+    pub async fn create_network(&self, name: &str, pool: &str) -> anyhow::Result<()> {
+        self.lodenctl(&["network", "create", name, "--pool", pool]).await.map(drop)
+    }
+
+    /// Makes a host with the underlay address 192.0.2.`number`, issues its certificate, and
+    /// starts its agent with these extra flags. It is not ready when this returns.
+    ///
+    /// # Errors
+    /// When the machine, the control plane or the agent refuses.
+    pub async fn add_node(&self, name: &str, number: u8, flags: &[&str]) -> anyhow::Result<Node> {
+        let host = self.lab.host(name).on(&self.fabric).address(underlay(number)).build().await?;
+        let home = self.lab.directory().join(name);
+        self.control.issue_node(name, &home.join("identity")).await?;
+        let mut node = Node::new(name, host, home, self.control.endpoint(), self.binaries.clone(), flags);
+        node.start()?;
+        Ok(node)
+    }
+
+    /// Runs lodenctl as admin on the control plane's host; answers its output.
+    ///
+    /// # Errors
+    /// When it exits with another code than 0; the error holds what it wrote.
+    pub async fn lodenctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(&self.binaries.lodenctl);
+        command
+            .args(["--server", &self.control.endpoint()])
+            .arg("--identity")
+            .arg(self.control.admin_identity())
+            .args(arguments);
+        let host = self.control.host.clone();
+        let output = tokio::task::spawn_blocking(move || host.enter(|| command.output())).await?;
+        let output = output.context("could not run lodenctl")?;
+        ensure!(
+            output.status.success(),
+            "lodenctl {} ended with {}: {}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        String::from_utf8(output.stdout).context("lodenctl wrote no UTF-8")
+    }
+
+    /// Runs lodenctl with `-o json`; answers what it printed.
+    ///
+    /// # Errors
+    /// As [`Self::lodenctl`], or when it printed no JSON.
+    pub async fn lodenctl_json(&self, arguments: &[&str]) -> anyhow::Result<serde_json::Value> {
+        let text = self.lodenctl(&[arguments, &["-o", "json"]].concat()).await?;
+        serde_json::from_str(&text).with_context(|| format!("lodenctl printed no JSON: {text}"))
+    }
+}
+
+/// 192.0.2.`number`/24.
+fn underlay(number: u8) -> IpNet {
+    let [a, b, c] = UNDERLAY;
+    // A prefix length of 24 is valid for every IPv4 address.
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(a, b, c, number)), 24)
+}
