@@ -1,0 +1,52 @@
+//! `make demo`: three hosts, one control plane, and what they go through.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use loden_tests::demo::{page, story, text};
+
+/// Runs a real network on hosts made of network namespaces, and shows what happened.
+///
+/// Exit codes: 0 all went as promised, 1 something did not or could not be done, 2 bad usage,
+/// 130 interrupted. Nothing stays behind, whichever it is.
+#[derive(Debug, Parser)]
+#[command(name = "loden-demo", version)]
+struct Flags {
+    /// Where to write the page.
+    #[arg(long, default_value = "target/demo/report.html")]
+    report: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let flags = Flags::parse();
+    let begin = Instant::now();
+    let say = move |what: &str| {
+        // A closed terminal is no reason to stop.
+        let _ = writeln!(std::io::stdout(), "{:6.1} s  {what}", begin.elapsed().as_secs_f64());
+    };
+    let interrupted = loden_process::signals::shutdown().context("could not listen for signals")?;
+    let report = tokio::select! {
+        report = story::run(&say) => report?,
+        signal = interrupted => {
+            say(&format!("{signal}: everything is removed"));
+            return Ok(ExitCode::from(130));
+        }
+    };
+    let folder = flags.report.parent().unwrap_or(&flags.report);
+    std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+    std::fs::write(&flags.report, page::render(&report))
+        .with_context(|| format!("could not write {}", flags.report.display()))?;
+    println!("{}", text::render(&report));
+    say(&format!("report: {}", flags.report.display()));
+    let promised = report.outcomes.iter().all(|outcome| outcome.good);
+    let reached = report.pairs.iter().all(|pair| pair.lost == 0 && pair.tcp > 0.0);
+    if !(promised && reached) {
+        bail!("not everything went as promised");
+    }
+    Ok(ExitCode::SUCCESS)
+}
