@@ -1,0 +1,133 @@
+//! What the agent keeps on disk, so that it can start without the control plane.
+//!
+//! ```text
+//! <state-dir>/lock                     one agent per directory
+//!             instance                 32 hexadecimal digits, made once
+//!             networks/<id>.state      whole set, then what changed (state/file.rs)
+//! ```
+//!
+//! A file that cannot be read whole is no state, never half a state.
+
+mod file;
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use loden_proto::model::{Epoch, InstanceId, Network, Subnets};
+use loden_proto::names::NetworkId;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::peers::PeerSet;
+
+pub use file::{Content, NetworkFile};
+
+/// The state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The disk refuses.
+    #[error("could not use {}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another agent runs with it.
+    #[error("another agent runs with the state directory {}", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// This node's subnets in a network, as granted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Held {
+    /// The subnets.
+    pub subnets: Subnets,
+    /// Of the acquire that granted them.
+    pub epoch: Epoch,
+}
+
+/// What is known of a network.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Kept {
+    /// The lease and the network that it is in.
+    pub lease: Option<(Held, Network)>,
+    /// The peers; unknown is not empty.
+    pub peers: Option<PeerSet>,
+}
+
+/// The state directory, held by this process.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl StateDir {
+    /// Makes the directory where it is missing (0700) and holds it until dropped.
+    ///
+    /// # Errors
+    /// The disk refuses, or another agent holds it.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Io { path, source }
+        };
+        let networks = path.join("networks");
+        DirBuilder::new().recursive(true).mode(0o700).create(&networks).map_err(at(&networks))?;
+        let lock = path.join("lock");
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock).map_err(at(&lock))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StateError::InUse { path: path.to_owned() }),
+            Err((_, errno)) => Err(at(&lock)(errno.into())),
+        }
+    }
+
+    /// The instance of this directory; `random` becomes it when there is none
+    /// that can be read.
+    ///
+    /// # Errors
+    /// A new one cannot be written.
+    pub fn instance(&self, random: u128) -> Result<InstanceId, StateError> {
+        let path = self.path.join("instance");
+        match fs::read_to_string(&path) {
+            Ok(text) => match text.trim_end().parse() {
+                Ok(instance) => return Ok(instance),
+                Err(error) => warn!(path = %path.display(), %error, "instance unreadable; a new one is made"),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(StateError::Io { path, source }),
+        }
+        let instance = InstanceId(random);
+        replace(&path, format!("{instance}\n").as_bytes())
+            .map_err(|source| StateError::Io { path, source })?;
+        Ok(instance)
+    }
+
+    /// The file of a network and what is in it.
+    #[must_use]
+    pub fn network(&self, id: &NetworkId) -> (NetworkFile, Kept) {
+        NetworkFile::open(self.path.join("networks").join(format!("{id}.state")))
+    }
+}
+
+/// Puts a whole file in place, durable when it returns.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;

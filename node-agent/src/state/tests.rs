@@ -1,0 +1,147 @@
+//! The file under torture: cut at every byte, every byte changed.
+
+use super::*;
+use crate::peers::{Delta, PeerSet, Snapshot, Token, Update};
+use crate::testing::{network, peer};
+
+fn held() -> Held {
+    Held { subnets: peer(9).subnets, epoch: Epoch(4) }
+}
+
+fn set(numbers: &[u8]) -> PeerSet {
+    let mut set = PeerSet::default();
+    let peers = numbers.iter().map(|number| peer(*number)).collect();
+    let token = Token::from(vec![7]);
+    set.apply(Update::Snapshot(Snapshot {
+        peers,
+        refused: Vec::new(),
+        network: network(),
+        adopting: false,
+        token,
+    }));
+    set
+}
+
+fn delta(number: u8) -> Delta {
+    Delta { upserts: vec![peer(number)], token: Some(vec![number].into()), ..Delta::default() }
+}
+
+/// Writes a base and three changes; answers the states in between and the file.
+fn written(dir: &StateDir) -> (Vec<Kept>, PathBuf) {
+    let (mut file, kept) = dir.network(&network().id);
+    assert_eq!(kept, Kept::default());
+    let mut kept = Kept { lease: Some((held(), network())), peers: Some(set(&[1, 2])) };
+    file.rewrite(&Content::of(kept.lease.as_ref(), kept.peers.as_ref()).unwrap()).unwrap();
+    let mut states = vec![kept.clone()];
+    for number in [3, 4] {
+        assert!(file.append(&delta(number)).unwrap());
+        kept.peers.as_mut().unwrap().apply(Update::Delta(delta(number)));
+        states.push(kept.clone());
+    }
+    let newer = Held { epoch: Epoch(5), ..held() };
+    assert!(file.append_lease(newer, &network()).unwrap());
+    kept.lease = Some((newer, network()));
+    states.push(kept);
+    (states, file_path(dir))
+}
+
+fn file_path(dir: &StateDir) -> PathBuf {
+    dir.path.join("networks/default.state")
+}
+
+fn read_back(bytes: &[u8]) -> Kept {
+    file::read(bytes).map(|(kept, _)| kept).unwrap_or_default()
+}
+
+#[test]
+fn what_was_kept_is_read_back() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(root.path()).unwrap();
+    let (states, _) = written(&dir);
+    assert_eq!(dir.network(&network().id).1, states[3]);
+}
+
+#[test]
+fn a_file_cut_anywhere_is_no_state_or_a_whole_earlier_one() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(root.path()).unwrap();
+    let (states, path) = written(&dir);
+    let bytes = fs::read(&path).unwrap();
+    let mut seen = Vec::new();
+    for length in 0..bytes.len() {
+        let kept = read_back(&bytes[..length]);
+        assert!(kept == Kept::default() || states.contains(&kept), "cut at {length}: {kept:?}");
+        if seen.last() != Some(&kept) {
+            seen.push(kept);
+        }
+    }
+    // Nothing until the base is whole, then each earlier state in turn.
+    assert_eq!(seen, [vec![Kept::default()], states[..3].to_vec()].concat());
+}
+
+#[test]
+fn a_changed_byte_is_never_read_as_something_else() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(root.path()).unwrap();
+    let (states, path) = written(&dir);
+    let bytes = fs::read(&path).unwrap();
+    for index in 0..bytes.len() {
+        for bit in [0x01, 0x20, 0x80] {
+            let mut damaged = bytes.clone();
+            damaged[index] ^= bit;
+            let kept = read_back(&damaged);
+            assert_eq!(kept, Kept::default(), "byte {index} ^ {bit:#x}");
+        }
+    }
+    assert_eq!(read_back(&bytes), states[3]);
+}
+
+#[test]
+fn a_torn_or_damaged_file_is_replaced_before_it_is_appended_to() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(root.path()).unwrap();
+    let (states, path) = written(&dir);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let (mut file, mut kept) = dir.network(&network().id);
+    assert_eq!(kept, states[2]);
+    assert!(!file.append(&delta(5)).unwrap());
+    kept.peers.as_mut().unwrap().apply(Update::Delta(delta(5)));
+    file.rewrite(&Content::of(kept.lease.as_ref(), kept.peers.as_ref()).unwrap()).unwrap();
+    assert!(file.append(&delta(6)).unwrap());
+    kept.peers.as_mut().unwrap().apply(Update::Delta(delta(6)));
+    assert_eq!(dir.network(&network().id).1, kept);
+}
+
+#[test]
+fn changes_that_outgrow_the_base_ask_for_a_new_one() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(root.path()).unwrap();
+    let (mut file, _) = dir.network(&network().id);
+    let content = Content::of(None, Some(&set(&[1]))).unwrap();
+    file.rewrite(&content).unwrap();
+    let appended = (0..).take_while(|_| file.append(&delta(2)).unwrap()).take(10_000).count();
+    assert!((100..1000).contains(&appended), "{appended}");
+    file.rewrite(&content).unwrap();
+    assert!(file.append(&delta(2)).unwrap());
+}
+
+#[test]
+fn an_instance_is_made_once_and_again_when_unreadable() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(root.path()).unwrap();
+    assert_eq!(dir.instance(5).unwrap(), InstanceId(5));
+    assert_eq!(dir.instance(6).unwrap(), InstanceId(5));
+    fs::write(root.path().join("instance"), "x").unwrap();
+    assert_eq!(dir.instance(7).unwrap(), InstanceId(7));
+}
+
+#[test]
+fn a_directory_serves_one_agent() {
+    let root = tempfile::tempdir().unwrap();
+    let first = StateDir::open(root.path()).unwrap();
+    let message = StateDir::open(root.path()).unwrap_err().to_string();
+    assert!(message.contains("another agent"), "{message}");
+    drop(first);
+    assert!(StateDir::open(root.path()).is_ok());
+}

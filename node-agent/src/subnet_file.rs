@@ -1,0 +1,132 @@
+//! `subnet.env`, byte for byte as flannel writes it: what CNI plugins and
+//! Docker start from. It appears last, when forwarding works.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use loden_proto::model::{Family, Network, Subnets};
+
+/// The file's text. The subnet is written as its first usable address with the
+/// prefix length: host bits are kept, readers have to mask them.
+#[must_use]
+pub fn render(network: &Network, subnets: &Subnets, mtu: u32) -> String {
+    let mut text = String::new();
+    for subnet in subnets.iter() {
+        let (prefix, first) = match subnet {
+            IpNet::V4(net) => ("FLANNEL", IpAddr::V4(u32::from(net.network()).wrapping_add(1).into())),
+            IpNet::V6(net) => ("FLANNEL_IPV6", IpAddr::V6(u128::from(net.network()).wrapping_add(1).into())),
+        };
+        let pools = pools(network, Family::of_net(subnet));
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{prefix}_NETWORK={pools}");
+        let _ = writeln!(text, "{prefix}_SUBNET={first}/{}", subnet.prefix_len());
+    }
+    let _ = writeln!(text, "FLANNEL_MTU={mtu}");
+    text.push_str("FLANNEL_IPMASQ=false\n");
+    text
+}
+
+/// The pools of a family; flannel's readers take a list.
+fn pools(network: &Network, family: Family) -> String {
+    let pools: Vec<_> = network
+        .pools
+        .iter()
+        .filter(|pool| pool.family() == family)
+        .map(|pool| pool.cidr().to_string())
+        .collect();
+    pools.join(",")
+}
+
+/// Puts the file in place: a reader finds either the old one or the whole new
+/// one. Mode 0644 and missing directories 0755, whatever the umask is.
+///
+/// # Errors
+/// The disk refuses it.
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    if fs::read_to_string(path).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    create_directories(directory)?;
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(".new");
+    let draft = directory.join(name);
+    let mut file = File::create(&draft)?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+fn create_directories(directory: &Path) -> io::Result<()> {
+    let missing: Vec<PathBuf> =
+        directory.ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect();
+    for path in missing.iter().rev().filter(|path| **path != Path::new("")) {
+        match DirBuilder::new().mode(0o755).create(path) {
+            Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use loden_proto::model::Pool;
+
+    use super::*;
+    use crate::testing::network;
+
+    fn subnets(nets: &[&str]) -> Subnets {
+        Subnets::new(nets.iter().map(|net| net.parse().unwrap())).unwrap()
+    }
+
+    #[test]
+    fn the_text_is_flannels() {
+        let text = render(&network(), &subnets(&["10.244.1.0/24"]), 1450);
+        let expected = "FLANNEL_NETWORK=10.244.0.0/16\n\
+                        FLANNEL_SUBNET=10.244.1.1/24\n\
+                        FLANNEL_MTU=1450\n\
+                        FLANNEL_IPMASQ=false\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn both_families_and_several_pools_are_told() {
+        let mut network = network();
+        for cidr in ["10.245.0.0/16", "fd00:10::/48"] {
+            network.pools.push(Pool::new(cidr.parse().unwrap(), None).unwrap());
+        }
+        let text = render(&network, &subnets(&["10.245.255.0/24", "fd00:10:0:7::/64"]), 1380);
+        let expected = "FLANNEL_NETWORK=10.244.0.0/16,10.245.0.0/16\n\
+                        FLANNEL_SUBNET=10.245.255.1/24\n\
+                        FLANNEL_IPV6_NETWORK=fd00:10::/48\n\
+                        FLANNEL_IPV6_SUBNET=fd00:10:0:7::1/64\n\
+                        FLANNEL_MTU=1380\n\
+                        FLANNEL_IPMASQ=false\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_file_is_readable_by_all_and_replaced_as_a_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("run/flannel/subnet.env");
+        write(&path, "one\n").unwrap();
+        let before = File::open(&path).unwrap();
+        write(&path, "two\n").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o644, 0o755));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
+        assert_eq!(io::read_to_string(before).unwrap(), "one\n");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+}
