@@ -1,4 +1,6 @@
 //! Placeholder.
 
+pub mod feed;
 pub mod identity;
 pub mod store;
+pub mod watch;

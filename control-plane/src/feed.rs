@@ -1,0 +1,308 @@
+//! What watchers are told: per network the peers, encoded once, and a bounded history that all pull from.
+//!
+//! ```text
+//!  committed batch ──▶ Feeds::publish ──▶ NetworkFeed (entries, history) ──bell──▶ WatchBody ─┐
+//!                                              ▲                                              │
+//!                                              └── pull(cursor): snapshot, fold or nothing ───┘
+//! ```
+//!
+//! There is no queue per watcher. One that is slow gets everything it has missed as one change, or the
+//! whole set anew if history does not reach back that far.
+
+mod debounce;
+mod entry;
+mod frames;
+mod history;
+mod network;
+mod shared;
+mod token;
+mod verdict;
+mod window;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use loden_proto::model::{Network, Peer};
+use loden_proto::names::{NetworkId, NodeId};
+
+pub use history::HistoryLimits;
+pub(crate) use network::{Cursor, Ended, NetworkFeed};
+pub use shared::{FeedCounters, FeedOptions};
+pub use token::{Point, TOKEN_BYTES, Token, TokenKey};
+pub use verdict::{Incarnation, TokenVerdict};
+
+use history::{Before, History, Step};
+use network::Beginning;
+use shared::Shared;
+use window::Window;
+
+/// What happened to a peer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PeerChange {
+    /// It is new, or it is now this.
+    Upsert(Peer),
+    /// It is gone.
+    Removed(NodeId),
+}
+
+/// What one committed batch means to watchers.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Publication {
+    /// Where the store is with it.
+    pub point: Point,
+    /// Peers that changed.
+    pub peers: Vec<(NetworkId, PeerChange)>,
+    /// Networks that changed; `None` is gone.
+    pub networks: Vec<(NetworkId, Option<Network>)>,
+    /// Whether the store's incarnation changed, or whether it adopts.
+    pub cluster: bool,
+}
+
+/// All that watchers may see, at one point.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Scene {
+    /// The life of the store.
+    pub incarnation: Incarnation,
+    /// Every network with its peers.
+    pub networks: Vec<(Network, Vec<Peer>)>,
+}
+
+/// The feeds of all networks; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Feeds {
+    shared: Arc<Shared>,
+    feeds: Arc<RwLock<HashMap<NetworkId, Arc<NetworkFeed>>>>,
+}
+
+impl Feeds {
+    /// No network yet. `key` authenticates tokens and must outlive the store.
+    #[must_use]
+    pub fn new(key: TokenKey, options: FeedOptions) -> Self {
+        Self { shared: Arc::new(Shared::new(key, options)), feeds: Arc::default() }
+    }
+
+    /// What has been encoded so far.
+    #[must_use]
+    pub fn counters(&self) -> &FeedCounters {
+        &self.shared.counters
+    }
+
+    /// How often watches carry a sign of life.
+    #[must_use]
+    pub fn heartbeat(&self) -> std::time::Duration {
+        self.shared.options.heartbeat
+    }
+
+    /// Begins with what the store holds and its recent history, so that tokens from before a restart are
+    /// good: `before` is where the store was before the first batch of `history`, whose last batch led to
+    /// `scene`.
+    pub fn begin(&self, before: Point, history: &[Publication], scene: &Scene) {
+        let mut window = Window::new(before);
+        history.iter().for_each(|batch| window.push(batch.point));
+        let point = window.newest();
+        let mut histories = self.histories(before, history, scene);
+        self.shared.restart(window);
+        *self.incarnation_mut() = scene.incarnation.clone();
+        let mut feeds = self.feeds_mut();
+        feeds.clear();
+        for (network, peers) in &scene.networks {
+            let history = histories
+                .remove(&network.id)
+                .unwrap_or_else(|| History::new(point.revision, self.shared.options.history));
+            let beginning = Beginning {
+                network: entry::network(network),
+                entries: self.entries(peers),
+                history,
+                point,
+                incarnation: scene.incarnation.id,
+                adopting: scene.incarnation.adopting,
+            };
+            let feed = NetworkFeed::new(network.id.clone(), Arc::clone(&self.shared), beginning);
+            feeds.insert(network.id.clone(), Arc::new(feed));
+        }
+    }
+
+    /// Tells watchers of one committed batch. Batches come in order, from one task. `scene` is asked for
+    /// only if the cluster changed, and is what there is to see after the batch.
+    pub fn publish(&self, publication: Publication, scene: impl FnOnce() -> Scene) {
+        let Publication { point, peers, networks, cluster } = publication;
+        self.shared.announce(point);
+        if cluster {
+            self.reset(point, &scene());
+        } else if !peers.is_empty() || !networks.is_empty() {
+            self.publish_changes(point, peers, networks);
+        }
+        self.shared.reached(point);
+    }
+
+    /// What a token tells about the store.
+    #[must_use]
+    pub fn judge(&self, network: &NetworkId, token: &[u8]) -> TokenVerdict {
+        self.shared.judge(network, token)
+    }
+
+    /// The life of the store, as watchers see it.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.shared.incarnation.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn network(&self, network: &NetworkId) -> Option<Arc<NetworkFeed>> {
+        self.feeds().get(network).cloned()
+    }
+
+    fn publish_changes(
+        &self,
+        point: Point,
+        peers: Vec<(NetworkId, PeerChange)>,
+        networks: Vec<(NetworkId, Option<Network>)>,
+    ) {
+        let mut changed: HashMap<NetworkId, (Option<Bytes>, Vec<(NodeId, Option<Bytes>)>)> = HashMap::new();
+        for (id, network) in networks {
+            let Some(network) = network else {
+                if let Some(feed) = self.feeds_mut().remove(&id) {
+                    feed.close();
+                }
+                continue;
+            };
+            let record = entry::network(&network);
+            if self.feeds().contains_key(&id) {
+                changed.entry(id).or_default().0 = Some(record);
+            } else {
+                self.create(id, record, point);
+            }
+        }
+        for (id, change) in peers {
+            changed.entry(id).or_default().1.push(self.encoded(&change));
+        }
+        for (id, (record, peers)) in changed {
+            if let Some(feed) = self.network(&id) {
+                feed.publish(point, record, peers);
+            }
+        }
+    }
+
+    fn create(&self, id: NetworkId, network: Bytes, point: Point) {
+        let incarnation = self.incarnation();
+        let beginning = Beginning {
+            network,
+            entries: BTreeMap::new(),
+            // A token from before is of another network with the same name.
+            history: History::new(point.revision, self.shared.options.history),
+            point,
+            incarnation: incarnation.id,
+            adopting: incarnation.adopting,
+        };
+        let feed = NetworkFeed::new(id.clone(), Arc::clone(&self.shared), beginning);
+        self.feeds_mut().insert(id, Arc::new(feed));
+    }
+
+    fn reset(&self, point: Point, scene: &Scene) {
+        let Incarnation { id, adopting, .. } = scene.incarnation;
+        *self.incarnation_mut() = scene.incarnation.clone();
+        let mut gone = self.feeds().clone();
+        for (network, peers) in &scene.networks {
+            gone.remove(&network.id);
+            let known = self.network(&network.id);
+            if known.is_none() {
+                self.create(network.id.clone(), entry::network(network), point);
+            }
+            if let Some(feed) = known.or_else(|| self.network(&network.id)) {
+                feed.reset(point, id, adopting, entry::network(network), self.entries(peers));
+            }
+        }
+        for (id, feed) in gone {
+            self.feeds_mut().remove(&id);
+            feed.close();
+        }
+    }
+
+    /// The histories of networks, as batches alone tell them: what a peer was before its first change is
+    /// not known.
+    fn histories(
+        &self,
+        before: Point,
+        history: &[Publication],
+        scene: &Scene,
+    ) -> HashMap<NetworkId, History> {
+        let limits = self.shared.options.history;
+        let mut floor = before.revision;
+        let mut histories: HashMap<NetworkId, (History, HashMap<NodeId, Option<Bytes>>)> = HashMap::new();
+        for Publication { point, peers, networks, cluster } in history {
+            if *cluster {
+                floor = point.revision;
+                histories.clear();
+            }
+            let mut changed: HashMap<&NetworkId, (Vec<Step>, bool)> = HashMap::new();
+            for (id, network) in networks {
+                if network.is_some() {
+                    changed.entry(id).or_default().1 = true;
+                } else {
+                    histories.insert(id.clone(), (History::new(point.revision, limits), HashMap::new()));
+                }
+            }
+            for (id, change) in peers {
+                let (node, after) = self.encoded(change);
+                let seen = &mut histories
+                    .entry(id.clone())
+                    .or_insert_with(|| (History::new(floor, limits), HashMap::new()))
+                    .1;
+                let before = match seen.insert(node.clone(), after.clone()) {
+                    None => Before::Unknown,
+                    Some(None) => Before::Absent,
+                    Some(Some(entry)) => Before::Entry(entry),
+                };
+                if before != after.clone().map_or(Before::Absent, Before::Entry) {
+                    changed.entry(id).or_default().0.push(Step { node, before, after });
+                }
+            }
+            for (id, (steps, network)) in changed {
+                let (history, _) = histories
+                    .entry(id.clone())
+                    .or_insert_with(|| (History::new(floor, limits), HashMap::new()));
+                history.push(*point, steps, network);
+            }
+        }
+        for (network, _) in &scene.networks {
+            histories
+                .entry(network.id.clone())
+                .or_insert_with(|| (History::new(floor, limits), HashMap::new()));
+        }
+        if scene.incarnation.adopting {
+            // While adopting, not every lease that changes is seen; history does not tell which.
+            histories.clear();
+        }
+        histories.into_iter().map(|(id, (history, _))| (id, history)).collect()
+    }
+
+    fn entries(&self, peers: &[Peer]) -> BTreeMap<NodeId, Bytes> {
+        self.shared.counters.entry_encodings.inc_by(peers.len() as u64);
+        peers.iter().map(|peer| (peer.node.clone(), entry::peer(peer))).collect()
+    }
+
+    fn encoded(&self, change: &PeerChange) -> (NodeId, Option<Bytes>) {
+        match change {
+            PeerChange::Upsert(peer) => {
+                self.shared.counters.entry_encodings.inc();
+                (peer.node.clone(), Some(entry::peer(peer)))
+            }
+            PeerChange::Removed(node) => (node.clone(), None),
+        }
+    }
+
+    fn incarnation_mut(&self) -> RwLockWriteGuard<'_, Incarnation> {
+        self.shared.incarnation.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn feeds(&self) -> RwLockReadGuard<'_, HashMap<NetworkId, Arc<NetworkFeed>>> {
+        self.feeds.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn feeds_mut(&self) -> RwLockWriteGuard<'_, HashMap<NetworkId, Arc<NetworkFeed>>> {
+        self.feeds.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
