@@ -16,7 +16,8 @@ pub struct LogArgs {
         value_name = "FILTER",
         default_value = "info",
         value_parser = filter,
-        global = true
+        global = true,
+        help_heading = "Global options"
     )]
     pub log: String,
 

@@ -66,6 +66,7 @@ fn with_config_flag(command: Command, default_files: &[PathBuf]) -> Command {
             .value_parser(value_parser!(PathBuf))
             .action(ArgAction::Set)
             .global(true)
+            .help_heading("Global options")
             .help(help),
     )
 }

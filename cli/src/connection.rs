@@ -1,0 +1,59 @@
+//! The channel to the control plane and its clients.
+
+use loden_proto::v1::cluster_service_client::ClusterServiceClient;
+use loden_proto::v1::lease_service_client::LeaseServiceClient;
+use loden_proto::v1::network_service_client::NetworkServiceClient;
+use loden_proto::v1::node_service_client::NodeServiceClient;
+use loden_proto::v1::peer_service_client::PeerServiceClient;
+use loden_transport::{ConnectOptions, Credentials, connect};
+use tonic::transport::Channel;
+
+use crate::arguments::ConnectionArgs;
+use crate::failure::Failure;
+
+/// Asked for per page of a list; the most that a server gives.
+pub(crate) const PAGE: i32 = 1000;
+
+/// Largest message that is read, in bytes: a page of 1000 nodes with failures.
+const LARGEST: usize = 64 << 20;
+
+/// An open connection.
+pub(crate) struct Connection(Channel);
+
+impl Connection {
+    /// Connects to the first server that answers.
+    pub(crate) async fn open(arguments: &ConnectionArgs) -> Result<Self, Failure> {
+        if arguments.server.is_empty() {
+            return Err(Failure::Missing { what: "server", variable: "LODEN_SERVER" });
+        }
+        let Some(identity) = &arguments.identity else {
+            return Err(Failure::Missing { what: "identity", variable: "LODEN_IDENTITY" });
+        };
+        let credentials = Credentials::watched(identity)?;
+        let options = ConnectOptions {
+            user_agent: concat!("lodenctl/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..ConnectOptions::default()
+        };
+        Ok(Self(connect(&arguments.server, &credentials, &options).await?))
+    }
+
+    pub(crate) fn networks(&self) -> NetworkServiceClient<Channel> {
+        NetworkServiceClient::new(self.0.clone()).max_decoding_message_size(LARGEST)
+    }
+
+    pub(crate) fn leases(&self) -> LeaseServiceClient<Channel> {
+        LeaseServiceClient::new(self.0.clone()).max_decoding_message_size(LARGEST)
+    }
+
+    pub(crate) fn peers(&self) -> PeerServiceClient<Channel> {
+        PeerServiceClient::new(self.0.clone()).max_decoding_message_size(LARGEST)
+    }
+
+    pub(crate) fn nodes(&self) -> NodeServiceClient<Channel> {
+        NodeServiceClient::new(self.0.clone()).max_decoding_message_size(LARGEST)
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterServiceClient<Channel> {
+        ClusterServiceClient::new(self.0.clone())
+    }
+}

@@ -1,0 +1,293 @@
+//! `lodenctl network …`
+
+use std::time::SystemTime;
+
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use loden_proto::v1;
+use serde::Serialize;
+
+use crate::age;
+use crate::connection::{Connection, PAGE};
+use crate::failure::Failure;
+use crate::output::{Output, View};
+use crate::pool::Pool;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Creates a network
+    Create(Create),
+    /// Lists all networks
+    List,
+    /// Shows one network
+    Get {
+        /// Its name
+        network: String,
+    },
+    /// Changes pools or MTU
+    Update(Update),
+    /// Deletes a network
+    Delete {
+        /// Its name
+        network: String,
+        /// Also when it has leases; they are released
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Create {
+    /// Its name, a DNS label
+    network: String,
+
+    /// Address pool, and the prefix length of a node's subnet in it; repeat it
+    /// for a second family or more room
+    #[arg(long = "pool", value_name = "CIDR[:LEN]", required = true)]
+    pools: Vec<Pool>,
+
+    /// How nodes reach each other
+    #[arg(long, value_enum, default_value_t = Backend::Vxlan)]
+    backend: Backend,
+
+    /// VXLAN network identifier; without it one is allocated
+    #[arg(long)]
+    vni: Option<u32>,
+
+    /// MTU of the pods' interfaces; without it each node works it out
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u32>,
+
+    /// UDP port of VXLAN; without it 8472
+    #[arg(long)]
+    port: Option<u32>,
+
+    /// VXLAN learns MAC addresses from received frames
+    #[arg(long)]
+    learning: bool,
+
+    /// VXLAN carries the group policy extension
+    #[arg(long)]
+    gbp: bool,
+
+    /// How long a lease lives without renewal ("24h")
+    #[arg(long, value_name = "DURATION")]
+    lease_ttl: Option<humantime::Duration>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Backend {
+    /// Kernel VXLAN
+    Vxlan,
+    /// Leases only; nothing is programmed
+    Alloc,
+}
+
+#[derive(Args, Debug)]
+#[group(skip)]
+#[command(group(ArgGroup::new("change").required(true).multiple(true)))]
+pub(crate) struct Update {
+    /// Its name
+    network: String,
+
+    /// Adds a pool; may be repeated
+    #[arg(long = "add-pool", value_name = "CIDR[:LEN]", group = "change")]
+    add: Vec<Pool>,
+
+    /// Removes a pool that nobody uses; may be repeated
+    #[arg(long = "remove-pool", value_name = "CIDR", group = "change")]
+    remove: Vec<Pool>,
+
+    /// New MTU of the pods' interfaces
+    #[arg(long, value_name = "BYTES", group = "change", conflicts_with = "no_mtu")]
+    mtu: Option<u32>,
+
+    /// Lets each node work out the MTU
+    #[arg(long, group = "change")]
+    no_mtu: bool,
+}
+
+impl Verb {
+    pub(crate) async fn run(self, connection: &Connection, output: Output) -> Result<(), Failure> {
+        let mut client = connection.networks();
+        match self {
+            Self::Create(create) => {
+                let request = v1::CreateNetworkRequest { network: Some(create.into()), ..Default::default() };
+                let network = client.create_network(request).await?.into_inner();
+                output.one(&NetworkView::from(network))?;
+            }
+            Self::List => output.list(&list(connection).await?)?,
+            Self::Get { network } => {
+                let request = v1::GetNetworkRequest { name: name(&network) };
+                output.one(&NetworkView::from(client.get_network(request).await?.into_inner()))?;
+            }
+            Self::Update(update) => {
+                let request = v1::GetNetworkRequest { name: name(&update.network) };
+                let current = client.get_network(request).await?.into_inner();
+                let request = update.request(current)?;
+                output.one(&NetworkView::from(client.update_network(request).await?.into_inner()))?;
+            }
+            Self::Delete { network, force } => {
+                client.delete_network(v1::DeleteNetworkRequest { name: name(&network), force }).await?;
+                output.done("deleted", &name(&network))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The resource name. What was typed is not looked at: the server's rules hold.
+pub(crate) fn name(network: &str) -> String {
+    format!("networks/{network}")
+}
+
+/// The name alone, of a resource name.
+pub(crate) fn short(name: &str) -> String {
+    name.rsplit('/').next().unwrap_or(name).to_owned()
+}
+
+async fn list(connection: &Connection) -> Result<Vec<NetworkView>, Failure> {
+    let mut client = connection.networks();
+    let (mut views, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = v1::ListNetworksRequest { page_size: PAGE, page_token };
+        let page = client.list_networks(request).await?.into_inner();
+        views.extend(page.networks.into_iter().map(NetworkView::from));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(views);
+        }
+    }
+}
+
+impl From<Create> for v1::Network {
+    fn from(create: Create) -> Self {
+        let backend = match create.backend {
+            Backend::Vxlan => v1::network::Backend::Vxlan(v1::VxlanBackend {
+                port: create.port,
+                learning: create.learning,
+                gbp: create.gbp,
+            }),
+            Backend::Alloc => v1::network::Backend::Alloc(v1::AllocBackend {}),
+        };
+        Self {
+            name: name(&create.network),
+            pools: create.pools.into_iter().map(Into::into).collect(),
+            vni: create.vni,
+            mtu: create.mtu,
+            backend: Some(backend),
+            lease_ttl: create.lease_ttl.map(|ttl| loden_proto::convert::duration(ttl.into())),
+            ..Default::default()
+        }
+    }
+}
+
+impl Update {
+    /// The request that changes `current` as asked.
+    fn request(self, current: v1::Network) -> Result<v1::UpdateNetworkRequest, Failure> {
+        let mut paths = Vec::new();
+        let mut pools = current.pools;
+        for unwanted in &self.remove {
+            let position = pools.iter().position(|pool| pool.cidr == unwanted.cidr).ok_or_else(|| {
+                Failure::Usage(format!("--remove-pool {unwanted}: network {} has no such pool", self.network))
+            })?;
+            pools.remove(position);
+        }
+        if !(self.add.is_empty() && self.remove.is_empty()) {
+            pools.extend(self.add.into_iter().map(v1::Pool::from));
+            paths.push("pools".to_owned());
+        }
+        if self.mtu.is_some() || self.no_mtu {
+            paths.push("mtu".to_owned());
+        }
+        let network = v1::Network { name: current.name, pools, mtu: self.mtu, ..Default::default() };
+        let update_mask = Some(prost_types::FieldMask { paths });
+        Ok(v1::UpdateNetworkRequest { network: Some(network), update_mask })
+    }
+}
+
+/// A network as shown.
+#[derive(Debug, Serialize)]
+struct NetworkView {
+    name: String,
+    vni: Option<u32>,
+    pools: Vec<Pool>,
+    mtu: Option<u32>,
+    backend: BackendView,
+    lease_ttl_seconds: Option<i64>,
+    create_time: Option<String>,
+    revision: u64,
+    #[serde(skip)]
+    created: Option<prost_types::Timestamp>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum BackendView {
+    Vxlan {
+        port: Option<u32>,
+        learning: bool,
+        gbp: bool,
+    },
+    Alloc,
+    /// Of a newer control plane.
+    Unknown,
+}
+
+impl From<v1::Network> for NetworkView {
+    fn from(wire: v1::Network) -> Self {
+        let backend = match wire.backend {
+            Some(v1::network::Backend::Vxlan(v1::VxlanBackend { port, learning, gbp })) => {
+                BackendView::Vxlan { port, learning, gbp }
+            }
+            Some(v1::network::Backend::Alloc(_)) => BackendView::Alloc,
+            None => BackendView::Unknown,
+        };
+        Self {
+            name: short(&wire.name),
+            vni: wire.vni,
+            pools: wire.pools.into_iter().map(Into::into).collect(),
+            mtu: wire.mtu,
+            backend,
+            lease_ttl_seconds: wire.lease_ttl.map(|ttl| ttl.seconds),
+            create_time: age::rfc3339(wire.create_time.as_ref()),
+            revision: wire.revision,
+            created: wire.create_time,
+        }
+    }
+}
+
+impl BackendView {
+    fn words(&self) -> String {
+        match self {
+            Self::Vxlan { port, learning, gbp } => {
+                let port = port.map(|port| format!(" {port}")).unwrap_or_default();
+                let learning = if *learning { " learning" } else { "" };
+                let gbp = if *gbp { " gbp" } else { "" };
+                format!("vxlan{port}{learning}{gbp}")
+            }
+            Self::Alloc => "alloc".to_owned(),
+            Self::Unknown => "unknown".to_owned(),
+        }
+    }
+}
+
+impl View for NetworkView {
+    const COLUMNS: &'static [&'static str] = &["NAME", "VNI", "POOLS", "BACKEND", "MTU", "CREATED"];
+
+    fn rows(&self, now: SystemTime) -> Vec<Vec<String>> {
+        let number =
+            |value: Option<u32>, unset: &str| value.map_or_else(|| unset.to_owned(), |v| v.to_string());
+        let pools: Vec<_> = self.pools.iter().map(ToString::to_string).collect();
+        vec![vec![
+            self.name.clone(),
+            number(self.vni, "-"),
+            pools.join(" "),
+            self.backend.words(),
+            number(self.mtu, "auto"),
+            age::relative(self.created.as_ref(), now),
+        ]]
+    }
+}
+
+#[cfg(test)]
+mod tests;

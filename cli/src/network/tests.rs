@@ -1,0 +1,112 @@
+//! What is sent for which flags, and what is shown.
+
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::json;
+
+use super::*;
+use crate::output::table;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+fn verb(line: &str) -> Verb {
+    Line::try_parse_from(format!("network {line}").split(' ')).unwrap().verb
+}
+
+fn wire() -> v1::Network {
+    v1::Network {
+        name: "networks/blue".into(),
+        pools: vec![v1::Pool { cidr: "10.1.0.0/16".into(), node_prefix_len: Some(24) }],
+        vni: Some(7),
+        backend: Some(v1::network::Backend::Vxlan(v1::VxlanBackend {
+            port: Some(8472),
+            learning: true,
+            gbp: false,
+        })),
+        create_time: Some(prost_types::Timestamp { seconds: 1_000_000, nanos: 0 }),
+        revision: 3,
+        lease_ttl: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn create_sends_what_was_typed() {
+    let Verb::Create(create) = verb("create blue --pool 10.0.0.1/8:99 --vni 0 --learning --lease-ttl 90s")
+    else {
+        panic!("not a create");
+    };
+    let sent = v1::Network::from(create);
+    assert_eq!(
+        sent,
+        v1::Network {
+            name: "networks/blue".into(),
+            pools: vec![v1::Pool { cidr: "10.0.0.1/8".into(), node_prefix_len: Some(99) }],
+            vni: Some(0),
+            backend: Some(v1::network::Backend::Vxlan(v1::VxlanBackend {
+                port: None,
+                learning: true,
+                gbp: false
+            })),
+            lease_ttl: Some(prost_types::Duration { seconds: 90, nanos: 0 }),
+            ..Default::default()
+        }
+    );
+}
+
+#[test]
+fn update_sends_the_whole_list_of_pools_and_only_what_was_asked() {
+    let update = |line: &str| match verb(line) {
+        Verb::Update(update) => update.request(wire()),
+        other => panic!("{other:?}"),
+    };
+    let request = update("update blue --add-pool 10.2.0.0/16:26").unwrap();
+    let network = request.network.unwrap();
+    let cidrs: Vec<_> = network.pools.iter().map(|pool| pool.cidr.as_str()).collect();
+    assert_eq!(cidrs, ["10.1.0.0/16", "10.2.0.0/16"]);
+    assert_eq!(request.update_mask.unwrap().paths, ["pools"]);
+
+    let request = update("update blue --no-mtu").unwrap();
+    assert_eq!(request.network.unwrap().mtu, None);
+    assert_eq!(request.update_mask.unwrap().paths, ["mtu"]);
+
+    let request = update("update blue --remove-pool 10.1.0.0/16 --mtu 1300").unwrap();
+    assert_eq!(request.update_mask.unwrap().paths, ["pools", "mtu"]);
+    assert!(request.network.unwrap().pools.is_empty());
+
+    let failure = update("update blue --remove-pool 10.9.0.0/16").unwrap_err();
+    assert!(failure.to_string().contains("10.9.0.0/16: network blue has no such pool"), "{failure}");
+}
+
+#[test]
+fn json_names_are_stable() {
+    let view = NetworkView::from(wire());
+    assert_eq!(
+        serde_json::to_value(view).unwrap(),
+        json!({
+            "name": "blue",
+            "vni": 7,
+            "pools": [{"cidr": "10.1.0.0/16", "node_prefix_len": 24}],
+            "mtu": null,
+            "backend": {"kind": "vxlan", "port": 8472, "learning": true, "gbp": false},
+            "lease_ttl_seconds": 60,
+            "create_time": "1970-01-12T13:46:40Z",
+            "revision": 3,
+        })
+    );
+}
+
+#[test]
+fn the_table_fits_a_line() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_060);
+    assert_eq!(
+        table(&[NetworkView::from(wire())], now),
+        "NAME  VNI  POOLS           BACKEND              MTU   CREATED\n\
+         blue  7    10.1.0.0/16:24  vxlan 8472 learning  auto  1m ago"
+    );
+}

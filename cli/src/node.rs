@@ -1,0 +1,283 @@
+//! `lodenctl node …`, and why a node is not converged.
+
+use std::time::SystemTime;
+
+use clap::Subcommand;
+use loden_proto::v1;
+use prost_types::Timestamp;
+use serde::Serialize;
+
+use crate::age;
+use crate::connection::{Connection, PAGE};
+use crate::failure::Failure;
+use crate::network;
+use crate::output::{Output, View, or_dash};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Lists the nodes that hold a lease or are connected
+    List,
+    /// Shows one node
+    Get {
+        /// Its name
+        node: String,
+    },
+}
+
+impl Verb {
+    pub(crate) async fn run(self, connection: &Connection, output: Output) -> Result<(), Failure> {
+        match self {
+            Self::List => output.list(&list(connection).await?)?,
+            Self::Get { node } => {
+                let request = v1::GetNodeRequest { name: format!("nodes/{node}") };
+                let node = connection.nodes().get_node(request).await?.into_inner();
+                output.one(&NodeView::from(node))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All nodes, by name.
+pub(crate) async fn list(connection: &Connection) -> Result<Vec<NodeView>, Failure> {
+    let mut client = connection.nodes();
+    let (mut views, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let page =
+            client.list_nodes(v1::ListNodesRequest { page_size: PAGE, page_token }).await?.into_inner();
+        views.extend(page.nodes.into_iter().map(NodeView::from));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(views);
+        }
+    }
+}
+
+/// A node as shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct NodeView {
+    pub(crate) name: String,
+    pub(crate) connected: bool,
+    since: Option<String>,
+    disconnect_reason: Option<String>,
+    version: Option<String>,
+    pub(crate) networks: Vec<MembershipView>,
+    #[serde(skip)]
+    changed: Option<Timestamp>,
+}
+
+/// A node in one network.
+#[derive(Debug, Serialize)]
+pub(crate) struct MembershipView {
+    pub(crate) network: String,
+    subnets: Vec<String>,
+    pub(crate) converged: bool,
+    /// Why it is not converged; empty when it is.
+    pub(crate) reasons: Vec<String>,
+    ready: bool,
+    peers: u32,
+    applied_revision: u64,
+    current_revision: u64,
+    failures: Vec<FailureView>,
+    report_time: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct FailureView {
+    peer: String,
+    message: String,
+    since: Option<String>,
+}
+
+impl From<v1::Node> for NodeView {
+    fn from(wire: v1::Node) -> Self {
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        let disconnect_reason = given(wire.disconnect_reason).filter(|_| !wire.connected);
+        let absent = (!wire.connected).then(|| match &disconnect_reason {
+            Some(reason) => format!("not connected: {reason}"),
+            None => "not connected".to_owned(),
+        });
+        Self {
+            name: network::short(&wire.name),
+            connected: wire.connected,
+            since: age::rfc3339(wire.since.as_ref()),
+            disconnect_reason,
+            version: given(wire.version),
+            networks: wire
+                .networks
+                .into_iter()
+                .map(|membership| MembershipView::new(membership, absent.as_deref()))
+                .collect(),
+            changed: wire.since,
+        }
+    }
+}
+
+impl MembershipView {
+    fn new(wire: v1::NodeNetwork, absent: Option<&str>) -> Self {
+        let reasons = if wire.converged { Vec::new() } else { reasons(&wire, absent) };
+        Self {
+            network: network::short(&wire.network),
+            subnets: wire.subnets,
+            converged: wire.converged,
+            reasons,
+            ready: wire.ready,
+            peers: wire.peers,
+            applied_revision: wire.applied_revision,
+            current_revision: wire.current_revision,
+            failures: wire.failures.into_iter().map(Into::into).collect(),
+            report_time: age::rfc3339(wire.report_time.as_ref()),
+        }
+    }
+}
+
+impl From<v1::PeerFailure> for FailureView {
+    fn from(wire: v1::PeerFailure) -> Self {
+        Self { peer: wire.node, message: wire.message, since: age::rfc3339(wire.since.as_ref()) }
+    }
+}
+
+/// Why a membership is not converged, the cause before its consequences.
+fn reasons(wire: &v1::NodeNetwork, absent: Option<&str>) -> Vec<String> {
+    let mut reasons: Vec<String> = absent.map(str::to_owned).into_iter().collect();
+    if wire.report_time.is_none() {
+        reasons.push("has not reported yet".to_owned());
+    } else {
+        if wire.applied_revision < wire.current_revision {
+            reasons
+                .push(format!("has applied revision {} of {}", wire.applied_revision, wire.current_revision));
+        }
+        if !wire.ready {
+            reasons.push("does not forward a whole set of peers".to_owned());
+        }
+        reasons.extend(
+            wire.failures.iter().map(|failure| format!("peer {}: {}", failure.node, failure.message)),
+        );
+    }
+    if reasons.is_empty() {
+        reasons.push("for a reason that the control plane did not give".to_owned());
+    }
+    reasons
+}
+
+impl View for NodeView {
+    const COLUMNS: &'static [&'static str] =
+        &["NODE", "CONNECTED", "NETWORK", "SUBNETS", "PEERS", "CONVERGED", "VERSION"];
+
+    fn rows(&self, now: SystemTime) -> Vec<Vec<String>> {
+        let word = if self.connected { "yes" } else { "no" };
+        let connected = format!("{word}, {}", age::relative(self.changed.as_ref(), now));
+        let version = self.version.clone().unwrap_or_default();
+        let row = |network: &str, subnets: String, peers: String, converged: String| {
+            let texts = [&self.name, &connected, network, &subnets, &peers, &converged, &version];
+            texts.into_iter().map(|text| or_dash(text.to_owned())).collect()
+        };
+        if self.networks.is_empty() {
+            return vec![row("", String::new(), String::new(), String::new())];
+        }
+        let membership = |of: &MembershipView| {
+            let converged = if of.converged { "yes".to_owned() } else { of.reasons.join("; ") };
+            row(&of.network, of.subnets.join(" "), of.peers.to_string(), converged)
+        };
+        self.networks.iter().map(membership).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::output::table;
+
+    fn membership() -> v1::NodeNetwork {
+        v1::NodeNetwork {
+            network: "networks/blue".into(),
+            subnets: vec!["10.1.3.0/24".into()],
+            applied_revision: 9,
+            current_revision: 9,
+            converged: true,
+            ready: true,
+            peers: 2,
+            failures: Vec::new(),
+            report_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+        }
+    }
+
+    fn node(networks: Vec<v1::NodeNetwork>) -> v1::Node {
+        v1::Node {
+            name: "nodes/node-1".into(),
+            connected: true,
+            since: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+            disconnect_reason: String::new(),
+            networks,
+            version: "0.1.0".into(),
+        }
+    }
+
+    #[test]
+    fn every_cause_is_named_and_a_converged_node_has_none() {
+        assert!(MembershipView::new(membership(), None).reasons.is_empty());
+        let failure = v1::PeerFailure { node: "c".into(), message: "MAC is taken by b".into(), since: None };
+        let behind = v1::NodeNetwork {
+            converged: false,
+            ready: false,
+            applied_revision: 7,
+            failures: vec![failure],
+            ..membership()
+        };
+        let silent = v1::NodeNetwork { converged: false, report_time: None, ..membership() };
+        assert_eq!(
+            MembershipView::new(behind, None).reasons,
+            [
+                "has applied revision 7 of 9",
+                "does not forward a whole set of peers",
+                "peer c: MAC is taken by b"
+            ]
+        );
+        assert_eq!(
+            MembershipView::new(silent, Some("not connected: reads too slowly")).reasons,
+            ["not connected: reads too slowly", "has not reported yet"]
+        );
+    }
+
+    #[test]
+    fn json_names_are_stable() {
+        assert_eq!(
+            serde_json::to_value(NodeView::from(node(vec![membership()]))).unwrap(),
+            json!({
+                "name": "node-1",
+                "connected": true,
+                "since": "1970-01-12T13:46:40Z",
+                "disconnect_reason": null,
+                "version": "0.1.0",
+                "networks": [{
+                    "network": "blue",
+                    "subnets": ["10.1.3.0/24"],
+                    "converged": true,
+                    "reasons": [],
+                    "ready": true,
+                    "peers": 2,
+                    "applied_revision": 9,
+                    "current_revision": 9,
+                    "failures": [],
+                    "report_time": "1970-01-12T13:46:40Z",
+                }],
+            })
+        );
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_network_and_for_a_node_without_one() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_005);
+        let views = [NodeView::from(node(vec![membership()])), NodeView::from(node(Vec::new()))];
+        assert_eq!(
+            table(&views, now),
+            "NODE    CONNECTED    NETWORK  SUBNETS      PEERS  CONVERGED  VERSION\n\
+             node-1  yes, 5s ago  blue     10.1.3.0/24  2      yes        0.1.0\n\
+             node-1  yes, 5s ago  -        -            -      -          0.1.0"
+        );
+    }
+}

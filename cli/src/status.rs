@@ -1,0 +1,221 @@
+//! `lodenctl status`: the control plane, then what is not converged and why.
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use loden_proto::v1;
+use prost_types::Timestamp;
+use serde::Serialize;
+
+use crate::age;
+use crate::connection::Connection;
+use crate::failure::Failure;
+use crate::node::{self, NodeView};
+use crate::output::{Output, grid, json, print};
+
+pub(crate) async fn run(connection: &Connection, output: Output) -> Result<(), Failure> {
+    let mut client = connection.cluster();
+    let status = client.get_cluster_status(v1::GetClusterStatusRequest {}).await?.into_inner();
+    let view = StatusView::new(status, &node::list(connection).await?);
+    match output {
+        Output::Table => print(&view.text(SystemTime::now()))?,
+        Output::Json => print(&json(&view)?)?,
+    }
+    Ok(())
+}
+
+/// The cluster as shown.
+#[derive(Debug, Serialize)]
+struct StatusView {
+    cluster: String,
+    version: String,
+    start_time: Option<String>,
+    incarnation: String,
+    revision: u64,
+    store_failure: Option<String>,
+    adopting_until: Option<String>,
+    networks: u32,
+    leases: u32,
+    watches: u32,
+    nodes: usize,
+    unconverged: Vec<UnconvergedView>,
+    #[serde(skip)]
+    started: Option<Timestamp>,
+    #[serde(skip)]
+    adopting: Option<Timestamp>,
+}
+
+/// A node that is not converged in a network.
+#[derive(Debug, Serialize)]
+struct UnconvergedView {
+    node: String,
+    network: String,
+    reasons: Vec<String>,
+}
+
+impl StatusView {
+    fn new(wire: v1::ClusterStatus, nodes: &[NodeView]) -> Self {
+        let unconverged = nodes.iter().flat_map(|node| {
+            let waiting = node.networks.iter().filter(|membership| !membership.converged);
+            waiting.map(|membership| UnconvergedView {
+                node: node.name.clone(),
+                network: membership.network.clone(),
+                reasons: membership.reasons.clone(),
+            })
+        });
+        Self {
+            cluster: wire.cluster,
+            version: wire.version,
+            start_time: age::rfc3339(wire.start_time.as_ref()),
+            incarnation: wire.incarnation,
+            revision: wire.revision,
+            store_failure: Some(wire.store_failure).filter(|cause| !cause.is_empty()),
+            adopting_until: age::rfc3339(wire.adopting_until.as_ref()),
+            networks: wire.networks,
+            leases: wire.leases,
+            watches: wire.watches,
+            nodes: nodes.len(),
+            unconverged: unconverged.collect(),
+            started: wire.start_time,
+            adopting: wire.adopting_until,
+        }
+    }
+
+    fn text(&self, now: SystemTime) -> String {
+        let store = match &self.store_failure {
+            Some(cause) => format!("takes no writes: {cause}"),
+            None => format!("takes writes, revision {}, incarnation {}", self.revision, self.incarnation),
+        };
+        let mut facts = vec![
+            ("Cluster", self.cluster.clone()),
+            (
+                "Control plane",
+                format!("{}, started {}", self.version, age::relative(self.started.as_ref(), now)),
+            ),
+            ("Store", store),
+        ];
+        if self.adopting.is_some() {
+            facts.push((
+                "Adopting",
+                format!("leases held before, ends {}", age::relative(self.adopting.as_ref(), now)),
+            ));
+        }
+        facts.push(("Networks", self.networks.to_string()));
+        facts.push(("Leases", self.leases.to_string()));
+        facts.push(("Watches", self.watches.to_string()));
+        facts.push(("Nodes", self.nodes.to_string()));
+        let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 1;
+        let mut text = String::new();
+        for (name, fact) in facts {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{:width$} {fact}", format!("{name}:"));
+        }
+        if self.unconverged.is_empty() {
+            text.push_str("\nEvery node is converged.");
+        } else {
+            let row = |of: &UnconvergedView| vec![of.node.clone(), of.network.clone(), of.reasons.join("; ")];
+            text.push_str("\nNot converged:\n");
+            text.push_str(&grid(&["NODE", "NETWORK", "WHY"], self.unconverged.iter().map(row)));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn status() -> v1::ClusterStatus {
+        v1::ClusterStatus {
+            cluster: "demo".into(),
+            version: "0.1.0".into(),
+            incarnation: "5eed".into(),
+            revision: 42,
+            watches: 2,
+            networks: 1,
+            leases: 3,
+            unconverged_nodes: 1,
+            start_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+            ..Default::default()
+        }
+    }
+
+    fn nodes() -> Vec<NodeView> {
+        let membership = |converged| v1::NodeNetwork {
+            network: "networks/blue".into(),
+            converged,
+            ready: true,
+            applied_revision: 41,
+            current_revision: 42,
+            report_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+            ..Default::default()
+        };
+        let node = |name: &str, converged| v1::Node {
+            name: format!("nodes/{name}"),
+            connected: true,
+            networks: vec![membership(converged)],
+            ..Default::default()
+        };
+        vec![node("a", true).into(), node("b", false).into()]
+    }
+
+    #[test]
+    fn what_is_not_converged_is_told_with_its_reason() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_060);
+        assert_eq!(
+            StatusView::new(status(), &nodes()).text(now),
+            "Cluster:       demo\n\
+             Control plane: 0.1.0, started 1m ago\n\
+             Store:         takes writes, revision 42, incarnation 5eed\n\
+             Networks:      1\n\
+             Leases:        3\n\
+             Watches:       2\n\
+             Nodes:         2\n\
+             \n\
+             Not converged:\n\
+             NODE  NETWORK  WHY\n\
+             b     blue     has applied revision 41 of 42"
+        );
+    }
+
+    #[test]
+    fn a_failed_store_and_adoption_are_told() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_060);
+        let wire = v1::ClusterStatus {
+            store_failure: "no space left on device".into(),
+            adopting_until: Some(Timestamp { seconds: 1_000_360, nanos: 0 }),
+            ..status()
+        };
+        let text = StatusView::new(wire, &[]).text(now);
+        assert!(text.contains("Store:         takes no writes: no space left on device\n"), "{text}");
+        assert!(text.contains("Adopting:      leases held before, ends in 5m\n"), "{text}");
+        assert!(text.ends_with("\nEvery node is converged."), "{text}");
+    }
+
+    #[test]
+    fn json_names_are_stable() {
+        assert_eq!(
+            serde_json::to_value(StatusView::new(status(), &nodes())).unwrap(),
+            json!({
+                "cluster": "demo",
+                "version": "0.1.0",
+                "start_time": "1970-01-12T13:46:40Z",
+                "incarnation": "5eed",
+                "revision": 42,
+                "store_failure": null,
+                "adopting_until": null,
+                "networks": 1,
+                "leases": 3,
+                "watches": 2,
+                "nodes": 2,
+                "unconverged": [
+                    {"node": "b", "network": "blue", "reasons": ["has applied revision 41 of 42"]},
+                ],
+            })
+        );
+    }
+}
