@@ -2,5 +2,6 @@
 
 pub mod feed;
 pub mod identity;
+pub mod ledger;
 pub mod store;
 pub mod watch;

@@ -1,0 +1,181 @@
+//! What can be asked of the ledger, and what it decides.
+
+use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime};
+
+use loden_proto::model::{Endpoint, Epoch, InstanceId, LeaseName, Mtu, NetworkSpec, Pool, Subnets, Vni};
+use loden_proto::names::NetworkId;
+
+use crate::store::{Change, Guard};
+
+/// One wish. Who may have it is checked before it comes here.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Command {
+    /// Creates a network and claims its VNI.
+    CreateNetwork {
+        /// What is asked for.
+        spec: NetworkSpec,
+        /// A repeat with the same id within [`Command::REMEMBERED`] gets the first answer.
+        request_id: Option<String>,
+    },
+    /// Changes a network.
+    UpdateNetwork {
+        /// Which.
+        id: NetworkId,
+        /// Replaces the whole list; a pool in use may not disappear.
+        pools: Option<Vec<Pool>>,
+        /// `Some(None)`: each node's lower device decides again.
+        mtu: Option<Option<Mtu>>,
+    },
+    /// Deletes a network; its VNI cools down.
+    DeleteNetwork {
+        /// Which.
+        id: NetworkId,
+        /// Also when it has leases or reservations.
+        force: bool,
+    },
+    /// Gives a node its subnets: the ones it had, else its reservation's, else free ones.
+    AcquireLease {
+        /// Whose.
+        name: LeaseName,
+        /// Of the agent's state directory.
+        instance: InstanceId,
+        /// The subnets that the agent holds.
+        claim: Option<Subnets>,
+        /// Where it receives.
+        endpoint: Endpoint,
+    },
+    /// Extends a lease.
+    RenewLease {
+        /// Whose.
+        name: LeaseName,
+        /// `None`: the server renews for an open watch.
+        epoch: Option<Epoch>,
+    },
+    /// Publishes where a node receives. Extends the lease as well.
+    UpdateEndpoint {
+        /// Whose.
+        name: LeaseName,
+        /// As acquired.
+        epoch: Epoch,
+        /// Replaces the whole endpoint.
+        endpoint: Endpoint,
+    },
+    /// Gives subnets back; they cool down.
+    ReleaseLease {
+        /// Whose.
+        name: LeaseName,
+        /// `None`: an admin's, whatever the epoch is.
+        epoch: Option<Epoch>,
+    },
+    /// Takes an expired lease from the peers and holds it for its node.
+    ExpireLease {
+        /// Whose.
+        name: LeaseName,
+        /// Of its last change, as in [`Lease::revision`](super::Lease::revision).
+        revision: u64,
+    },
+    /// Binds subnets to a node.
+    CreateReservation {
+        /// Whose.
+        name: LeaseName,
+        /// Slots of the network's pools, at most one per family.
+        subnets: Subnets,
+        /// As in [`Self::CreateNetwork`].
+        request_id: Option<String>,
+    },
+    /// Removes a reservation; a lease on it stays and begins to expire.
+    DeleteReservation {
+        /// Whose.
+        name: LeaseName,
+    },
+    /// The store begins a new life: the first, or after it was lost or rolled back.
+    BeginIncarnation {
+        /// Random.
+        id: u128,
+        /// A life whose resume tokens are known though the store has lost it.
+        predecessor: Option<u128>,
+        /// Until then leases are collected from the agents that hold them.
+        adopt_until: Option<SystemTime>,
+    },
+    /// All leases are peers again.
+    EndAdoption,
+    /// Forgets what has cooled down and old requests, and finishes deletions that were begun.
+    Tidy,
+}
+
+impl Command {
+    /// How long a request id is remembered.
+    pub const REMEMBERED: Duration = Duration::from_secs(600);
+}
+
+/// What a decision depends on beside the ledger.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The time of day.
+    pub now: SystemTime,
+    /// What is configured.
+    pub defaults: &'a Defaults,
+    /// The server has just started and waits for its agents: new slots are given after this time.
+    pub settling: Option<Duration>,
+    /// Who is streaming.
+    pub streaming: &'a dyn Streaming,
+}
+
+/// Configured values.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Defaults {
+    /// How long a lease lives in a network that does not say.
+    pub lease_ttl: Duration,
+    /// How long a slot or VNI that was given back is kept from others.
+    pub cooldown: Duration,
+    /// VNIs to give to networks that ask for none.
+    pub vnis: Vec<RangeInclusive<Vni>>,
+    /// Whether loopback addresses are an underlay (fleets in one process).
+    pub allow_loopback: bool,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            lease_ttl: Duration::from_secs(24 * 3600),
+            cooldown: Duration::from_secs(3600),
+            vnis: vec![Vni::MIN..=Vni::MAX],
+            allow_loopback: false,
+        }
+    }
+}
+
+/// Which instance of a node has a watch open.
+pub trait Streaming {
+    /// The instance that streams with this lease, here or at any other replica.
+    fn instance(&self, lease: &LeaseName) -> Option<InstanceId>;
+}
+
+/// What is to be committed, and what to answer then.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Decision {
+    /// At most [`MAX_OPERATIONS`](crate::store::MAX_OPERATIONS), none twice. Empty: answer as soon as
+    /// everything that this decision was based on is committed.
+    pub changes: Vec<Change>,
+    /// What must still hold.
+    pub guards: Vec<Guard>,
+    /// The command is not finished by this one commit: decide it again once this is accepted, and answer
+    /// after the last. Each step leaves a ledger that is right by itself.
+    pub more: bool,
+    /// What is answered, from the ledger as it is after the commit.
+    pub want: Want,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Want {
+    /// This network.
+    Network(NetworkId),
+    /// This lease and its network.
+    Lease(LeaseName),
+    /// This reservation.
+    Reservation(LeaseName),
+    /// Only that it is done.
+    Nothing,
+}

@@ -1,0 +1,181 @@
+//! AcquireLease: a node gets its subnets.
+
+use std::collections::BTreeSet;
+
+use loden_proto::model::{Endpoint, Epoch, InstanceId, LeaseName, Subnets};
+use loden_proto::names::NodeId;
+
+use super::draft::{Draft, revision_of};
+use super::endpoint;
+use super::subnets::{Asking, Assignment, check_slots};
+use crate::ledger::Ledger;
+use crate::ledger::command::{Context, Decision, Want};
+use crate::ledger::key::RecordKey;
+use crate::ledger::network::{NetworkLedger, StoredLease};
+use crate::ledger::record::{ExpiryRecord, Incarnation, LeaseRecord, Stamp};
+use crate::ledger::refusal::Refusal;
+
+impl Ledger {
+    /// Gives a node its subnets. Repeating it changes nothing.
+    ///
+    /// A node whose reservation names other subnets than its lease moves to them when a new instance
+    /// acquires, or the lease had expired: nothing runs on the old ones then.
+    pub(super) fn acquire_lease(
+        &self,
+        name: &LeaseName,
+        instance: InstanceId,
+        claim: Option<&Subnets>,
+        endpoint: &Endpoint,
+        context: &Context<'_>,
+    ) -> Result<Decision, Refusal> {
+        let entry = self.open_network(&name.network)?;
+        if let Some(claim) = claim {
+            check_slots(entry, claim, "claim")?;
+        }
+        endpoint::check(endpoint, &entry.network, context.defaults)?;
+        if let Some(streaming) = context.streaming.instance(name).filter(|streaming| *streaming != instance) {
+            return Err(Refusal::AnotherInstance { lease: name.clone(), instance, streaming });
+        }
+        self.check_overlap(endpoint, name)?;
+        let current = entry.leases.get(&name.node);
+        let running = current.map(|lease| &lease.record).filter(|lease| {
+            lease.instance == instance && lease.held_since.is_none() && self.is_confirmed(lease)
+        });
+        let running = running.map(|lease| &lease.subnets);
+        if self.is_adopting() && claim.is_none() && running.is_none() {
+            return Err(
+                self.adopting("a claim to the subnets that the node holds is needed until then", context)
+            );
+        }
+        let overruled = self.overrule(entry, endpoint, name)?;
+
+        let assignment = if let Some(subnets) = running.filter(|_| self.is_adopting()) {
+            Assignment { subnets: *subnets, losers: BTreeSet::new() }
+        } else {
+            let own = current.map(|lease| lease.record.subnets);
+            let may_move = current
+                .is_none_or(|lease| lease.record.instance != instance || lease.record.held_since.is_some());
+            self.assign(entry, &Asking { name, claim, own, may_move }, context)?
+        };
+        let lease = self.lease_for(current, assignment.subnets, instance, endpoint, context);
+        let mut draft = Draft::default();
+        self.settle(&mut draft, entry, name, &assignment, context);
+        for other in overruled
+            .iter()
+            .filter(|other| !(other.network == name.network && assignment.losers.contains(&other.node)))
+        {
+            self.hold(&mut draft, other, context);
+        }
+        if current.is_none_or(|current| current.record != lease) {
+            let key = RecordKey::Lease(name.clone());
+            draft.put(&key, &lease, current.map(|current| current.revision));
+        }
+        self.extend(&mut draft, entry, &name.node, &lease.subnets, context);
+        draft.guard(&RecordKey::Network(name.network.clone()), Some(entry.revision()));
+        draft.guard(&RecordKey::Cluster, revision_of(self.cluster.as_ref()));
+        Ok(draft.finish(Want::Lease(name.clone())))
+    }
+
+    /// Leases that are in the way of an endpoint and lose, because their nodes have not confirmed them
+    /// since the store was lost. Any other in the way is a refusal.
+    fn overrule(
+        &self,
+        entry: &NetworkLedger,
+        endpoint: &Endpoint,
+        name: &LeaseName,
+    ) -> Result<BTreeSet<LeaseName>, Refusal> {
+        let mut overruled = BTreeSet::new();
+        for clash in self.clashes(entry, endpoint, name) {
+            let (_, other) = self.known_lease(&clash.owner)?;
+            if !self.is_adopting() || self.is_confirmed(&other.record) {
+                return Err(clash.into());
+            }
+            overruled.insert(clash.owner);
+        }
+        Ok(overruled)
+    }
+
+    fn lease_for(
+        &self,
+        current: Option<&StoredLease>,
+        subnets: Subnets,
+        instance: InstanceId,
+        endpoint: &Endpoint,
+        context: &Context<'_>,
+    ) -> LeaseRecord {
+        // The revision of this commit is higher than this one, whatever the lease was before it was
+        // released: epochs never go back.
+        let next = Epoch(self.revision.0 + 1);
+        let epoch = match current.map(|lease| &lease.record) {
+            Some(record) if record.instance == instance => record.epoch,
+            Some(record) => next.max(Epoch(record.epoch.0 + 1)),
+            None => next,
+        };
+        LeaseRecord {
+            subnets,
+            endpoint: endpoint.clone(),
+            epoch,
+            instance,
+            created: current.map_or_else(|| Stamp::from(context.now), |lease| lease.record.created),
+            held_since: None,
+            incarnation: self.cluster.as_ref().map_or(Incarnation(0), |cluster| cluster.record.incarnation),
+        }
+    }
+
+    /// Claims the assigned slots, ends the losers' leases, and lets what is left over cool down.
+    fn settle(
+        &self,
+        draft: &mut Draft,
+        entry: &NetworkLedger,
+        name: &LeaseName,
+        assignment: &Assignment,
+        context: &Context<'_>,
+    ) {
+        let until = Stamp::from(context.now).plus(context.defaults.cooldown);
+        let gets = |slot| assignment.subnets.iter().any(|subnet| subnet == slot);
+        for loser in &assignment.losers {
+            if let Some(lease) = entry.leases.get(loser) {
+                draft.end_lease(entry, loser, lease, until, gets);
+            }
+        }
+        let own: Vec<_> =
+            entry.leases.get(&name.node).iter().flat_map(|lease| lease.record.subnets.iter()).collect();
+        for slot in own.iter().filter(|slot| !gets(**slot)) {
+            draft.vacate(entry, *slot, &name.node, until);
+        }
+        for slot in assignment.subnets.iter().filter(|slot| !own.contains(slot)) {
+            draft.claim(entry, slot, |record| {
+                record.lease = Some(name.node.clone());
+                record.cooling = None;
+            });
+        }
+    }
+
+    /// Takes a lease from the peers and keeps it for its node.
+    pub(super) fn hold(&self, draft: &mut Draft, name: &LeaseName, context: &Context<'_>) {
+        let Ok((entry, lease)) = self.known_lease(name) else { return };
+        let record = LeaseRecord { held_since: Some(context.now.into()), ..lease.record.clone() };
+        draft.put(&RecordKey::Lease(name.clone()), &record, Some(lease.revision));
+        draft.delete_expiry(entry, &name.node, lease);
+    }
+
+    /// Extends a lease with these subnets, unless what is on disk covers one more lifetime. The lease is
+    /// guarded, or put in the same draft.
+    pub(super) fn extend(
+        &self,
+        draft: &mut Draft,
+        entry: &NetworkLedger,
+        node: &NodeId,
+        subnets: &Subnets,
+        context: &Context<'_>,
+    ) {
+        let ttl = entry.lease_ttl(context.defaults.lease_ttl);
+        let now = Stamp::from(context.now);
+        let covered = entry.leases.get(node).is_some_and(|lease| lease.covers(now.plus(ttl)));
+        if covered || entry.binds(node, subnets) {
+            return;
+        }
+        let expires = now.plus(ttl.saturating_add(ttl / 4));
+        draft.put_over(&RecordKey::Expiry(entry.name(node)), &ExpiryRecord { expires });
+    }
+}

@@ -1,0 +1,120 @@
+//! A decision in the making: each record at most once, each change with its guard.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use loden_proto::names::NodeId;
+use serde::Serialize;
+
+use crate::ledger::command::{Decision, Want};
+use crate::ledger::key::RecordKey;
+use crate::ledger::network::{NetworkLedger, StoredLease};
+use crate::ledger::record::{Cooling, SlotRecord, Stamp, Stored, encode};
+use crate::store::{Change, Guard, Key, Revision};
+
+#[derive(Default)]
+pub(super) struct Draft {
+    changes: BTreeMap<Key, Change>,
+    guards: BTreeMap<Key, Guard>,
+}
+
+impl Draft {
+    /// The record must be as it is now: of this revision, or absent.
+    pub(super) fn guard(&mut self, key: &RecordKey, now: Option<Revision>) {
+        let key = key.key();
+        let guard = match now {
+            Some(revision) => Guard::Unchanged { key: key.clone(), revision },
+            None => Guard::Absent(key.clone()),
+        };
+        self.guards.insert(key, guard);
+    }
+
+    /// Puts a record that is as it is now.
+    pub(super) fn put(&mut self, key: &RecordKey, record: &impl Serialize, now: Option<Revision>) {
+        self.guard(key, now);
+        self.put_over(key, record);
+    }
+
+    /// Puts a record, whatever it is now: something else that is guarded decides over it.
+    pub(super) fn put_over(&mut self, key: &RecordKey, record: &impl Serialize) {
+        let key = key.key();
+        self.changes.insert(key.clone(), Change::Put { key, value: encode(record) });
+    }
+
+    /// Deletes a record that is as it is now.
+    pub(super) fn delete(&mut self, key: &RecordKey, now: Revision) {
+        self.guard(key, Some(now));
+        self.delete_over(key);
+    }
+
+    /// Deletes a record, whatever it is now: something else that is guarded decides over it.
+    pub(super) fn delete_over(&mut self, key: &RecordKey) {
+        let key = key.key();
+        self.changes.insert(key.clone(), Change::Delete { key });
+    }
+
+    /// Changes the claim to a slot.
+    pub(super) fn claim(&mut self, entry: &NetworkLedger, slot: IpNet, change: impl FnOnce(&mut SlotRecord)) {
+        let claim = entry.slots.claim(slot);
+        let mut record = claim.map(|claim| claim.record.clone()).unwrap_or_default();
+        change(&mut record);
+        let key = RecordKey::Slot(entry.network.id.clone(), slot);
+        let now = claim.map(|claim| claim.revision);
+        match now {
+            Some(now) if record == SlotRecord::default() => self.delete(&key, now),
+            _ => self.put(&key, &record, now),
+        }
+    }
+
+    /// A node gives up a slot: it cools down until a time.
+    pub(super) fn vacate(&mut self, entry: &NetworkLedger, slot: IpNet, node: &NodeId, until: Stamp) {
+        self.claim(entry, slot, |record| {
+            record.lease = None;
+            record.cooling = Some(Cooling { until, node: node.clone() });
+        });
+    }
+
+    /// Ends a lease, except for the slots in `kept`, which the caller claims.
+    pub(super) fn end_lease(
+        &mut self,
+        entry: &NetworkLedger,
+        node: &NodeId,
+        lease: &StoredLease,
+        until: Stamp,
+        kept: impl Fn(IpNet) -> bool,
+    ) {
+        self.delete(&RecordKey::Lease(entry.name(node)), lease.revision);
+        self.delete_expiry(entry, node, lease);
+        for slot in lease.record.subnets.iter().filter(|slot| !kept(*slot)) {
+            self.vacate(entry, slot, node, until);
+        }
+    }
+
+    /// Deletes a lease's expiry; the lease is guarded.
+    pub(super) fn delete_expiry(&mut self, entry: &NetworkLedger, node: &NodeId, lease: &StoredLease) {
+        if lease.expiry.is_some() {
+            self.delete_over(&RecordKey::Expiry(entry.name(node)));
+        }
+    }
+
+    /// How many changes there are.
+    pub(super) fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// The decision; without changes there is nothing to guard.
+    pub(super) fn finish(self, want: Want) -> Decision {
+        let guards = if self.len() == 0 { Vec::new() } else { self.guards.into_values().collect() };
+        Decision { changes: self.changes.into_values().collect(), guards, more: false, want }
+    }
+
+    /// The decision of one step of several.
+    pub(super) fn step(self, want: Want) -> Decision {
+        Decision { more: true, ..self.finish(want) }
+    }
+}
+
+/// The revision of what is stored, if it is.
+pub(super) fn revision_of<T>(stored: Option<&Stored<T>>) -> Option<Revision> {
+    stored.map(|stored| stored.revision)
+}

@@ -1,0 +1,124 @@
+//! Where a node says it receives: checked against the network, the pools, and all other nodes.
+
+use std::net::IpAddr;
+
+use loden_proto::InvalidValue;
+use loden_proto::model::{Backend, Endpoint, LeaseName, Network, VxlanReceiver, check_underlay};
+
+use crate::ledger::Ledger;
+use crate::ledger::command::Defaults;
+use crate::ledger::network::NetworkLedger;
+use crate::ledger::refusal::{Named, Refusal};
+
+/// A MAC or underlay address that another node's active lease has.
+pub(super) struct Clash {
+    pub(super) field: String,
+    pub(super) value: String,
+    pub(super) owner: LeaseName,
+    pub(super) within: &'static str,
+}
+
+impl From<Clash> for Refusal {
+    fn from(clash: Clash) -> Self {
+        let Clash { field, value, owner, within } = clash;
+        Self::Taken { field, value, owner: Named::Lease(owner), within }
+    }
+}
+
+/// Checks what needs no other node: addresses that peers can send to, receivers that are the network's.
+pub(super) fn check(endpoint: &Endpoint, network: &Network, defaults: &Defaults) -> Result<(), InvalidValue> {
+    if endpoint.addresses().next().is_none() {
+        return Err(
+            InvalidValue::new("", "an IPv4 or IPv6 underlay address is required").at("endpoint.address_v4")
+        );
+    }
+    for address in endpoint.addresses() {
+        let rule = check_underlay(address).or_else(|| {
+            let refused = address.is_loopback() && !defaults.allow_loopback;
+            refused.then_some("is a loopback address; the server's configuration does not allow them")
+        });
+        if let Some(rule) = rule {
+            return Err(InvalidValue::new(address, rule).at(field_of(address)));
+        }
+    }
+    for (index, vtep) in endpoint.vteps().enumerate() {
+        check_vtep(vtep, endpoint, network)
+            .map_err(|invalid| invalid.at(format!("endpoint.receivers[{index}].vxlan")))?;
+    }
+    Ok(())
+}
+
+fn check_vtep(vtep: &VxlanReceiver, endpoint: &Endpoint, network: &Network) -> Result<(), InvalidValue> {
+    let Backend::Vxlan(vxlan) = network.backend else {
+        let rule = format!("is not taken: the backend of the network {} only allocates", network.id);
+        return Err(InvalidValue::new(vtep.mac, rule).at("mac"));
+    };
+    if vtep.vni != network.vni {
+        let rule = format!("must be {}, the VNI of the network {}", network.vni, network.id);
+        return Err(InvalidValue::new(vtep.vni, rule).at("vni"));
+    }
+    if vtep.port != vxlan.port {
+        let rule = format!("must be {}, the UDP port of the network {}", vxlan.port, network.id);
+        return Err(InvalidValue::new(vtep.port, rule).at("port"));
+    }
+    if vtep.gbp != vxlan.gbp {
+        let rule = format!("must be {}, as in the network {}", vxlan.gbp, network.id);
+        return Err(InvalidValue::new(vtep.gbp, rule).at("gbp"));
+    }
+    if endpoint.address(vtep.family).is_none() {
+        let rule = format!("needs an {} underlay address in the endpoint", vtep.family);
+        return Err(InvalidValue::new(vtep.family, rule).at("family"));
+    }
+    Ok(())
+}
+
+const fn field_of(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "endpoint.address_v4",
+        IpAddr::V6(_) => "endpoint.address_v6",
+    }
+}
+
+impl Ledger {
+    /// No pool of any network may contain the host's own underlay address.
+    pub(super) fn check_overlap(&self, endpoint: &Endpoint, name: &LeaseName) -> Result<(), Refusal> {
+        for address in endpoint.addresses() {
+            let below = self.pools.range(..=address).next_back();
+            if let Some((_, (pool, network))) = below.filter(|(_, (pool, _))| pool.contains(&address)) {
+                return Err(Refusal::OverlapsUnderlay {
+                    field: field_of(address).to_owned(),
+                    pool: *pool,
+                    network: network.clone(),
+                    address,
+                    node: name.node.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything of the endpoint that another node's active lease has: underlay addresses in any
+    /// network, MAC addresses in this one.
+    pub(super) fn clashes(&self, entry: &NetworkLedger, endpoint: &Endpoint, name: &LeaseName) -> Vec<Clash> {
+        let mut clashes = Vec::new();
+        for address in endpoint.addresses() {
+            let others = self.addresses.get(&address).into_iter().flatten();
+            clashes.extend(others.filter(|other| other.node != name.node).map(|other| Clash {
+                field: field_of(address).to_owned(),
+                value: address.to_string(),
+                owner: other.clone(),
+                within: "cluster",
+            }));
+        }
+        for (index, vtep) in endpoint.vteps().enumerate() {
+            let others = entry.macs.get(&vtep.mac).into_iter().flatten();
+            clashes.extend(others.filter(|other| **other != name.node).map(|other| Clash {
+                field: format!("endpoint.receivers[{index}].vxlan.mac"),
+                value: vtep.mac.to_string(),
+                owner: entry.name(other),
+                within: "network",
+            }));
+        }
+        clashes
+    }
+}

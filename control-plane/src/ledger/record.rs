@@ -1,0 +1,233 @@
+//! The records: what each key's value says, as JSON.
+//!
+//! A field that this version does not know makes a record unreadable: an older server must not drop what
+//! a newer one has written.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use loden_proto::model::{Backend, Endpoint, Epoch, InstanceId, LeaseName, Mtu, Network, Pool, Subnets, Vni};
+use loden_proto::names::{NetworkId, NodeId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::store::Revision;
+
+/// A time in whole milliseconds since 1970, as it is kept; times outside of that range are cut to it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(transparent)]
+pub(super) struct Stamp(u64);
+
+impl Stamp {
+    /// The time `after` this one.
+    pub(super) fn plus(self, after: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long it is from `earlier` until this time; nothing when it is past.
+    pub(super) const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl From<SystemTime> for Stamp {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl From<Stamp> for SystemTime {
+    fn from(stamp: Stamp) -> Self {
+        Self::UNIX_EPOCH + Duration::from_millis(stamp.0)
+    }
+}
+
+/// The identity of one life of the store, kept as 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Incarnation(pub(super) u128);
+
+impl TryFrom<String> for Incarnation {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        u128::from_str_radix(&text, 16).map(Self)
+    }
+}
+
+impl From<Incarnation> for String {
+    fn from(incarnation: Incarnation) -> Self {
+        format!("{:032x}", incarnation.0)
+    }
+}
+
+/// A record with the revision that last put it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Stored<T> {
+    pub(super) record: T,
+    pub(super) revision: Revision,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClusterRecord {
+    pub(super) incarnation: Incarnation,
+    pub(super) predecessors: Vec<Incarnation>,
+    pub(super) adopt_until: Option<Stamp>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NetworkRecord {
+    pub(super) pools: Vec<Pool>,
+    pub(super) vni: Vni,
+    pub(super) mtu: Option<Mtu>,
+    pub(super) backend: Backend,
+    pub(super) lease_ttl: Option<Duration>,
+    pub(super) created: Stamp,
+    /// Its deletion has begun: nothing new is put into it.
+    pub(super) deleting: bool,
+}
+
+impl NetworkRecord {
+    pub(super) fn network(&self, id: NetworkId, revision: Revision) -> Network {
+        Network {
+            id,
+            pools: self.pools.clone(),
+            vni: self.vni,
+            mtu: self.mtu,
+            backend: self.backend,
+            lease_ttl: self.lease_ttl,
+            created: self.created.into(),
+            revision: revision.0,
+        }
+    }
+}
+
+impl NetworkRecord {
+    /// The record of a network as it stands.
+    pub(super) fn of(network: &Network, deleting: bool) -> Self {
+        Self {
+            pools: network.pools.clone(),
+            vni: network.vni,
+            mtu: network.mtu,
+            backend: network.backend,
+            lease_ttl: network.lease_ttl,
+            created: network.created.into(),
+            deleting,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LeaseRecord {
+    pub(super) subnets: Subnets,
+    pub(super) endpoint: Endpoint,
+    pub(super) epoch: Epoch,
+    pub(super) instance: InstanceId,
+    pub(super) created: Stamp,
+    /// Expired at this time and kept for its node since.
+    pub(super) held_since: Option<Stamp>,
+    /// In which the node last acquired it.
+    pub(super) incarnation: Incarnation,
+}
+
+/// Beside the lease, so that a renewal touches nothing that a watcher sees.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExpiryRecord {
+    pub(super) expires: Stamp,
+}
+
+/// Who may use a slot. A slot without a record is free.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SlotRecord {
+    pub(super) lease: Option<NodeId>,
+    pub(super) reserved: Option<NodeId>,
+    pub(super) cooling: Option<Cooling>,
+}
+
+/// Given back a while ago: only the last holder may have it before the time.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cooling {
+    pub(super) until: Stamp,
+    pub(super) node: NodeId,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VniRecord {
+    /// Whose it is, or was.
+    pub(super) network: NetworkId,
+    /// The network is gone; free for others at this time.
+    pub(super) cooling_until: Option<Stamp>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReservationRecord {
+    pub(super) subnets: Subnets,
+    pub(super) created: Stamp,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RequestRecord {
+    /// What the request made.
+    pub(super) made: Made,
+    /// Hash of the request's content.
+    pub(super) content: String,
+    /// Forgotten after this time.
+    pub(super) until: Stamp,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Made {
+    Network(NetworkId),
+    Reservation(LeaseName),
+}
+
+/// The record that serialises changes to the set of networks: it says nothing.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CatalogRecord {}
+
+pub(super) fn encode(record: &impl Serialize) -> Bytes {
+    // Invariant: records are structs of strings and numbers, which JSON always takes.
+    serde_json::to_vec(record).expect("a record is always JSON").into()
+}
+
+pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_field_makes_a_record_unreadable() {
+        assert!(decode::<ExpiryRecord>(br#"{"expires":5}"#).is_ok());
+        assert!(decode::<ExpiryRecord>(br#"{"expires":5,"grace":1}"#).is_err());
+    }
+
+    #[test]
+    fn times_outside_of_the_range_are_cut_to_it() {
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(Stamp::from(before), Stamp(0));
+        assert_eq!(Stamp(5).plus(Duration::MAX), Stamp(u64::MAX));
+        assert_eq!(Stamp::from(SystemTime::from(Stamp(u64::MAX))), Stamp(u64::MAX));
+    }
+
+    #[test]
+    fn an_incarnation_is_hexadecimal() {
+        assert_eq!(encode(&Incarnation(0xab)), "\"000000000000000000000000000000ab\"");
+        assert_eq!(decode::<Incarnation>(b"\"ab\"").unwrap(), Incarnation(0xab));
+        assert!(decode::<Incarnation>(b"\"g\"").is_err());
+    }
+}
