@@ -145,6 +145,13 @@ impl Feeds {
         self.shared.judge(network, token)
     }
 
+    /// The revision of a network's newest change; `None` if there is no such network. Right after a start it
+    /// is the store's revision.
+    #[must_use]
+    pub fn last_change(&self, network: &NetworkId) -> Option<u64> {
+        self.network(network).map(|feed| feed.last_change())
+    }
+
     /// The life of the store, as watchers see it.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {

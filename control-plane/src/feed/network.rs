@@ -125,6 +125,11 @@ impl NetworkFeed {
         Self { id, shared, state: Mutex::new(state), bell: watch::Sender::new(0) }
     }
 
+    /// The revision of the newest change.
+    pub(super) fn last_change(&self) -> u64 {
+        self.state().last.revision
+    }
+
     /// Rings when there may be something to pull.
     pub(crate) fn bell(&self) -> watch::Receiver<u64> {
         self.bell.subscribe()
