@@ -153,10 +153,10 @@ fn change_ipv6(tables: &mut Tables, name: DeviceName, before: bool, now: bool) {
             *value = key.setting.wanted();
         }
     }
-    if before != now {
-        if let Some(device) = tables.devices.get_mut(&name) {
-            device.no_link_local = before;
-        }
+    if before != now
+        && let Some(device) = tables.devices.get_mut(&name)
+    {
+        device.no_link_local = before;
     }
     if now && !before {
         tables.sysctls.retain(|key, _| !v6(key));
