@@ -1,9 +1,30 @@
 //! The node agent: follows a network's peers and programs the kernel.
+//!
+//! ```text
+//!  control plane ──stream──▶ session ──▶ peers ──▶ state on disk ──▶ datapath ──▶ kernel
+//!       ▲                                             │                              │
+//!       └── lease, endpoint, status ◀── reconcile ◀───┴── start without server ◀─────┘ hints
+//! ```
+//!
+//! Unknown is not empty, and whatever fails, what forwards keeps forwarding.
 
+pub mod agent;
+pub mod config;
+mod control;
+mod follow;
+pub mod iface;
+mod lease;
+mod metrics;
 pub mod peers;
+mod program;
+mod reconcile;
+mod report;
 pub mod session;
 pub mod state;
+pub mod status;
 pub mod subnet_file;
 
 #[cfg(test)]
 pub(crate) mod testing;
+
+pub use agent::{Agent, AgentConfig, AgentError, Connection};

@@ -1,2 +1,86 @@
-//! Placeholder.
-fn main() {}
+//! `loden-agent`: wires the agent to the kernel and waits.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, bail};
+use loden_agent::agent::{Agent, Connection};
+use loden_agent::config::{Command, Flags};
+use loden_datapath::Kernel;
+use loden_process::{completions, exit, operations, settings, signals};
+use loden_transport::{ConnectOptions, Credentials, Role, connect_lazy};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// Read when it is there and no other is given.
+const CONFIG_FILE: &str = "/etc/loden/agent.toml";
+
+fn main() -> ExitCode {
+    let files = [PathBuf::from(CONFIG_FILE)];
+    let flags: Flags = settings::load(&files);
+    let done = match &flags.command {
+        Some(Command::Completions { shell }) => {
+            let command = settings::command::<Flags>(&files);
+            completions::write(*shell, command, &mut std::io::stdout()).map_err(Into::into)
+        }
+        None => flags.log.init().map_err(Into::into).and_then(|()| run(&flags)),
+    };
+    match done {
+        Ok(()) => exit::OK.into(),
+        Err(error) => {
+            eprintln!("loden-agent: {error:#}");
+            exit::FAILED.into()
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(flags: &Flags) -> anyhow::Result<()> {
+    let shutdown = signals::shutdown()?;
+    let credentials = Credentials::watched(&flags.identity)?;
+    let Role::Node(node) = credentials.id().role else {
+        bail!("{}: the identity is {}, not a node's", flags.identity.display(), credentials.id());
+    };
+    let options = ConnectOptions {
+        user_agent: concat!("loden-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..ConnectOptions::default()
+    };
+    let channel = connect_lazy(&flags.server, &credentials, &options)?;
+    let listener = TcpListener::bind(flags.operations)
+        .await
+        .with_context(|| format!("cannot listen on {} for operations", flags.operations))?;
+
+    let mut agent = Agent::start(flags.agent(), &Connection { node, channel }, |_| Kernel::open())?;
+    let mut registry = Registry::default();
+    agent.register(&mut registry);
+    let readiness = agent.readiness();
+    let (ending, ended) = watch::channel(());
+    let stopped = {
+        let mut ended = ended.clone();
+        async move { drop(ended.changed().await) }
+    };
+    let metrics = Arc::new(Mutex::new(registry));
+    let operations = tokio::spawn(operations::serve(listener, readiness.clone(), metrics, stopped));
+    tokio::spawn(announce(readiness));
+
+    let result = agent.run(async {
+        let signal = shutdown.await;
+        info!(signal, "ending; forwarding stays as it is");
+    });
+    let result = result.await;
+    drop(ending);
+    operations.await??;
+    Ok(result?)
+}
+
+/// Tells the service manager when the agent is ready for the first time.
+async fn announce(mut readiness: watch::Receiver<operations::Readiness>) {
+    if readiness.wait_for(|readiness| readiness.ready).await.is_ok()
+        && let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready])
+    {
+        warn!(%error, "the service manager could not be told");
+    }
+}

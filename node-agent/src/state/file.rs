@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use loden_proto::model::{Network, Peer};
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{Held, Kept};
@@ -126,15 +127,18 @@ impl NetworkFile {
         Ok(true)
     }
 
-    /// Keeps a whole state, durable when it returns. Blocks on the disk.
+    /// Keeps a whole state, durable when it returns.
     ///
     /// # Errors
     /// The disk refuses; what was there stays.
-    pub fn rewrite(&mut self, content: &Content) -> io::Result<()> {
-        super::replace(&self.path, &content.0)?;
-        self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
+    pub async fn rewrite(&mut self, content: Content) -> io::Result<()> {
+        self.file = None;
+        let path = self.path.clone();
         self.base = content.0.len() as u64;
         self.changes = 0;
+        let replaced = spawn_blocking(move || super::replace(&path, &content.0)).await;
+        replaced.map_err(io::Error::other)??;
+        self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
         Ok(())
     }
 }

@@ -27,11 +27,11 @@ fn delta(number: u8) -> Delta {
 }
 
 /// Writes a base and three changes; answers the states in between and the file.
-fn written(dir: &StateDir) -> (Vec<Kept>, PathBuf) {
+async fn written(dir: &StateDir) -> (Vec<Kept>, PathBuf) {
     let (mut file, kept) = dir.network(&network().id);
     assert_eq!(kept, Kept::default());
     let mut kept = Kept { lease: Some((held(), network())), peers: Some(set(&[1, 2])) };
-    file.rewrite(&Content::of(kept.lease.as_ref(), kept.peers.as_ref()).unwrap()).unwrap();
+    file.rewrite(Content::of(kept.lease.as_ref(), kept.peers.as_ref()).unwrap()).await.unwrap();
     let mut states = vec![kept.clone()];
     for number in [3, 4] {
         assert!(file.append(&delta(number)).unwrap());
@@ -53,19 +53,19 @@ fn read_back(bytes: &[u8]) -> Kept {
     file::read(bytes).map(|(kept, _)| kept).unwrap_or_default()
 }
 
-#[test]
-fn what_was_kept_is_read_back() {
+#[tokio::test]
+async fn what_was_kept_is_read_back() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
-    let (states, _) = written(&dir);
+    let (states, _) = written(&dir).await;
     assert_eq!(dir.network(&network().id).1, states[3]);
 }
 
-#[test]
-fn a_file_cut_anywhere_is_no_state_or_a_whole_earlier_one() {
+#[tokio::test]
+async fn a_file_cut_anywhere_is_no_state_or_a_whole_earlier_one() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
-    let (states, path) = written(&dir);
+    let (states, path) = written(&dir).await;
     let bytes = fs::read(&path).unwrap();
     let mut seen = Vec::new();
     for length in 0..bytes.len() {
@@ -79,11 +79,11 @@ fn a_file_cut_anywhere_is_no_state_or_a_whole_earlier_one() {
     assert_eq!(seen, [vec![Kept::default()], states[..3].to_vec()].concat());
 }
 
-#[test]
-fn a_changed_byte_is_never_read_as_something_else() {
+#[tokio::test]
+async fn a_changed_byte_is_never_read_as_something_else() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
-    let (states, path) = written(&dir);
+    let (states, path) = written(&dir).await;
     let bytes = fs::read(&path).unwrap();
     for index in 0..bytes.len() {
         for bit in [0x01, 0x20, 0x80] {
@@ -96,33 +96,32 @@ fn a_changed_byte_is_never_read_as_something_else() {
     assert_eq!(read_back(&bytes), states[3]);
 }
 
-#[test]
-fn a_torn_or_damaged_file_is_replaced_before_it_is_appended_to() {
+#[tokio::test]
+async fn a_torn_or_damaged_file_is_replaced_before_it_is_appended_to() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
-    let (states, path) = written(&dir);
+    let (states, path) = written(&dir).await;
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     let (mut file, mut kept) = dir.network(&network().id);
     assert_eq!(kept, states[2]);
     assert!(!file.append(&delta(5)).unwrap());
     kept.peers.as_mut().unwrap().apply(Update::Delta(delta(5)));
-    file.rewrite(&Content::of(kept.lease.as_ref(), kept.peers.as_ref()).unwrap()).unwrap();
+    file.rewrite(Content::of(kept.lease.as_ref(), kept.peers.as_ref()).unwrap()).await.unwrap();
     assert!(file.append(&delta(6)).unwrap());
     kept.peers.as_mut().unwrap().apply(Update::Delta(delta(6)));
     assert_eq!(dir.network(&network().id).1, kept);
 }
 
-#[test]
-fn changes_that_outgrow_the_base_ask_for_a_new_one() {
+#[tokio::test]
+async fn changes_that_outgrow_the_base_ask_for_a_new_one() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
     let (mut file, _) = dir.network(&network().id);
-    let content = Content::of(None, Some(&set(&[1]))).unwrap();
-    file.rewrite(&content).unwrap();
+    file.rewrite(Content::of(None, Some(&set(&[1]))).unwrap()).await.unwrap();
     let appended = (0..).take_while(|_| file.append(&delta(2)).unwrap()).take(10_000).count();
     assert!((100..1000).contains(&appended), "{appended}");
-    file.rewrite(&content).unwrap();
+    file.rewrite(Content::of(None, Some(&set(&[1]))).unwrap()).await.unwrap();
     assert!(file.append(&delta(2)).unwrap());
 }
 

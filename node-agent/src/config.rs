@@ -1,0 +1,180 @@
+//! The flags of `loden-agent`; the same names serve the environment and the file.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueHint};
+use loden_process::completions::Shell;
+use loden_process::exit::DAEMON_HELP;
+use loden_process::logging::LogArgs;
+use loden_proto::names::NetworkId;
+use loden_transport::ServerAddress;
+use regex::Regex;
+
+use crate::agent::AgentConfig;
+use crate::iface::Selection;
+use crate::session::Timing;
+
+/// Follows the peers of a network and programs the kernel's forwarding.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "loden-agent", version, after_help = DAEMON_HELP, subcommand_negates_reqs = true)]
+pub struct Flags {
+    /// Something else to do than to run
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Control plane to connect to, host or host:port; repeat it for several
+    #[arg(long, env = "LODEN_SERVER", value_name = "ADDRESS", value_delimiter = ',', required = true)]
+    pub server: Vec<ServerAddress>,
+
+    /// Directory with this node's identity: ca.crt, tls.crt, tls.key
+    #[arg(
+        long,
+        env = "LODEN_IDENTITY",
+        value_name = "DIR",
+        default_value = "/var/lib/loden/agent/identity",
+        value_hint = ValueHint::DirPath
+    )]
+    pub identity: PathBuf,
+
+    /// Network to be part of; repeat it for several, the subnet file is the first one's
+    #[arg(
+        long,
+        env = "LODEN_NETWORK",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "default"
+    )]
+    pub network: Vec<NetworkId>,
+
+    /// Where the agent keeps what it has to know after a restart
+    #[arg(
+        long,
+        env = "LODEN_STATE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/loden/agent",
+        value_hint = ValueHint::DirPath
+    )]
+    pub state_dir: PathBuf,
+
+    /// File that CNI plugins read, as flannel's
+    #[arg(
+        long,
+        env = "LODEN_SUBNET_FILE",
+        value_name = "FILE",
+        default_value = "/run/flannel/subnet.env",
+        value_hint = ValueHint::FilePath
+    )]
+    pub subnet_file: PathBuf,
+
+    /// Interface to send over, by name or address; repeat it, the first that fits is taken
+    #[arg(long, env = "LODEN_IFACE", value_name = "NAME|ADDRESS", value_delimiter = ',')]
+    pub iface: Vec<String>,
+
+    /// The same by pattern: addresses are tried first, then names
+    #[arg(long, env = "LODEN_IFACE_REGEX", value_name = "REGEX")]
+    pub iface_regex: Vec<Regex>,
+
+    /// The interface over which this address is reached
+    #[arg(long, env = "LODEN_IFACE_CAN_REACH", value_name = "ADDRESS")]
+    pub iface_can_reach: Option<IpAddr>,
+
+    /// IPv4 address that peers send to, where it is not the interface's own (NAT)
+    #[arg(long, env = "LODEN_PUBLIC_IP", value_name = "ADDRESS")]
+    pub public_ip: Option<Ipv4Addr>,
+
+    /// IPv6 address that peers send to, where it is not the interface's own
+    #[arg(long, env = "LODEN_PUBLIC_IPV6", value_name = "ADDRESS")]
+    pub public_ipv6: Option<Ipv6Addr>,
+
+    /// Where /livez, /readyz and /metrics are served
+    #[arg(long, env = "LODEN_OPERATIONS", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7481")]
+    pub operations: SocketAddr,
+
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Something else to do than to run.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+impl Flags {
+    /// What the agent itself is told.
+    #[must_use]
+    pub fn agent(&self) -> AgentConfig {
+        AgentConfig {
+            networks: self.network.clone(),
+            state_dir: self.state_dir.clone(),
+            subnet_file: Some(self.subnet_file.clone()),
+            selection: Selection {
+                names: self.iface.clone(),
+                patterns: self.iface_regex.clone(),
+                can_reach: self.iface_can_reach,
+                public_v4: self.public_ip,
+                public_v6: self.public_ipv6,
+            },
+            timing: Timing::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use loden_process::settings;
+
+    use super::*;
+
+    fn load(line: &[&str], file: &str) -> Result<Flags, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, file).unwrap();
+        let line = ["loden-agent"].iter().chain(line);
+        settings::load_from(line, &[path]).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_is_all_that_is_needed() {
+        let flags = load(&["--server", "cp"], "").unwrap();
+        assert_eq!(flags.agent().networks, ["default".parse().unwrap()]);
+        assert_eq!(flags.state_dir, PathBuf::from("/var/lib/loden/agent"));
+        assert!(load(&[], "").unwrap_err().contains("--server"));
+    }
+
+    #[test]
+    fn the_file_has_the_flags_names_and_no_others() {
+        let file = "server = [\"a\", \"b:1\"]\nnetwork = [\"blue\"]\niface = [\"eth0\", \"192.0.2.1\"]\n";
+        let flags = load(&[], file).unwrap();
+        assert_eq!(flags.server.len(), 2);
+        assert_eq!(flags.agent().selection.names, ["eth0", "192.0.2.1"]);
+        let error = load(&["--server", "cp"], "stat-dir = \"/x\"\n").unwrap_err();
+        assert!(error.contains("stat-dir") && error.contains("state-dir"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named() {
+        let error = load(&["--server", "cp", "--network", "Blue"], "").unwrap_err();
+        assert!(error.contains("Blue") && error.contains("DNS label"), "{error}");
+        let error = load(&["--server", "cp", "--iface-regex", "("], "").unwrap_err();
+        assert!(error.contains("iface-regex"), "{error}");
+    }
+
+    #[test]
+    fn completions_need_no_server() {
+        let flags = load(&["completions", "bash"], "").unwrap();
+        assert!(matches!(flags.command, Some(Command::Completions { shell: Shell::Bash })));
+    }
+}

@@ -1,0 +1,166 @@
+//! The control plane as the agent sees it: five calls, read into the model.
+//!
+//! One connection serves all networks; a handle is cheap to clone.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use loden_proto::convert::{self, parse_subnets};
+use loden_proto::model::{Endpoint, Epoch, InstanceId, LeaseName, Network, Subnets};
+use loden_proto::v1::lease_service_client::LeaseServiceClient;
+use loden_proto::v1::peer_service_client::PeerServiceClient;
+use loden_proto::v1::watch_peers_response::Update as Wire;
+use loden_proto::{InvalidValue, names, v1};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status, Streaming};
+
+use crate::peers::{self, Delta, Token};
+use crate::session::{Message, SnapshotEnd};
+use crate::state::Held;
+
+/// For an answer to a call that is no stream.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What an acquire gave.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Granted {
+    pub(crate) held: Held,
+    pub(crate) network: Network,
+    /// None: it never expires.
+    pub(crate) expires: Option<SystemTime>,
+}
+
+/// The control plane, for one lease.
+#[derive(Clone, Debug)]
+pub(crate) struct ControlPlane {
+    leases: LeaseServiceClient<Channel>,
+    peers: PeerServiceClient<Channel>,
+    lease: LeaseName,
+    instance: InstanceId,
+}
+
+impl ControlPlane {
+    pub(crate) fn new(channel: Channel, lease: LeaseName, instance: InstanceId) -> Self {
+        Self {
+            leases: LeaseServiceClient::new(channel.clone()),
+            peers: PeerServiceClient::new(channel),
+            lease,
+            instance,
+        }
+    }
+
+    pub(crate) async fn acquire(
+        &mut self,
+        claim: Option<Subnets>,
+        endpoint: &Endpoint,
+    ) -> Result<Granted, Status> {
+        let request = v1::AcquireLeaseRequest {
+            network: names::network(&self.lease.network),
+            instance_id: self.instance.to_string(),
+            claim: claim.iter().flat_map(Subnets::iter).map(|subnet| subnet.to_string()).collect(),
+            endpoint: Some(endpoint.into()),
+        };
+        let answer = answered(self.leases.acquire_lease(request)).await?;
+        granted(answer).map_err(unreadable)
+    }
+
+    /// Answers until when the lease lives now; none: for ever.
+    pub(crate) async fn renew(&mut self, epoch: Epoch) -> Result<Option<SystemTime>, Status> {
+        let request = v1::RenewLeaseRequest { name: self.lease.to_string(), epoch: epoch.0 };
+        let lease = answered(self.leases.renew_lease(request)).await?;
+        expires(&lease).map_err(unreadable)
+    }
+
+    pub(crate) async fn update_endpoint(&mut self, epoch: Epoch, endpoint: &Endpoint) -> Result<(), Status> {
+        let request = v1::UpdateEndpointRequest {
+            name: self.lease.to_string(),
+            epoch: epoch.0,
+            endpoint: Some(endpoint.into()),
+        };
+        answered(self.leases.update_endpoint(request)).await.map(drop)
+    }
+
+    pub(crate) async fn watch(
+        mut self,
+        resume: Option<Token>,
+    ) -> Result<Streaming<v1::WatchPeersResponse>, Status> {
+        let request = v1::WatchPeersRequest {
+            network: names::network(&self.lease.network),
+            resume_token: resume.map(Into::into).unwrap_or_default(),
+            instance_id: self.instance.to_string(),
+        };
+        self.peers.watch_peers(request).await.map(Response::into_inner)
+    }
+
+    /// Answers when to report again.
+    pub(crate) async fn report(&mut self, report: v1::ReportStatusRequest) -> Result<Duration, Status> {
+        let answer = answered(self.peers.report_status(report)).await?;
+        let next = answer.next_report.ok_or_else(|| InvalidValue::missing("next_report"));
+        next.and_then(convert::duration_from).map_err(unreadable)
+    }
+}
+
+async fn answered<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    match timeout(ANSWER, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", ANSWER.as_secs()))),
+    }
+}
+
+fn granted(answer: v1::AcquireLeaseResponse) -> Result<Granted, InvalidValue> {
+    let lease = answer.lease.ok_or_else(|| InvalidValue::missing("lease"))?;
+    let network = answer.network.ok_or_else(|| InvalidValue::missing("network"))?;
+    let subnets = parse_subnets(&lease.subnets, "subnets").map_err(|invalid| invalid.at("lease"))?;
+    let expires = expires(&lease).map_err(|invalid| invalid.at("lease"))?;
+    let network = Network::try_from(network).map_err(|invalid| invalid.at("network"))?;
+    Ok(Granted { held: Held { subnets, epoch: Epoch(lease.epoch) }, network, expires })
+}
+
+fn expires(lease: &v1::Lease) -> Result<Option<SystemTime>, InvalidValue> {
+    let expires = lease.expire_time.map(convert::timestamp_from).transpose();
+    expires.map_err(|invalid| invalid.at("expire_time"))
+}
+
+/// Reads a message of the watch. A peer that cannot be read is set aside.
+///
+/// # Errors
+/// The message as such cannot be read.
+pub(crate) fn message(wire: v1::WatchPeersResponse) -> Result<Message, Status> {
+    let token = Some(wire.resume_token).filter(|token| !token.is_empty()).map(Token::from);
+    let update = wire.update.ok_or_else(|| unreadable(InvalidValue::missing("update")))?;
+    let network = |network: Option<v1::Network>| {
+        let network = network.map(Network::try_from).transpose();
+        network.map_err(|invalid| unreadable(invalid.at("network")))
+    };
+    Ok(match update {
+        Wire::Snapshot(page) => {
+            let (peers, refused) = peers::parse(page.peers);
+            let end = if page.last {
+                let missing = |field| unreadable(InvalidValue::missing(field).at("snapshot"));
+                Some(SnapshotEnd {
+                    network: network(page.network)?.ok_or_else(|| missing("network"))?,
+                    adopting: page.adopting,
+                    token: token.ok_or_else(|| missing("resume_token"))?,
+                })
+            } else {
+                None
+            };
+            Message::Snapshot { peers, refused, end }
+        }
+        Wire::Delta(page) => {
+            let (upserts, refused) = peers::parse(page.upserts);
+            let network = network(page.network)?;
+            let part = Delta { upserts, refused, removed: page.removed, network, token };
+            Message::Delta { part, last: page.last }
+        }
+        Wire::Heartbeat(heartbeat) => {
+            let interval = heartbeat.interval.map(convert::duration_from).transpose().map_err(unreadable)?;
+            Message::Heartbeat { interval, adopting: heartbeat.adopting, token }
+        }
+    })
+}
+
+fn unreadable(invalid: InvalidValue) -> Status {
+    Status::new(Code::DataLoss, format!("the server's answer cannot be read: {invalid}"))
+}

@@ -1,0 +1,233 @@
+//! Which interface the tunnels go over: a pure choice from what the host looks like.
+//!
+//! ```text
+//! any of --iface, --iface-regex, --iface-can-reach given:
+//!     all --iface in order ─▶ regexes ─▶ can-reach ─▶ the first that fits, or an error
+//! none given: the default route with the lowest metric, IPv4 before IPv6
+//! ```
+//!
+//! As in flannel, without its traps: metrics and several next hops are looked
+//! at, `--public-ip` is only advertised and need not be a local address, and
+//! the choice is made again when addresses change.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use loden_datapath::{DeviceName, HostFacts, Interface, InterfaceAddress, RouteLookup};
+use loden_proto::model::{Family, check_underlay};
+use regex::Regex;
+
+/// What the operator asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Names or addresses of interfaces, in order of preference.
+    pub names: Vec<String>,
+    /// Patterns for addresses, then names, unanchored.
+    pub patterns: Vec<Regex>,
+    /// The interface over which this address is reached.
+    pub can_reach: Option<IpAddr>,
+    /// Advertised instead of the interface's IPv4 address.
+    pub public_v4: Option<Ipv4Addr>,
+    /// Advertised instead of the interface's IPv6 address.
+    pub public_v6: Option<Ipv6Addr>,
+}
+
+impl Selection {
+    fn is_default(&self) -> bool {
+        self.names.is_empty() && self.patterns.is_empty() && self.can_reach.is_none()
+    }
+}
+
+/// An interface, and the addresses on it to send from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Choice {
+    /// The interface.
+    pub device: DeviceName,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// To send from; none without an IPv4 underlay.
+    pub v4: Option<Ipv4Addr>,
+    /// To send from; none without an IPv6 underlay.
+    pub v6: Option<Ipv6Addr>,
+    /// To be advertised where `v4` is there.
+    pub public_v4: Option<Ipv4Addr>,
+    /// To be advertised where `v6` is there.
+    pub public_v6: Option<Ipv6Addr>,
+    /// Why this one, for people.
+    pub reason: String,
+}
+
+/// No interface fits.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub struct NoInterface {
+    /// What was tried and what was wrong with it.
+    pub tried: Vec<String>,
+}
+
+impl fmt::Display for NoInterface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no interface to send over: {}", self.tried.join("; "))
+    }
+}
+
+/// Chooses. `route` is the kernel's way to [`Selection::can_reach`].
+///
+/// # Errors
+/// Nothing fits; the error says what was tried.
+pub fn choose(
+    selection: &Selection,
+    facts: &HostFacts,
+    route: Option<&RouteLookup>,
+) -> Result<Choice, NoInterface> {
+    let mut tried = Vec::new();
+    for candidate in candidates(selection, facts, route) {
+        match candidate.and_then(|candidate| accept(selection, &candidate)) {
+            Ok(choice) => return Ok(choice),
+            Err(why) => tried.push(why),
+        }
+    }
+    Err(NoInterface { tried })
+}
+
+struct Candidate<'a> {
+    interface: &'a Interface,
+    /// The address that was named, to be preferred in its family.
+    named: Option<IpAddr>,
+    reason: String,
+}
+
+type Tried<'a> = Result<Candidate<'a>, String>;
+
+fn candidates<'a>(
+    selection: &'a Selection,
+    facts: &'a HostFacts,
+    route: Option<&RouteLookup>,
+) -> Vec<Tried<'a>> {
+    if selection.is_default() {
+        return defaults(facts);
+    }
+    let names = selection.names.iter().map(|name| named(name, facts));
+    let patterns = selection.patterns.iter().map(|pattern| matching(pattern, facts));
+    let reach = selection.can_reach.map(|address| reaching(address, facts, route));
+    names.chain(patterns).chain(reach).collect()
+}
+
+/// `--iface`: an address or a name.
+fn named<'a>(name: &str, facts: &'a HostFacts) -> Tried<'a> {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        let interface =
+            facts.interface_with(address).ok_or_else(|| format!("no interface has the address {address}"))?;
+        return Ok(Candidate { interface, named: Some(address), reason: format!("--iface {address}") });
+    }
+    let interface = facts.interfaces.iter().find(|interface| interface.name.as_str() == name);
+    let interface = interface.ok_or_else(|| format!("there is no interface {name}"))?;
+    Ok(Candidate { interface, named: None, reason: format!("--iface {name}") })
+}
+
+/// `--iface-regex`: all addresses first, then names; nothing of ours.
+fn matching<'a>(pattern: &Regex, facts: &'a HostFacts) -> Tried<'a> {
+    let foreign = || facts.interfaces.iter().filter(|interface| !interface.ours);
+    let by_address = foreign().find_map(|interface| {
+        let usable = interface.addresses.iter().filter(|address| usable(address, interface));
+        let mut addresses = usable.map(|address| address.net.addr());
+        let address = addresses.find(|address| pattern.is_match(&address.to_string()))?;
+        Some((interface, Some(address)))
+    });
+    let by_name = || foreign().find(|interface| pattern.is_match(interface.name.as_str())).map(|i| (i, None));
+    let (interface, named) = by_address
+        .or_else(by_name)
+        .ok_or_else(|| format!("neither an address nor a name matches {pattern}"))?;
+    Ok(Candidate { interface, named, reason: format!("--iface-regex {pattern}") })
+}
+
+/// `--iface-can-reach`: whatever the kernel would send over.
+fn reaching<'a>(address: IpAddr, facts: &'a HostFacts, route: Option<&RouteLookup>) -> Tried<'a> {
+    let route = route.ok_or_else(|| format!("there is no route to {address}"))?;
+    let interface = facts.interface(route.device);
+    let interface = interface.ok_or_else(|| format!("{} to {address} is gone", route.device))?;
+    Ok(Candidate { interface, named: route.source, reason: format!("--iface-can-reach {address}") })
+}
+
+/// The default routes, best first; with several next hops the first usable one.
+fn defaults(facts: &HostFacts) -> Vec<Tried<'_>> {
+    let mut routes: Vec<_> = facts.default_routes.iter().collect();
+    // Stable: within a metric the kernel's order stays.
+    routes.sort_by_key(|route| (route.family, route.metric));
+    let tried: Vec<Tried<'_>> = routes
+        .into_iter()
+        .map(|route| {
+            let interface = facts.interface(route.device);
+            let interface =
+                interface.ok_or_else(|| format!("{} of a default route is gone", route.device))?;
+            let reason = format!("{} default route, metric {}", route.family, route.metric);
+            Ok(Candidate { interface, named: None, reason })
+        })
+        .collect();
+    if tried.is_empty() {
+        vec![Err("there is no default route; name one with --iface".to_owned())]
+    } else {
+        tried
+    }
+}
+
+fn accept(selection: &Selection, candidate: &Candidate<'_>) -> Result<Choice, String> {
+    let Candidate { interface, named, reason } = candidate;
+    let name = interface.name;
+    if interface.ours {
+        return Err(format!("{name} is a tunnel of Loden"));
+    }
+    if !interface.up {
+        return Err(format!("{name} is down"));
+    }
+    let best = |family| {
+        let mut fitting: Vec<_> = interface
+            .addresses
+            .iter()
+            .filter(|address| Family::of_net(address.net) == family && usable(address, interface))
+            .collect();
+        // Stable: among equals the kernel's first one wins.
+        fitting.sort_by_key(|address| rank(address, *named));
+        fitting.first().map(|address| address.net.addr())
+    };
+    let v4 = best(Family::V4).and_then(|address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    let v6 = best(Family::V6).and_then(|address| match address {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
+    });
+    if v4.is_none() && v6.is_none() {
+        return Err(format!("{name} has no address that others can send to"));
+    }
+    let public_v4 = selection.public_v4.or(v4).filter(|_| v4.is_some());
+    let public_v6 = selection.public_v6.or(v6).filter(|_| v6.is_some());
+    Ok(Choice { device: name, mtu: interface.mtu, v4, v6, public_v4, public_v6, reason: reason.clone() })
+}
+
+/// Whether peers could send to it. Loopback addresses only on the loopback
+/// device, where somebody asked for them by name.
+fn usable(address: &InterfaceAddress, interface: &Interface) -> bool {
+    let ip = address.net.addr();
+    let loopback = ip.is_loopback() && !interface.loopback;
+    !address.tentative && !loopback && check_underlay(ip).is_none()
+}
+
+/// Lower is better.
+fn rank(address: &InterfaceAddress, named: Option<IpAddr>) -> impl Ord {
+    let ip = address.net.addr();
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(_) => false,
+    };
+    (
+        named != Some(ip),
+        address.deprecated,
+        link_local || !address.global,
+        !address.permanent,
+        address.secondary,
+    )
+}
+
+#[cfg(test)]
+mod tests;

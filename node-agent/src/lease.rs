@@ -1,0 +1,257 @@
+//! The lease: acquired, its endpoint published, and kept.
+//!
+//! ```text
+//!  endpoint known ─▶ acquire(claim) ──granted──▶ hold ──endpoint changed──▶ UpdateEndpoint
+//!                       ▲    │ refused             │ the server does not know it (any more)
+//!                       └────┴── wait, hint ◀──────┘
+//! ```
+//!
+//! An open watch renews for us; only a lease without peers is renewed here.
+//! Whatever the server says, the datapath stays as it is: a lost lease makes
+//! the node not ready and is named.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use loden_proto::model::{Endpoint, Network};
+use loden_proto::reason;
+use loden_transport::explain;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tonic::{Code, Status};
+use tracing::{info, warn};
+
+use crate::control::{ControlPlane, Granted};
+use crate::session::{Timing, backoff};
+use crate::state::Held;
+use crate::status::{LeaseView, follows};
+
+/// Between attempts that were refused for a reason that lasts.
+const REFUSED: Duration = Duration::from_secs(5);
+
+/// Keeps one lease until its channels close.
+pub(crate) struct Lease {
+    pub(crate) control: ControlPlane,
+    pub(crate) timing: Timing,
+    /// What is to be published; none until it is known.
+    pub(crate) local: watch::Receiver<Option<Endpoint>>,
+    pub(crate) view: watch::Sender<LeaseView>,
+    /// Somebody has seen that the server may not know the lease.
+    pub(crate) again: Arc<Notify>,
+}
+
+/// The other side of a channel is gone: the agent is ending.
+struct Ending;
+
+impl Lease {
+    pub(crate) async fn run(mut self) {
+        let ended = self.keep().await;
+        debug_assert!(ended.is_err());
+    }
+
+    async fn keep(&mut self) -> Result<(), Ending> {
+        let mut failures = 0;
+        let mut claims = true;
+        loop {
+            let endpoint = self.endpoint().await?;
+            let held = self.view.borrow().held.clone();
+            let claim = held.as_ref().filter(|_| claims).map(|(held, _)| held.subnets);
+            match self.control.acquire(claim, &endpoint).await {
+                Ok(granted) => {
+                    (failures, claims) = (0, true);
+                    let taken = self.settle(&granted, held);
+                    self.hold(granted, endpoint, taken).await?;
+                }
+                Err(status) => {
+                    self.note("acquire", &status);
+                    // A claim that the network has no room for is not repeated.
+                    claims = claims && status.code() != Code::InvalidArgument;
+                    let wait = wait(&self.timing, failures, &status);
+                    failures = failures.saturating_add(1);
+                    tokio::select! {
+                        () = sleep(wait) => {}
+                        () = self.again.notified() => {}
+                        changed = self.local.changed() => changed.map_err(|_| Ending)?,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn endpoint(&mut self) -> Result<Endpoint, Ending> {
+        let known = self.local.wait_for(Option::is_some).await.map_err(|_| Ending)?;
+        known.clone().ok_or(Ending)
+    }
+
+    /// Takes in what was granted; true when it is not what we hold.
+    fn settle(&self, granted: &Granted, held: Option<(Held, Network)>) -> bool {
+        let lost = lost_subnet(held.as_ref(), granted);
+        match &lost {
+            Some(lost) => warn!(%lost, "lease not accepted"),
+            None => info!(subnets = %granted.held.subnets, epoch = %granted.held.epoch, "lease acquired"),
+        }
+        let taken = lost.is_some();
+        self.view.send_modify(|view| {
+            if !taken {
+                view.held = Some((granted.held, granted.network.clone()));
+            }
+            view.granted = true;
+            view.confirmed = !taken;
+            view.lost = lost;
+            view.problem = None;
+        });
+        taken
+    }
+
+    /// Publishes what changes and renews, until the lease has to be acquired
+    /// again.
+    async fn hold(&mut self, granted: Granted, published: Endpoint, taken: bool) -> Result<(), Ending> {
+        let epoch = granted.held.epoch;
+        let mut published = published;
+        let mut failures = 0;
+        let mut renew_at = (!follows(&granted.network)).then(|| renewal(granted.expires));
+        loop {
+            let mut wanted = self.endpoint().await?;
+            if taken {
+                // Nothing of the new lease is programmed: nobody shall send.
+                wanted.receivers.clear();
+            }
+            let result = if wanted != published {
+                self.control.update_endpoint(epoch, &wanted).await.map(|()| {
+                    info!(endpoint = ?wanted, "endpoint published");
+                    published = wanted;
+                })
+            } else if let Some(due) = renew_at.filter(|due| *due <= Instant::now()) {
+                self.control.renew(epoch).await.map(|expires| renew_at = Some(renewal(expires).max(due)))
+            } else {
+                tokio::select! {
+                    () = self.again.notified() => break,
+                    changed = self.local.changed() => changed.map_err(|_| Ending)?,
+                    () = sleep_until(renew_at.unwrap_or_else(Instant::now)), if renew_at.is_some() => {}
+                }
+                continue;
+            };
+            let Err(status) = result else {
+                failures = 0;
+                self.view.send_if_modified(|view| view.problem.take().is_some());
+                continue;
+            };
+            self.note("keep", &status);
+            if means_lost(&status) && status.code() != Code::AlreadyExists {
+                break;
+            }
+            tokio::select! {
+                () = sleep(wait(&self.timing, failures, &status)) => {}
+                () = self.again.notified() => break,
+            }
+            failures = failures.saturating_add(1);
+        }
+        self.view.send_modify(|view| view.confirmed = false);
+        Ok(())
+    }
+
+    fn note(&self, what: &str, status: &Status) {
+        let problem = told(status);
+        if self.view.borrow().problem.as_ref() != Some(&problem) {
+            warn!(%problem, "could not {what} the lease");
+        }
+        self.view.send_modify(|view| {
+            if means_lost(status) {
+                view.confirmed = false;
+                view.lost = Some(problem.clone());
+            }
+            view.problem = Some(problem);
+        });
+    }
+}
+
+/// A status for people, its reason first.
+pub(crate) fn told(status: &Status) -> String {
+    match reason::of(status) {
+        Some(reason) => format!("{reason}: {}", status.message()),
+        None => explain(status),
+    }
+}
+
+/// Whether a refusal says that the lease is not ours as it is; everything
+/// else may pass and says nothing about the lease.
+fn means_lost(status: &Status) -> bool {
+    matches!(status.code(), Code::NotFound | Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition)
+}
+
+/// Why what was granted cannot be used: our subnets were given away meanwhile.
+/// In a network whose pools have no such slot any more there is nothing to
+/// keep, and the new lease is taken.
+fn lost_subnet(held: Option<&(Held, Network)>, granted: &Granted) -> Option<String> {
+    let (held, _) = held?;
+    let same = held.subnets == granted.held.subnets;
+    let exist = held.subnets.iter().all(|subnet| granted.network.slot(subnet).is_some());
+    (!same && exist).then(|| {
+        format!(
+            "SUBNET_TAKEN: this node holds {} and was granted {}; it keeps forwarding for the old one \
+             (to accept the new one, stop the agent and remove its state of this network)",
+            held.subnets, granted.held.subnets
+        )
+    })
+}
+
+fn wait(timing: &Timing, failures: u32, status: &Status) -> Duration {
+    let hint = reason::retry_after(status);
+    let lasting = matches!(
+        status.code(),
+        Code::AlreadyExists
+            | Code::NotFound
+            | Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::ResourceExhausted
+    );
+    let random = rand::random();
+    match hint {
+        None if lasting && failures > 0 => REFUSED.mul_f64(0.5 + random / 2.0),
+        hint => backoff(timing, failures, hint, random),
+    }
+}
+
+/// A third of what is left, a little spread; at least a second from now.
+fn renewal(expires: Option<SystemTime>) -> Instant {
+    let left = match expires {
+        Some(expires) => expires.duration_since(SystemTime::now()).unwrap_or_default(),
+        None => Duration::from_secs(24 * 3600),
+    };
+    let spread = 0.9 + rand::random::<f64>() / 5.0;
+    Instant::now() + (left / 3).mul_f64(spread).max(Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use loden_proto::model::{Epoch, Pool, Subnets};
+
+    use super::*;
+    use crate::testing::network;
+
+    fn held(net: &str) -> Held {
+        Held { subnets: Subnets::new([net.parse().unwrap()]).unwrap(), epoch: Epoch(1) }
+    }
+
+    fn granted(net: &str) -> Granted {
+        Granted { held: held(net), network: network(), expires: None }
+    }
+
+    #[test]
+    fn a_subnet_given_away_is_named_and_the_new_one_is_not_taken() {
+        let ours = (held("10.244.1.0/24"), network());
+        assert_eq!(lost_subnet(Some(&ours), &granted("10.244.1.0/24")), None);
+        assert_eq!(lost_subnet(None, &granted("10.244.2.0/24")), None);
+        let lost = lost_subnet(Some(&ours), &granted("10.244.2.0/24")).unwrap();
+        assert!(lost.starts_with("SUBNET_TAKEN: this node holds 10.244.1.0/24"), "{lost}");
+    }
+
+    #[test]
+    fn a_subnet_of_pools_that_are_gone_is_given_up() {
+        let mut new = granted("10.9.2.0/24");
+        new.network.pools = vec![Pool::new("10.9.0.0/16".parse().unwrap(), None).unwrap()];
+        assert_eq!(lost_subnet(Some(&(held("10.244.1.0/24"), network())), &new), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! The agent's metrics, read when they are asked for.
+
+use loden_datapath::Writes;
+use loden_proto::names::NetworkId;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use tokio::sync::watch;
+
+use crate::status::{Overview, Source};
+
+/// What one network is measured by.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub(crate) network: NetworkId,
+    pub(crate) overview: watch::Receiver<Overview>,
+    pub(crate) writes: Writes,
+}
+
+/// All networks.
+#[derive(Debug)]
+pub(crate) struct AgentMetrics(pub(crate) Vec<Measured>);
+
+impl Collector for AgentMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let gauge = |of: fn(&Overview) -> f64| {
+            move |measured: &Measured| ConstGauge::new(of(&measured.overview.borrow()))
+        };
+        let ready = |measured: &Measured| {
+            ConstGauge::new(i64::from(measured.overview.borrow().readiness(&measured.network).ready))
+        };
+        let peers = gauge(|overview| overview.applied.peers as f64);
+        let failures = gauge(|overview| overview.applied.failures.len() as f64);
+        let from_server =
+            gauge(|overview| f64::from(u8::from(overview.applied.source == Some(Source::Server))));
+        let connected = gauge(|overview| f64::from(u8::from(overview.link.connected)));
+        let pass = gauge(|overview| overview.applied.last_pass.as_secs_f64());
+        let opened = |measured: &Measured| ConstCounter::new(measured.overview.borrow().link.opened);
+        let writes = |measured: &Measured| ConstCounter::new(measured.writes.count());
+
+        self.each(&mut encoder, "loden_agent_ready", "Whether a whole set is in the kernel", ready)?;
+        self.each(&mut encoder, "loden_agent_peers", "Peers programmed", peers)?;
+        self.each(&mut encoder, "loden_agent_peers_left_out", "Peers refused or not programmed", failures)?;
+        let help = "Whether the control plane has confirmed the peers; otherwise they are from disk";
+        self.each(&mut encoder, "loden_agent_peers_from_server", help, from_server)?;
+        self.each(&mut encoder, "loden_agent_connected", "Whether the watch is open", connected)?;
+        self.each(&mut encoder, "loden_agent_last_pass_seconds", "How long the last full pass took", pass)?;
+        self.each(&mut encoder, "loden_agent_watches_opened", "Watches opened", opened)?;
+        self.each(&mut encoder, "loden_agent_kernel_writes", "Requests to write sent to the kernel", writes)
+    }
+}
+
+impl AgentMetrics {
+    fn each<M: EncodeMetric>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        metric: impl Fn(&Measured) -> M,
+    ) -> Result<(), std::fmt::Error> {
+        let Some(first) = self.0.first() else { return Ok(()) };
+        let mut family = encoder.encode_descriptor(name, help, None, metric(first).metric_type())?;
+        for measured in &self.0 {
+            let labels = [("network", measured.network.as_str())];
+            metric(measured).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

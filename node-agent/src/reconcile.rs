@@ -1,0 +1,536 @@
+//! The single owner of a network's datapath and of its file.
+//!
+//! ```text
+//!  feed (peers) ──▶ file ──▶ PeerSet ──▶ Desired ──▶ kernel
+//!  lease ─────────▶ file ──────────────────┘  ▲
+//!  hints ─▶ facts ─▶ interface ───────────────┘    kernel ──▶ receivers ──▶ lease
+//! ```
+//!
+//! Nothing is touched before a whole set is known, from the server or from the
+//! file. Nothing is deleted before the server has confirmed the set and our
+//! own lease. What is known is on disk before it is in the kernel.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use loden_datapath::backend::{self, Desired, Me, Underlay};
+use loden_datapath::{Datapath, Hint, Hints, Host, HostFacts};
+use loden_proto::model::{Endpoint, Network, Receiver};
+use loden_proto::names::{NetworkId, NodeId};
+use loden_transport::explain;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use crate::follow::Feed;
+use crate::iface::{self, Choice, Selection};
+use crate::peers::{Changes, PeerSet, Update};
+use crate::program::Program;
+use crate::session::{Timing, backoff};
+use crate::state::{Content, Held, Kept, NetworkFile};
+use crate::status::{Applied, Failure, LeaseView, Source, follows};
+
+/// Hints come in flocks; a pass waits for the rest of the flock.
+const FLOCK: Duration = Duration::from_millis(10);
+/// Passes for drift that never ends are at least this far apart.
+const FIGHT: Duration = Duration::from_secs(1);
+/// Addresses are taken away and given back by DHCP clients.
+const ADDRESSES: Duration = Duration::from_millis(200);
+/// Between looks at the kernel without any hint.
+const AUDIT: Duration = Duration::from_secs(300);
+/// A retry of what the kernel refuses costs a whole pass.
+const RETRIES: Timing = Timing {
+    first_wait: Duration::from_millis(200),
+    longest_wait: Duration::from_secs(30),
+    connect: Duration::ZERO,
+    interval: Duration::ZERO,
+};
+
+/// Which host and which network.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) node: NodeId,
+    pub(crate) network: NetworkId,
+    pub(crate) selection: Selection,
+}
+
+/// The ends of the channels that reconcile holds.
+pub(crate) struct Ends {
+    pub(crate) feed: mpsc::Receiver<Feed>,
+    pub(crate) lease: watch::Receiver<LeaseView>,
+    pub(crate) local: watch::Sender<Option<Endpoint>>,
+    pub(crate) applied: watch::Sender<Applied>,
+}
+
+/// What the loop waits for.
+enum Event {
+    Fed(Feed),
+    Leased,
+    Heard(Hint),
+    /// Notifications have ended.
+    Deaf,
+    Due,
+    Ending,
+}
+
+/// One network's owner.
+pub(crate) struct Reconcile<D> {
+    place: Place,
+    ends: Ends,
+    program: Program<D>,
+    file: NetworkFile,
+    lease: Option<(Held, Network)>,
+    peers: Option<PeerSet>,
+    choice: Option<Choice>,
+    prefixes: Vec<ipnet::IpNet>,
+    /// Why there is no interface; the last one stays in use.
+    no_interface: Option<String>,
+    unsaved: Option<String>,
+    source: Option<Source>,
+    /// The server has confirmed the set and is not adopting.
+    current: bool,
+    /// Everything that is not desired has been looked for and removed.
+    swept: bool,
+    retries: u32,
+    pass_due: Option<(Instant, &'static str)>,
+    facts_due: Option<Instant>,
+    /// When to listen for notifications again.
+    listen_due: Option<Instant>,
+    audit_due: Instant,
+    last_drift: Option<Instant>,
+    applied_at: Option<SystemTime>,
+    since: BTreeMap<String, SystemTime>,
+}
+
+impl<D: Datapath + Host> Reconcile<D> {
+    pub(crate) fn new(place: Place, ends: Ends, datapath: D, file: NetworkFile, kept: Kept) -> Self {
+        Self {
+            place,
+            ends,
+            program: Program::new(datapath),
+            file,
+            lease: kept.lease,
+            peers: kept.peers,
+            choice: None,
+            prefixes: Vec::new(),
+            no_interface: None,
+            unsaved: None,
+            source: None,
+            current: false,
+            swept: false,
+            retries: 0,
+            pass_due: None,
+            facts_due: None,
+            listen_due: None,
+            audit_due: next_audit(),
+            last_drift: None,
+            applied_at: None,
+            since: BTreeMap::new(),
+        }
+    }
+
+    /// Runs until a channel closes.
+    pub(crate) async fn run(mut self) {
+        let mut hints = self.listen().await;
+        self.look().await;
+        self.rebuild("start").await;
+        self.publish();
+        loop {
+            let due = self.next_due();
+            let event = tokio::select! {
+                feed = self.ends.feed.recv() => feed.map_or(Event::Ending, Event::Fed),
+                changed = self.ends.lease.changed() => changed.map_or(Event::Ending, |()| Event::Leased),
+                hint = heard(&mut hints) => hint.map_or(Event::Deaf, Event::Heard),
+                () = sleep_until(due) => Event::Due,
+            };
+            match event {
+                Event::Fed(feed) => self.fed(feed).await,
+                Event::Leased => self.leased().await,
+                Event::Heard(hint) => {
+                    self.hinted(&hint);
+                    while let Some(hint) = hints.as_mut().and_then(|hints| hints.try_recv().ok()) {
+                        self.hinted(&hint);
+                    }
+                }
+                Event::Deaf => {
+                    hints = None;
+                    self.hinted(&Hint::Overrun);
+                    self.listen_due = Some(Instant::now() + FIGHT);
+                }
+                Event::Due => self.due(&mut hints).await,
+                Event::Ending => return,
+            }
+            if self.may_delete() && !self.swept && self.pass_due.is_none() {
+                self.pass("first whole set").await;
+            }
+            self.publish();
+        }
+    }
+
+    async fn listen(&mut self) -> Option<Hints> {
+        match self.program.datapath.hints().await {
+            Ok(hints) => Some(hints),
+            Err(error) => {
+                warn!(error = explain(&error), "kernel notifications cannot be heard");
+                self.listen_due = Some(Instant::now() + RETRIES.longest_wait);
+                None
+            }
+        }
+    }
+
+    fn may_delete(&self) -> bool {
+        self.current
+            && self.ends.lease.borrow().confirmed
+            && self.peers.as_ref().is_some_and(PeerSet::is_whole)
+    }
+
+    async fn fed(&mut self, feed: Feed) {
+        match feed {
+            Feed::Current { adopting } => {
+                self.current = !adopting;
+                if self.source == Some(Source::Disk) {
+                    self.source = Some(Source::Server);
+                }
+            }
+            Feed::Update(update) => self.update(update).await,
+        }
+    }
+
+    async fn update(&mut self, update: Update) {
+        let (network, snapshot) = match &update {
+            Update::Snapshot(snapshot) => {
+                self.current = !snapshot.adopting;
+                (Some(snapshot.network.clone()), true)
+            }
+            Update::Delta(delta) => (delta.network.clone(), false),
+        };
+        let kept = match &update {
+            Update::Delta(delta) => self.file.append(delta),
+            Update::Snapshot(_) => Ok(false),
+        };
+        let changes = self.peers.get_or_insert_default().apply(update);
+        let newer = self.take_network(network);
+        self.saved(kept).await;
+        self.source = Some(Source::Server);
+        if newer || snapshot || self.program.desired().is_none() {
+            self.rebuild("peers from the server").await;
+        } else {
+            self.change(changes).await;
+        }
+    }
+
+    /// Programs what changed, when the kernel is as we left it.
+    async fn change(&mut self, changes: Changes) {
+        let Some(peers) = &self.peers else { return };
+        let delta = backend::Delta {
+            removed: changes.unset.into_iter().map(|peer| peer.node).collect(),
+            upserted: changes.set.iter().filter_map(|node| peers.peer(node)).cloned().collect(),
+        };
+        let delete = self.may_delete();
+        if !delete && !delta.removed.is_empty() {
+            self.swept = false;
+        }
+        if self.program.change(delta, peers, delete).await {
+            self.applied_at = Some(SystemTime::now());
+        } else {
+            self.retry();
+        }
+    }
+
+    /// The newer of the network that is known and the one that was told.
+    fn take_network(&mut self, told: Option<Network>) -> bool {
+        match (&mut self.lease, told) {
+            (Some((_, known)), Some(told)) if told.revision > known.revision => {
+                *known = told;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    async fn leased(&mut self) {
+        let view = self.ends.lease.borrow_and_update().clone();
+        let Some((held, mut network)) = view.held else { return };
+        if let Some((_, known)) = &self.lease
+            && known.revision > network.revision
+            && known.created == network.created
+        {
+            network = known.clone();
+        }
+        if !follows(&network) && view.confirmed {
+            // There is nobody to be told of.
+            self.peers.get_or_insert_default();
+            self.source = Some(Source::Server);
+        }
+        if self.lease.as_ref() == Some(&(held, network.clone())) {
+            return;
+        }
+        let kept = self.file.append_lease(held, &network);
+        self.lease = Some((held, network));
+        self.saved(kept).await;
+        self.rebuild("lease").await;
+    }
+
+    /// Writes the whole state where a change alone could not be kept. What
+    /// cannot be kept is programmed all the same: the kernel is what counts.
+    async fn saved(&mut self, kept: std::io::Result<bool>) {
+        if matches!(kept, Ok(true)) {
+            return;
+        }
+        let content = Content::of(self.lease.as_ref(), self.peers.as_ref());
+        let written = match content {
+            Ok(content) => self.file.rewrite(content).await,
+            Err(error) => Err(error),
+        };
+        self.unsaved = written.err().map(|error| error.to_string());
+        if let Some(unsaved) = &self.unsaved {
+            warn!(error = %unsaved, "state not saved");
+        }
+    }
+
+    /// Makes what is desired anew where the host, the lease or the network
+    /// changed, and brings the kernel there.
+    async fn rebuild(&mut self, why: &'static str) {
+        let (Some((held, network)), Some(peers), Some(choice)) = (&self.lease, &self.peers, &self.choice)
+        else {
+            return;
+        };
+        if self.source.is_none() {
+            self.source = Some(Source::Disk);
+        }
+        let me = Me {
+            node: self.place.node.clone(),
+            subnets: held.subnets,
+            underlay: underlay(choice, &self.prefixes, held),
+            mac: backend::mac_of(&self.place.node, &self.place.network),
+        };
+        let unchanged = |desired: &&mut Desired| desired.network() == network && *desired.me() == me;
+        let peers = peers.iter().cloned();
+        match self.program.desired_mut().filter(unchanged) {
+            Some(desired) => drop(desired.replace(peers)),
+            None => {
+                let mut desired = Desired::new(network.clone(), me);
+                desired.replace(peers);
+                self.program.want(desired);
+            }
+        }
+        self.pass(why).await;
+    }
+
+    async fn pass(&mut self, why: &'static str) {
+        self.pass_due = None;
+        self.audit_due = next_audit();
+        let delete = self.may_delete();
+        let (Some(peers), Some(_)) = (&self.peers, self.program.desired()) else { return };
+        if self.program.pass(peers, delete, why).await {
+            self.retries = 0;
+            self.swept = delete;
+            self.applied_at = Some(SystemTime::now());
+        } else {
+            self.retry();
+        }
+    }
+
+    fn retry(&mut self) {
+        let wait = backoff(&RETRIES, self.retries, None, 0.5 + rand::random::<f64>() / 2.0);
+        self.retries = self.retries.saturating_add(1);
+        self.pass_due = Some((Instant::now() + wait, "retry"));
+    }
+
+    fn hinted(&mut self, hint: &Hint) {
+        let Some(desired) = self.program.desired() else {
+            // No device of ours is wanted yet.
+            self.look_soon();
+            return;
+        };
+        let underlay = hint.concerns_underlay(desired.tables());
+        if hint.concerns(desired.tables()) {
+            let now = Instant::now();
+            let again = self.last_drift.filter(|last| now < *last + FIGHT);
+            let due = again.map_or(now + FLOCK, |last| (last + FIGHT / 4).max(now + FLOCK));
+            if self.pass_due.is_none_or(|(before, _)| due < before) {
+                self.pass_due = Some((due, "drift"));
+            }
+        }
+        if underlay {
+            self.look_soon();
+        }
+    }
+
+    fn look_soon(&mut self) {
+        let soon = Instant::now() + ADDRESSES;
+        self.facts_due = Some(self.facts_due.map_or(soon, |due| due.min(soon)));
+    }
+
+    fn next_due(&self) -> Instant {
+        let pass = self.pass_due.map(|(due, _)| due);
+        [pass, self.facts_due, self.listen_due].into_iter().flatten().fold(self.audit_due, Instant::min)
+    }
+
+    async fn due(&mut self, hints: &mut Option<Hints>) {
+        let now = Instant::now();
+        if self.listen_due.is_some_and(|due| due <= now) {
+            self.listen_due = None;
+            *hints = self.listen().await;
+            // Whatever was missed meanwhile.
+            self.hinted(&Hint::Overrun);
+        }
+        if self.facts_due.is_some_and(|due| due <= now) {
+            self.facts_due = None;
+            if self.look().await {
+                self.rebuild("underlay").await;
+            }
+        }
+        if let Some((_, why)) = self.pass_due.filter(|(due, _)| *due <= now) {
+            if why == "drift" {
+                self.last_drift = Some(now);
+            }
+            self.pass(why).await;
+        }
+        if self.audit_due <= now {
+            self.audit_due = next_audit();
+            if self.look().await {
+                self.rebuild("underlay").await;
+            } else {
+                self.pass("audit").await;
+            }
+        }
+    }
+
+    /// Chooses the interface again; true when that changes anything. Without
+    /// one the last choice stays: forwarding may still work.
+    async fn look(&mut self) -> bool {
+        let chosen = match self.choose().await {
+            Ok(chosen) => chosen,
+            Err(why) => {
+                if self.no_interface.as_ref() != Some(&why) {
+                    warn!("{why}");
+                }
+                self.no_interface = Some(why);
+                self.facts_due = Some(Instant::now() + RETRIES.longest_wait);
+                return false;
+            }
+        };
+        self.no_interface = None;
+        let (choice, prefixes) = chosen;
+        if self.choice.as_ref() != Some(&choice) {
+            info!(device = %choice.device, v4 = ?choice.v4, v6 = ?choice.v6, reason = choice.reason, "underlay chosen");
+        }
+        let changed = self.choice.as_ref() != Some(&choice) || self.prefixes != prefixes;
+        self.choice = Some(choice);
+        self.prefixes = prefixes;
+        changed
+    }
+
+    async fn choose(&mut self) -> Result<(Choice, Vec<ipnet::IpNet>), String> {
+        let host = &mut self.program.datapath;
+        let facts: HostFacts = host.facts().await.map_err(|error| explain(&error))?;
+        let selection = &self.place.selection;
+        let route = match selection.can_reach {
+            Some(address) => host.route_to(address).await.map_err(|error| explain(&error))?,
+            None => None,
+        };
+        let choice = iface::choose(selection, &facts, route.as_ref()).map_err(|error| error.to_string())?;
+        Ok((choice, facts.connected.iter().map(|(_, prefix)| *prefix).collect()))
+    }
+
+    fn publish(&mut self) {
+        let endpoint = self.choice.as_ref().map(|choice| endpoint(choice, self.program.receivers()));
+        self.ends.local.send_if_modified(|local| {
+            let changed = *local != endpoint;
+            if changed {
+                *local = endpoint;
+            }
+            changed
+        });
+        let applied = self.applied();
+        self.ends.applied.send_if_modified(|before| {
+            let changed = *before != applied;
+            if changed {
+                *before = applied;
+            }
+            changed
+        });
+    }
+
+    fn applied(&mut self) -> Applied {
+        let failures = self.failures();
+        let known = self.peers.as_ref().map_or(0, PeerSet::len);
+        let refused = self.program.desired().map_or(0, |desired| desired.refused().len());
+        let ungrounded = self.peers.as_ref().is_some_and(|peers| !peers.is_grounded());
+        let follows = self.lease.as_ref().is_some_and(|(_, network)| follows(network));
+        let adopting = "the control plane is still collecting leases and has not told all peers";
+        let unfinished = self.no_interface.clone().or_else(|| self.program.unfinished());
+        Applied {
+            source: self.source.filter(|_| self.program.desired().is_some()),
+            peers: known.saturating_sub(refused + self.program.failed().len()),
+            failures,
+            unfinished: unfinished.or_else(|| (ungrounded && follows).then(|| adopting.to_owned())),
+            unsaved: self.unsaved.clone(),
+            lease: self.lease.clone(),
+            mtu: self.mtu(),
+            token: self.peers.as_ref().and_then(PeerSet::token).cloned(),
+            time: self.applied_at,
+            last_pass: self.program.last_pass(),
+        }
+    }
+
+    /// Everybody who is left out, each with when that was first seen.
+    fn failures(&mut self) -> BTreeMap<String, Failure> {
+        let unreadable = self.peers.iter().flat_map(|peers| peers.refused().clone());
+        let refused = self.program.desired().into_iter().flat_map(|desired| {
+            desired.refused().iter().map(|(node, reason)| (node.to_string(), reason.to_string()))
+        });
+        let failed = self.program.failed().iter().map(|(node, reason)| (node.to_string(), reason.clone()));
+        let messages: BTreeMap<String, String> = unreadable.chain(refused).chain(failed).collect();
+        self.since.retain(|node, _| messages.contains_key(node));
+        let mut failures = BTreeMap::new();
+        for (node, message) in messages {
+            let since = *self.since.entry(node.clone()).or_insert_with(SystemTime::now);
+            failures.insert(node, Failure { message, since });
+        }
+        failures
+    }
+
+    fn mtu(&self) -> u32 {
+        let Some(desired) = self.program.desired() else { return 0 };
+        let wanted = backend::pod_mtu(desired.network(), &desired.me().underlay);
+        let devices = self.program.receivers().iter().map(|receiver| match receiver {
+            Receiver::Vxlan(vtep) => vtep.mtu,
+        });
+        devices.fold(wanted, u32::min)
+    }
+}
+
+async fn heard(hints: &mut Option<Hints>) -> Option<Hint> {
+    match hints {
+        Some(hints) => hints.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn next_audit() -> Instant {
+    Instant::now() + AUDIT.mul_f64(0.9 + rand::random::<f64>() / 5.0)
+}
+
+fn endpoint(choice: &Choice, receivers: &[Receiver]) -> Endpoint {
+    let mut endpoint = Endpoint { v4: choice.public_v4, v6: choice.public_v6, receivers: Vec::new() };
+    let addressed = |receiver: &&Receiver| match receiver {
+        Receiver::Vxlan(vtep) => endpoint.address(vtep.family).is_some(),
+    };
+    endpoint.receivers = receivers.iter().filter(addressed).copied().collect();
+    endpoint
+}
+
+/// Prefixes below our own subnets are our pods' bridges: no peer is refused
+/// for them, and they come and go.
+fn underlay(choice: &Choice, prefixes: &[ipnet::IpNet], held: &Held) -> Underlay {
+    let ours = |prefix: &&ipnet::IpNet| !held.subnets.iter().any(|own| own.contains(*prefix));
+    Underlay {
+        lower: choice.device,
+        mtu: choice.mtu,
+        v4: choice.v4,
+        v6: choice.v6,
+        prefixes: prefixes.iter().filter(ours).copied().collect(),
+    }
+}

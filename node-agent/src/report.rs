@@ -1,0 +1,91 @@
+//! Tells the control plane what the kernel has made of the peers: at the
+//! server's pace, and at once when a failure or readiness is new.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use loden_proto::convert::timestamp;
+use loden_proto::names::NetworkId;
+use loden_proto::{names, v1};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+use crate::control::ControlPlane;
+use crate::status::{Failure, Overview};
+
+/// Until the server has said how often, and after it did not answer.
+const PACE: Duration = Duration::from_secs(10);
+/// What is new waits at least this long after the last report, so that a
+/// storm of failures is a few reports.
+const BREATH: Duration = Duration::from_millis(250);
+/// Failures in one report; more are only counted.
+const NAMED: usize = 100;
+
+/// Reports until its channel closes.
+pub(crate) async fn run(
+    mut control: ControlPlane,
+    network: NetworkId,
+    mut overview: watch::Receiver<Overview>,
+) {
+    let mut last: Option<(Instant, Overview)> = None;
+    let mut next = Instant::now();
+    loop {
+        if overview.wait_for(|overview| overview.link.connected).await.is_err() {
+            return;
+        }
+        let now = overview.borrow_and_update().clone();
+        let urgent = last.as_ref().is_none_or(|(_, before)| is_news(before, &now, &network));
+        let due = match &last {
+            Some((when, _)) if urgent => *when + BREATH,
+            Some(_) => next,
+            None => Instant::now(),
+        };
+        if due > Instant::now() {
+            tokio::select! {
+                () = sleep_until(due) => {}
+                changed = overview.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            }
+        }
+        let sent = overview.borrow_and_update().clone();
+        let pace = match control.report(request(&sent, &network)).await {
+            Ok(pace) => pace,
+            Err(status) => {
+                debug!(%status, "status not reported");
+                PACE
+            }
+        };
+        let when = Instant::now();
+        last = Some((when, sent));
+        next = when + pace.max(BREATH);
+    }
+}
+
+/// Whether somebody should hear of it at once.
+fn is_news(before: &Overview, now: &Overview, network: &NetworkId) -> bool {
+    let failing = |overview: &Overview| -> BTreeMap<String, Failure> { overview.applied.failures.clone() };
+    before.link.opened != now.link.opened
+        || before.readiness(network).ready != now.readiness(network).ready
+        || failing(before) != failing(now)
+}
+
+fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest {
+    let applied = &overview.applied;
+    let failures = applied.failures.iter().take(NAMED).map(|(node, failure)| v1::PeerFailure {
+        node: node.clone(),
+        message: failure.message.clone(),
+        since: Some(timestamp(failure.since)),
+    });
+    v1::ReportStatusRequest {
+        network: names::network(network),
+        applied_token: applied.token.clone().map(Into::into).unwrap_or_default(),
+        apply_time: applied.time.map(timestamp),
+        failures: failures.collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        peers: u32::try_from(applied.peers).unwrap_or(u32::MAX),
+        ready: overview.readiness(network).ready,
+    }
+}

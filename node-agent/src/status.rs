@@ -1,0 +1,183 @@
+//! What is known of one network's state, and what "ready" means.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use loden_process::operations::Readiness;
+use loden_proto::model::Network;
+use loden_proto::names::NetworkId;
+
+use crate::peers::Token;
+use crate::state::Held;
+
+/// Where the peers in the kernel came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// The control plane, in this process's life.
+    Server,
+    /// The agent's own state; the control plane has not confirmed it yet.
+    Disk,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Server => "server",
+            Self::Disk => "disk",
+        })
+    }
+}
+
+/// A peer that is refused or could not be programmed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// What failed and why.
+    pub message: String,
+    /// When it was first seen.
+    pub since: SystemTime,
+}
+
+/// What the reconcile task has made of a network.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Applied {
+    /// None until a set is known.
+    pub source: Option<Source>,
+    /// Peers that are programmed.
+    pub peers: usize,
+    /// Peers that are refused or could not be programmed, by name.
+    pub failures: BTreeMap<String, Failure>,
+    /// Why the kernel does not hold the whole set.
+    pub unfinished: Option<String>,
+    /// Why the state on disk is behind.
+    pub unsaved: Option<String>,
+    /// The lease and network that are programmed.
+    pub lease: Option<(Held, Network)>,
+    /// MTU for pods in bytes, as the kernel's devices allow.
+    pub mtu: u32,
+    /// Where a watch would resume from what is programmed.
+    pub token: Option<Token>,
+    /// When that was programmed.
+    pub time: Option<SystemTime>,
+    /// How long the last full pass took.
+    pub last_pass: Duration,
+}
+
+/// How the lease stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LeaseView {
+    /// What is held, confirmed or not.
+    pub held: Option<(Held, Network)>,
+    /// Whether an acquire succeeded in this process's life.
+    pub granted: bool,
+    /// Whether the server knows it now, as far as we know.
+    pub confirmed: bool,
+    /// Why the lease is lost: the datapath stays, the node is not ready.
+    pub lost: Option<String>,
+    /// The last failure that is no loss.
+    pub problem: Option<String>,
+}
+
+/// How the watch stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Link {
+    /// Whether a stream is open.
+    pub connected: bool,
+    /// Streams that were opened.
+    pub opened: u64,
+    /// Why the last one ended or could not be opened.
+    pub problem: Option<String>,
+}
+
+/// One network, all in all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overview {
+    /// The kernel's side.
+    pub applied: Applied,
+    /// The lease.
+    pub lease: LeaseView,
+    /// The watch.
+    pub link: Link,
+}
+
+impl Overview {
+    /// Whether a whole set is in the kernel, with the lease that it belongs
+    /// to, and from where; or why not.
+    #[must_use]
+    pub fn readiness(&self, network: &NetworkId) -> Readiness {
+        let Self { applied, lease, link } = self;
+        let no = |why: &str| Readiness::no(format!("{network}: {why}"));
+        if let Some(lost) = &lease.lost {
+            return no(lost);
+        }
+        let Some(source) = applied.source else {
+            let problem = applied.unfinished.as_ref().or(lease.problem.as_ref()).or(link.problem.as_ref());
+            return no(&match problem {
+                Some(problem) => format!("peers are not known yet: {problem}"),
+                None => "peers are not known yet".to_owned(),
+            });
+        };
+        if let Some(unfinished) = &applied.unfinished {
+            return no(unfinished);
+        }
+        let mut text = format!("{network}: {} peers from {source}", applied.peers);
+        if !applied.failures.is_empty() {
+            text.push_str(&format!(", {} left out", applied.failures.len()));
+        }
+        if !link.connected && applied.lease.as_ref().is_some_and(|(_, network)| follows(network)) {
+            text.push_str(", control plane away");
+            if let Some(problem) = lease.problem.as_ref().or(link.problem.as_ref()) {
+                text.push_str(&format!(" ({problem})"));
+            }
+        }
+        if let Some(unsaved) = &applied.unsaved {
+            text.push_str(&format!(", state not saved ({unsaved})"));
+        }
+        Readiness::yes(text)
+    }
+}
+
+/// Whether a network's peers matter; otherwise only the lease does.
+#[must_use]
+pub fn follows(network: &Network) -> bool {
+    network.backend != loden_proto::model::Backend::Alloc
+}
+
+#[cfg(test)]
+mod tests {
+    use loden_proto::model::Epoch;
+
+    use super::*;
+    use crate::testing::{network, peer};
+
+    fn text(overview: &Overview) -> String {
+        let Readiness { ready, detail } = overview.readiness(&network().id);
+        format!("{} {detail}", if ready { "yes" } else { "no" })
+    }
+
+    #[test]
+    fn ready_is_a_whole_set_in_the_kernel_and_a_lease() {
+        let mut overview = Overview::default();
+        assert_eq!(text(&overview), "no default: peers are not known yet");
+        overview.link.problem = Some("connection refused".into());
+        assert_eq!(text(&overview), "no default: peers are not known yet: connection refused");
+
+        overview.applied.source = Some(Source::Disk);
+        overview.applied.peers = 2;
+        overview.applied.lease = Some((Held { subnets: peer(1).subnets, epoch: Epoch(1) }, network()));
+        assert_eq!(
+            text(&overview),
+            "yes default: 2 peers from disk, control plane away (connection refused)"
+        );
+
+        overview.link = Link { connected: true, opened: 1, problem: None };
+        overview.applied.source = Some(Source::Server);
+        assert_eq!(text(&overview), "yes default: 2 peers from server");
+
+        overview.applied.unfinished = Some("there is no device eth0".into());
+        assert_eq!(text(&overview), "no default: there is no device eth0");
+        overview.applied.unfinished = None;
+        overview.lease.lost = Some("SUBNET_TAKEN".into());
+        assert_eq!(text(&overview), "no default: SUBNET_TAKEN");
+    }
+}
