@@ -1,6 +1,9 @@
 //! The published state and those who follow it, each at its own pace.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
@@ -14,7 +17,6 @@ use super::{
 const PAGE: usize = 256;
 
 /// The state and the bell that rings when it moves on.
-#[derive(Debug)]
 pub(super) struct Published {
     state: Arc<Mutex<State>>,
     newest: watch::Sender<Revision>,
@@ -54,6 +56,13 @@ impl Published {
             let next = follower.next().await?;
             Some((next, follower))
         })
+    }
+}
+
+/// Where it stands; the records are no matter for a log.
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Published").field("newest", &*self.newest.borrow()).finish_non_exhaustive()
     }
 }
 

@@ -7,12 +7,12 @@ use std::{
     path::Path,
 };
 
-use nix::fcntl;
+use nix::{errno::Errno, fcntl};
 
 /// How much is held back; sled needs a few segments of 512 KiB to open.
 pub(super) const BALLAST_BYTES: u64 = 16 << 20;
-/// The least that is worth holding back.
-const LEAST_BYTES: u64 = 2 << 20;
+/// On a nearly full disk, less is held back, by this much at a time.
+const STEP_BYTES: u64 = 1 << 20;
 /// Two of sled's segments.
 const PROBE_BYTES: usize = 1 << 20;
 
@@ -21,25 +21,20 @@ const PROBE: &str = "probe";
 
 /// Holds back as much as the disk allows, up to [`BALLAST_BYTES`]; says how much that is.
 pub(super) fn hold(dir: &Path) -> io::Result<u64> {
-    let path = dir.join(BALLAST);
-    if let Ok(metadata) = fs::metadata(&path)
-        && metadata.len() >= BALLAST_BYTES
-    {
-        return Ok(metadata.len());
-    }
-    let mut bytes = BALLAST_BYTES;
-    loop {
-        match allocate(&path, bytes) {
-            Ok(()) => return Ok(bytes),
-            Err(error) if error.kind() == io::ErrorKind::StorageFull && bytes / 2 >= LEAST_BYTES => {
-                bytes /= 2
-            }
-            Err(error) => {
-                release(dir)?;
-                return Err(error);
-            }
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join(BALLAST))?;
+    let held = file.metadata()?.len();
+    let mut wanted = BALLAST_BYTES;
+    while wanted > held {
+        let length = wanted.try_into().map_err(io::Error::other)?;
+        match fcntl::posix_fallocate(&file, 0, length) {
+            Ok(()) => return Ok(wanted),
+            // What was held stays held; a part of the rest may have been allocated.
+            Err(Errno::ENOSPC) => file.set_len(held)?,
+            Err(errno) => return Err(errno.into()),
         }
+        wanted = wanted.saturating_sub(STEP_BYTES);
     }
+    Ok(held)
 }
 
 /// Gives the space back. False if none was held.
@@ -60,12 +55,6 @@ pub(super) fn probe(dir: &Path) -> io::Result<()> {
     });
     let removed = fs::remove_file(&path);
     written.and(removed)
-}
-
-fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
-    let file = File::options().create(true).truncate(true).write(true).open(path)?;
-    let len = bytes.try_into().map_err(io::Error::other)?;
-    Ok(fcntl::posix_fallocate(&file, 0, len)?)
 }
 
 #[cfg(test)]

@@ -124,10 +124,10 @@ pub(super) fn open(dir: &Path, fdatasync: bool) -> Result<(Database, Loaded), Op
     };
     match ballast::hold(dir) {
         Ok(ballast::BALLAST_BYTES) => {}
-        Ok(bytes) => warn!(bytes, "the disk is nearly full: less space is held back than wanted"),
-        Err(error) => {
-            warn!(%error, "no space is held back: on a full disk this store will not open")
+        Ok(bytes) => {
+            warn!(bytes, "the disk is nearly full: less space than wanted is held back for the next start")
         }
+        Err(error) => warn!(%error, "no space is held back: on a full disk this store will not open"),
     }
     Ok((database, loaded))
 }
