@@ -29,6 +29,8 @@ use bytes::Bytes;
 use loden_proto::model::{Network, Peer};
 use loden_proto::names::{NetworkId, NodeId};
 
+use crate::ledger::PeerChange;
+
 pub use history::HistoryLimits;
 pub(crate) use network::{Cursor, Ended, NetworkFeed};
 pub use shared::{FeedCounters, FeedOptions};
@@ -39,15 +41,6 @@ use history::{Before, History, Step};
 use network::Beginning;
 use shared::Shared;
 use window::Window;
-
-/// What happened to a peer.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum PeerChange {
-    /// It is new, or it is now this.
-    Upsert(Peer),
-    /// It is gone.
-    Removed(NodeId),
-}
 
 /// What one committed batch means to watchers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -156,6 +149,12 @@ impl Feeds {
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
         self.shared.incarnation.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The point that a token names, if it is one of ours for this network.
+    #[must_use]
+    pub fn open_token(&self, network: &NetworkId, token: &[u8]) -> Option<Token> {
+        self.shared.key.open(network, token)
     }
 
     pub(crate) fn network(&self, network: &NetworkId) -> Option<Arc<NetworkFeed>> {

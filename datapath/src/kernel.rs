@@ -1,36 +1,137 @@
 //! The kernel, over netlink.
+//!
+//! ```text
+//!  Kernel ──commands──▶ worker thread (in the namespace) ──▶ requests socket, /proc/sys
+//!                           └─ opens ─▶ monitor socket ─▶ task ─▶ Hints
+//! ```
+//!
+//! Sockets belong to the network namespace in which they were opened, and
+//! `/proc/sys/net` to that of the thread that looks. So one thread stays in
+//! the namespace and does everything that blocks.
 
+mod decode;
+mod encode;
+mod execute;
+mod monitor;
+mod observe;
+mod requests;
+mod sysctl;
+mod underlay;
+
+use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::facts::{HostFacts, RouteLookup};
 use crate::hint::{Hints, Scope};
 use crate::plan::Plan;
 use crate::tables::Tables;
 use crate::{Datapath, Error, Host, Report, Writes};
+use monitor::Monitor;
+use requests::Requests;
+
+/// Hints that wait for a slow listener; more wait in the kernel.
+const HINTS: usize = 16 * 1024;
 
 /// The kernel's tables in one network namespace.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Kernel {
+    commands: mpsc::Sender<Command>,
     writes: Writes,
 }
 
+/// What the worker does, and where the answer goes.
+enum Command {
+    Observe(Scope, oneshot::Sender<Result<Tables, Error>>),
+    Execute(Plan, oneshot::Sender<Report>),
+    Facts(oneshot::Sender<Result<HostFacts, Error>>),
+    RouteTo(IpAddr, oneshot::Sender<Result<Option<RouteLookup>, Error>>),
+    Monitor(oneshot::Sender<Result<Monitor, Error>>),
+}
+
 impl Kernel {
-    /// The kernel of the calling thread's network namespace.
+    /// The kernel's tables in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// When no netlink socket can be opened.
+    /// When no netlink socket or thread can be had.
     pub fn open() -> Result<Self, Error> {
-        Err(Error::Closed)
+        Self::start(None)
+    }
+
+    /// The kernel's tables in a network namespace, such as an open
+    /// `/run/netns/NAME`.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and when the namespace cannot be entered.
+    pub fn open_in(namespace: OwnedFd) -> Result<Self, Error> {
+        Self::start(Some(namespace))
+    }
+
+    fn start(namespace: Option<OwnedFd>) -> Result<Self, Error> {
+        let writes = Writes::default();
+        let (commands, receiver) = mpsc::channel(1);
+        let (opened, answer) = std::sync::mpsc::sync_channel(1);
+        let counter = writes.clone();
+        thread::Builder::new().name("datapath".to_owned()).spawn(move || {
+            let requests = match namespace {
+                Some(namespace) => enter(&namespace).and_then(|()| Requests::open(counter)),
+                None => Requests::open(counter),
+            };
+            match requests {
+                Ok(requests) => {
+                    // Nobody waits only if `start` has panicked.
+                    let _ = opened.send(Ok(()));
+                    work(requests, receiver);
+                }
+                Err(error) => drop(opened.send(Err(error))),
+            }
+        })?;
+        answer.recv().map_err(|_| Error::Closed)??;
+        Ok(Self { commands, writes })
+    }
+
+    async fn call<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {
+        let (sender, answer) = oneshot::channel();
+        self.commands.send(command(sender)).await.map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)
+    }
+}
+
+fn enter(namespace: &OwnedFd) -> Result<(), Error> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Socket(io::Error::from(errno)))
+}
+
+/// Works until every [`Kernel`] is dropped. Who has stopped waiting for an
+/// answer does not get one.
+fn work(mut requests: Requests, mut commands: mpsc::Receiver<Command>) {
+    while let Some(command) = commands.blocking_recv() {
+        match command {
+            Command::Observe(scope, answer) => drop(answer.send(observe::tables(&mut requests, &scope))),
+            Command::Execute(plan, answer) => drop(answer.send(execute::execute(&mut requests, &plan))),
+            Command::Facts(answer) => drop(answer.send(underlay::facts(&mut requests))),
+            Command::RouteTo(address, answer) => {
+                drop(answer.send(underlay::route_to(&mut requests, address)));
+            }
+            Command::Monitor(answer) => drop(answer.send(Monitor::open(&mut requests))),
+        }
     }
 }
 
 impl Datapath for Kernel {
-    async fn observe(&mut self, _scope: &Scope) -> Result<Tables, Error> {
-        Err(Error::Closed)
+    async fn observe(&mut self, scope: &Scope) -> Result<Tables, Error> {
+        self.call(|answer| Command::Observe(scope.clone(), answer)).await?
     }
 
-    async fn execute(&mut self, _plan: &Plan) -> Report {
-        Report::default()
+    async fn execute(&mut self, plan: &Plan) -> Report {
+        let report = self.call(|answer| Command::Execute(plan.clone(), answer)).await;
+        report.unwrap_or_else(|_| {
+            let failed = plan.steps().iter().map(|step| (step.clone(), Error::Closed));
+            Report { executed: 0, failed: failed.collect() }
+        })
     }
 
     fn writes(&self) -> Writes {
@@ -40,14 +141,21 @@ impl Datapath for Kernel {
 
 impl Host for Kernel {
     async fn facts(&mut self) -> Result<HostFacts, Error> {
-        Err(Error::Closed)
+        self.call(Command::Facts).await?
     }
 
-    async fn route_to(&mut self, _address: IpAddr) -> Result<Option<RouteLookup>, Error> {
-        Err(Error::Closed)
+    async fn route_to(&mut self, address: IpAddr) -> Result<Option<RouteLookup>, Error> {
+        self.call(|answer| Command::RouteTo(address, answer)).await?
     }
 
     async fn hints(&mut self) -> Result<Hints, Error> {
-        Err(Error::Closed)
+        let monitor = self.call(Command::Monitor).await??;
+        let (sender, hints) = mpsc::channel(HINTS);
+        tokio::spawn(async move {
+            if let Err(error) = monitor.run(sender).await {
+                tracing::warn!(%error, "notifications of the kernel have ended");
+            }
+        });
+        Ok(hints)
     }
 }

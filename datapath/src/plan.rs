@@ -12,6 +12,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use loden_proto::model::Mtu;
+
 use crate::name::DeviceName;
 use crate::step::{Change, Step};
 use crate::tables::{Device, Tables};
@@ -99,7 +101,8 @@ pub fn plan(actual: &Tables, desired: &Tables) -> Plan {
         plan_devices(actual, desired, &mut steps);
         for step in &steps[begin..] {
             // Creations and most changes touch no other table.
-            if matches!(step, Step::DeleteDevice(_) | Step::ChangeDevice(_, Change::Mac(_))) {
+            if matches!(step, Step::DeleteDevice(_) | Step::ChangeDevice(_, Change::Mac(_) | Change::Mtu(_)))
+            {
                 step.apply(kept.to_mut());
             }
         }
@@ -186,7 +189,9 @@ fn changes(actual: &Device, desired: &Device) -> impl Iterator<Item = Change> {
     let mac = (actual.mac != desired.mac).then_some(Change::Mac(desired.mac));
     let mtu = (actual.mtu != desired.mtu).then_some(Change::Mtu(desired.mtu));
     let alias = desired.alias.clone().filter(|alias| actual.alias.as_ref() != Some(alias)).map(Change::Alias);
-    let no_link_local = (desired.no_link_local && !actual.no_link_local).then_some(Change::NoLinkLocal);
+    let regains_ipv6 = actual.mtu < Mtu::MIN_V6 && desired.mtu >= Mtu::MIN_V6;
+    let makes_one = !actual.no_link_local || regains_ipv6;
+    let no_link_local = (desired.no_link_local && makes_one).then_some(Change::NoLinkLocal);
     let up = (desired.up && !actual.up).then_some(Change::Up);
     [lower, local, learning, mac, mtu, alias, no_link_local, up].into_iter().flatten()
 }

@@ -3,11 +3,11 @@
 use std::fmt::{self, Display};
 use std::net::IpAddr;
 
-use loden_proto::model::Mac;
+use loden_proto::model::{Mac, Mtu};
 
 use crate::name::DeviceName;
 use crate::tables::{
-    AddressKey, Alias, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, SysctlKey, Tables,
+    AddressKey, Alias, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Setting, SysctlKey, Tables,
 };
 
 /// One thing to do. Sets replace, unsets of what is gone are done: every step
@@ -52,7 +52,7 @@ pub enum Change {
     Learning(bool),
     /// MAC address; the kernel drops all neighbours on the device.
     Mac(Mac),
-    /// MTU in bytes.
+    /// MTU in bytes; crossing 1280 takes IPv6 off the device or gives it back.
     Mtu(u32),
     /// Name as ours.
     Alias(Alias),
@@ -130,10 +130,36 @@ fn change_device(tables: &mut Tables, name: DeviceName, change: &Change) {
             device.mac = *mac;
             tables.neighbours.retain(|key, _| key.device != name);
         }
-        Change::Mtu(mtu) => device.mtu = *mtu,
+        Change::Mtu(mtu) => {
+            let before = std::mem::replace(&mut device.mtu, *mtu);
+            change_ipv6(tables, name, before >= Mtu::MIN_V6, *mtu >= Mtu::MIN_V6);
+        }
         Change::Alias(alias) => device.alias = Some(alias.clone()),
         Change::NoLinkLocal => device.no_link_local = true,
         Change::Up => device.up = true,
+    }
+}
+
+/// Below its smallest MTU the kernel takes IPv6 off a device altogether, and
+/// gives it back with the default settings.
+fn change_ipv6(tables: &mut Tables, name: DeviceName, before: bool, now: bool) {
+    let v6 = |key: &SysctlKey| key.device == name && key.setting != Setting::RpFilter;
+    if before && !now {
+        tables.addresses.retain(|key, ()| key.device != name || key.address.addr().is_ipv4());
+        tables.neighbours.retain(|key, _| key.device != name || key.address.is_ipv4());
+        tables.routes.retain(|key, route| route.device != name || key.prefix.addr().is_ipv4());
+        // What a setting prevents cannot happen.
+        for (key, value) in tables.sysctls.iter_mut().filter(|(key, _)| v6(key)) {
+            *value = key.setting.wanted();
+        }
+    }
+    if before != now
+        && let Some(device) = tables.devices.get_mut(&name)
+    {
+        device.no_link_local = before;
+    }
+    if now && !before {
+        tables.sysctls.retain(|key, _| !v6(key));
     }
 }
 

@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_whole_in_order_and_its_last_page_says_so() {
-        let entries = entries(1000);
+        let entries = entries(3000);
         let network = a_network("blue");
         let token = Bytes::from_static(b"token");
         let set = entries.iter().map(|(node, entry)| (node, entry));
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_for_a_node_lacks_exactly_that_node_wherever_it_is() {
-        let entries = entries(700);
+        let entries = entries(900);
         let set = entries.iter().map(|(node, entry)| (node, entry));
         let snapshot = Snapshot::new(set, b"", false, &Bytes::from_static(b"t"));
         let everybody = peers(&decode(snapshot.frames(None)));
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_delta_above_a_mebibyte_is_paged_and_only_the_last_page_has_the_token() {
-        let changes: Vec<_> = entries(15_000)
+        let changes: Vec<_> = entries(40_000)
             .into_iter()
             .enumerate()
             .map(|(n, (node, entry))| (node, (n % 5 > 0).then_some(entry)))
@@ -259,7 +259,7 @@ mod tests {
         let frames = delta(changes.iter().map(|(node, entry)| (node, entry)), Some(b""), b"t");
         assert!(frames.len() > 1 && frames.iter().all(|frame| frame.len() < DELTA_BYTES + 512));
         let messages = decode(frames);
-        assert_eq!(peers(&messages).len(), 12_000);
+        assert_eq!(peers(&messages).len(), 32_000);
         let mut removed = 0;
         for (n, message) in messages.iter().enumerate() {
             let Some(Wire::Delta(delta)) = &message.update else { panic!("{message:?}") };
@@ -269,7 +269,7 @@ mod tests {
             assert_eq!(delta.network.is_some(), last);
             assert_eq!(message.resume_token, if last { b"t".to_vec() } else { vec![] });
         }
-        assert_eq!(removed, 3000);
+        assert_eq!(removed, 8000);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use loden_proto::model::{InstanceId, LeaseName};
 use tokio::sync::watch;
 
+use crate::ledger;
+
 /// Open watches of nodes; cheap to clone. Observers are not in it.
 #[derive(Clone, Debug, Default)]
 pub struct Streams {
@@ -18,6 +20,12 @@ struct Open {
     /// Several while a node replaces its connection; the newest is last.
     by_lease: HashMap<LeaseName, Vec<(u64, InstanceId)>>,
     next: u64,
+}
+
+impl ledger::Streaming for Streams {
+    fn instance(&self, lease: &LeaseName) -> Option<InstanceId> {
+        Self::instance(self, lease)
+    }
 }
 
 /// A node streams as long as this lives.

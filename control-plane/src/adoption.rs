@@ -1,0 +1,280 @@
+//! Lives of the store: noticing that it was lost or rolled back, and collecting what the agents hold.
+//!
+//! ```text
+//!  start: store against marker ─┐
+//!                               ├─ lost ─▶ BeginIncarnation ─▶ adopting (10 min) ─▶ EndAdoption
+//!  open: client's resume token ─┘                │
+//!                                                └─▶ marker beside the key of tokens
+//! ```
+//!
+//! Key and marker live away from the store, so that they survive its loss. While adopting, leases are
+//! given only to nodes that claim them and snapshots say that the set is not whole.
+//!
+//! Settling is shorter and follows every start: until the nodes that hold leases are back (15 s at most),
+//! nobody new gets a slot.
+
+mod marker;
+mod settling;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Mutex, Notify};
+use tokio::time::Instant;
+
+use crate::clerk::{ClerkHandle, SubmitError, WallClock};
+use crate::feed::{Feeds, TokenVerdict};
+use crate::ledger::{Cluster, Command, LeaseState};
+use crate::watch::{Streams, WatchBody, WatchOpen, WatchRefusal};
+
+pub use marker::{Marker, MarkerError};
+pub use settling::Settling;
+
+/// How often a due time of day is looked at: the clock may be set meanwhile.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a command is tried again that the store did not take.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How a store that was just opened stands to the last one that was served.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Opened {
+    /// It is that one.
+    Known,
+    /// There never was one.
+    First,
+    /// It is not that one, or has forgotten it: agents may hold leases that it does not know.
+    Lost {
+        /// The incarnation that was served.
+        predecessor: u128,
+    },
+}
+
+/// Compares a store with the marker of the last incarnation that was served.
+#[must_use]
+pub fn opened(cluster: Option<&Cluster>, marker: Option<u128>) -> Opened {
+    match (cluster, marker) {
+        (None, None) => Opened::First,
+        (Some(_), None) => Opened::Known,
+        // The server may have stopped between the first commit of an incarnation and its marker.
+        (Some(cluster), Some(marker))
+            if cluster.incarnation == marker || cluster.predecessors.contains(&marker) =>
+        {
+            Opened::Known
+        }
+        (_, Some(predecessor)) => Opened::Lost { predecessor },
+    }
+}
+
+/// What to submit for a store that was just opened.
+#[must_use]
+pub fn beginning(opened: Opened, id: u128, now: SystemTime, adopt: Duration) -> Option<Command> {
+    match opened {
+        Opened::Known => None,
+        Opened::First => Some(Command::BeginIncarnation { id, predecessor: None, adopt_until: None }),
+        Opened::Lost { predecessor } => Some(Command::BeginIncarnation {
+            id,
+            predecessor: Some(predecessor),
+            adopt_until: Some(now + adopt),
+        }),
+    }
+}
+
+/// How adoption and settling go.
+#[derive(Clone, Debug)]
+pub struct AdoptionOptions {
+    /// For how long leases are collected after the store was lost.
+    pub adopt: Duration,
+    /// For how long new slots wait after a start.
+    pub settle: Duration,
+    /// Where the marker is; beside the key of tokens, not in the store's directory.
+    pub marker: PathBuf,
+}
+
+/// Why a store's life did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptionError {
+    /// The marker cannot be read or written.
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
+    /// The store did not take the new incarnation.
+    #[error("a new incarnation of the store cannot begin: {0}")]
+    Submit(#[from] SubmitError),
+}
+
+/// Why a watch does not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The network does not exist.
+    #[error(transparent)]
+    Refused(#[from] WatchRefusal),
+    /// The token shows that the store was lost, and no new incarnation could begin: nobody is given a set
+    /// of peers that may lack some.
+    #[error(transparent)]
+    Adoption(#[from] AdoptionError),
+}
+
+/// Watches over the store's life; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Adoption(Arc<Inner>);
+
+struct Inner {
+    clerk: ClerkHandle,
+    feeds: Feeds,
+    streams: Streams,
+    options: AdoptionOptions,
+    now: WallClock,
+    /// Held while an incarnation begins: thousands of agents notice a loss at once.
+    beginning: Mutex<()>,
+    began: Notify,
+}
+
+impl Adoption {
+    /// Begins the store's first life, or a new one if this store is not the one that was served last, and
+    /// starts settling.
+    ///
+    /// # Errors
+    /// When the marker cannot be read or written, or the store takes no writes though it must.
+    pub async fn start(
+        clerk: ClerkHandle,
+        feeds: Feeds,
+        streams: Streams,
+        settling: &Settling,
+        options: AdoptionOptions,
+        now: WallClock,
+    ) -> Result<Self, AdoptionError> {
+        let marker = Marker::new(&options.marker);
+        let served = marker.read()?;
+        let cluster = clerk.read(|ledger| ledger.cluster());
+        let opened = opened(cluster.as_ref(), served);
+        if let Opened::Lost { predecessor } = opened {
+            tracing::warn!(
+                served = %format_args!("{predecessor:032x}"),
+                "the store is not the one that was served last; collecting leases from the agents"
+            );
+        }
+        let begin = beginning(opened, rand::random(), now(), options.adopt);
+        let settle = options.settle;
+        let inner =
+            Inner { clerk, feeds, streams, options, now, beginning: Mutex::default(), began: Notify::new() };
+        let adoption = Self(Arc::new(inner));
+        match begin {
+            Some(command) => adoption.begin(command).await?,
+            None => adoption.mark()?,
+        }
+        if served.is_some() || adoption.awaited() {
+            settling.begin(Instant::now() + settle);
+        }
+        Ok(adoption)
+    }
+
+    /// Begins a watch. If its token shows that the store was lost, a new incarnation begins first, and the
+    /// watch begins with a set that says that it is not whole.
+    ///
+    /// # Errors
+    /// When the network does not exist, or the new incarnation cannot begin.
+    pub async fn watch(&self, open: WatchOpen) -> Result<WatchBody, OpenError> {
+        match self.0.feeds.watch(&self.0.streams, open.clone()) {
+            Err(WatchRefusal::StoreLost(_)) => {}
+            opened => return Ok(opened?),
+        }
+        let _one_at_a_time = self.0.beginning.lock().await;
+        // Somebody else may have noticed before.
+        let verdict = self.0.feeds.judge(&open.network, &open.token);
+        if let Some(predecessor) = verdict.lost() {
+            self.begin_again(verdict, predecessor, &open).await?;
+        }
+        Ok(self.0.feeds.watch(&self.0.streams, open)?)
+    }
+
+    /// Ends settling and adoption when it is time. Runs as long as the server.
+    pub async fn run(self, settling: Settling) {
+        tokio::join!(self.end_settling(&settling), self.end_adoptions());
+    }
+
+    async fn begin_again(
+        &self,
+        verdict: TokenVerdict,
+        predecessor: u128,
+        open: &WatchOpen,
+    ) -> Result<(), AdoptionError> {
+        tracing::warn!(
+            ?verdict,
+            viewer = ?open.viewer,
+            network = %open.network,
+            "the store was lost or rolled back; collecting leases from the agents"
+        );
+        let lost = Opened::Lost { predecessor };
+        match beginning(lost, rand::random(), (self.0.now)(), self.0.options.adopt) {
+            Some(command) => self.begin(command).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn begin(&self, command: Command) -> Result<(), AdoptionError> {
+        self.0.clerk.submit(command).await?;
+        self.0.began.notify_one();
+        self.mark()
+    }
+
+    /// Notes which incarnation is served.
+    fn mark(&self) -> Result<(), AdoptionError> {
+        if let Some(cluster) = self.0.clerk.read(|ledger| ledger.cluster()) {
+            Marker::new(&self.0.options.marker).write(cluster.incarnation)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a node with an active lease does not stream.
+    fn awaited(&self) -> bool {
+        self.0.clerk.read(|ledger| {
+            let mut active =
+                ledger.leases(None, None).filter(|lease| matches!(lease.state, LeaseState::Active));
+            active.any(|lease| !self.0.streams.contains(&lease.name))
+        })
+    }
+
+    async fn end_settling(&self, settling: &Settling) {
+        /// Between two looks at all leases.
+        const PAUSE: Duration = Duration::from_millis(100);
+        let mut changes = self.0.streams.changes();
+        while settling.remaining(Instant::now()).is_some() && self.awaited() {
+            let _either = tokio::time::timeout(LOOK, changes.changed()).await;
+            tokio::time::sleep(PAUSE).await;
+        }
+        settling.end();
+    }
+
+    async fn end_adoptions(&self) {
+        loop {
+            let cluster = self.0.clerk.read(|ledger| ledger.cluster());
+            let Some(until) = cluster.and_then(|cluster| cluster.adopt_until) else {
+                self.0.began.notified().await;
+                continue;
+            };
+            match until.duration_since((self.0.now)()) {
+                Ok(remaining) if !remaining.is_zero() => tokio::time::sleep(remaining.min(LOOK)).await,
+                _ => self.end_adoption().await,
+            }
+        }
+    }
+
+    async fn end_adoption(&self) {
+        match self.0.clerk.submit(Command::EndAdoption).await {
+            Ok(_) => tracing::info!("adoption has ended: the set of leases is whole again"),
+            Err(error) => {
+                tracing::warn!(%error, "adoption cannot end yet");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Adoption").field("options", &self.options).finish_non_exhaustive()
+    }
+}

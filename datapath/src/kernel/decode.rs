@@ -1,0 +1,274 @@
+//! Netlink messages as table entries. What is not of our shape is `None`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use loden_proto::model::{Mac, Port, Vni};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
+};
+
+use crate::DeviceName;
+use crate::tables::{Alias, Device, FdbEntry, PROTOCOL};
+
+/// A link as far as anybody here wants to know it.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: DeviceName,
+    pub(super) alias: Option<String>,
+    pub(super) kind: Option<InfoKind>,
+    pub(super) mtu: u32,
+    pub(super) mac: Option<Mac>,
+    pub(super) flags: LinkFlags,
+    pub(super) vxlan: Option<Vec<InfoVxlan>>,
+    /// No IPv6 on the device, or `addrgenmode none`.
+    pub(super) no_link_local: bool,
+}
+
+impl Link {
+    /// `None` when its name cannot be said.
+    pub(super) fn new(message: LinkMessage) -> Option<Self> {
+        let (mut name, mut alias, mut kind, mut vxlan, mut mtu, mut mac) = (None, None, None, None, 0, None);
+        let mut no_link_local = true;
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(text) => name = text.parse().ok(),
+                LinkAttribute::IfAlias(text) => alias = Some(text),
+                LinkAttribute::Mtu(bytes) => mtu = bytes,
+                LinkAttribute::Address(octets) => mac = mac_of(&octets),
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(of) => kind = Some(of),
+                            LinkInfo::Data(InfoData::Vxlan(data)) => vxlan = Some(data),
+                            _ => {}
+                        }
+                    }
+                }
+                LinkAttribute::AfSpecUnspec(specs) => {
+                    no_link_local = gen_mode(&specs).is_none_or(|mode| mode == In6AddrGenMode::None);
+                }
+                _ => {}
+            }
+        }
+        let vxlan = vxlan.filter(|_| kind == Some(InfoKind::Vxlan));
+        let (index, flags) = (message.header.index, message.header.flags);
+        Some(Self { index, name: name?, alias, kind, mtu, mac, flags, vxlan, no_link_local })
+    }
+
+    /// Whether it is a device of ours, or named like one.
+    pub(super) fn is_ours(&self) -> bool {
+        self.parsed_alias().is_some() || (self.vxlan.is_some() && self.name.as_str().starts_with("loden"))
+    }
+
+    pub(super) fn parsed_alias(&self) -> Option<Alias> {
+        self.alias.as_deref().and_then(Alias::parse)
+    }
+
+    /// VNI and port of a VXLAN device; of one that is controlled from outside,
+    /// there is no VNI.
+    pub(super) fn vni_and_port(&self) -> Option<(u32, u16)> {
+        let data = self.vxlan.as_ref()?;
+        let vni =
+            data.iter().find_map(|item| if let InfoVxlan::Id(vni) = item { Some(*vni) } else { None })?;
+        let port =
+            data.iter().find_map(|item| if let InfoVxlan::Port(port) = item { Some(*port) } else { None })?;
+        Some((vni, port))
+    }
+
+    /// As a device of the tables; `None` when it is not a VXLAN device or has
+    /// no VNI, port or unicast MAC address.
+    pub(super) fn device(&self, name_of: impl Fn(u32) -> Option<DeviceName>) -> Option<Device> {
+        let (vni, port) = self.vni_and_port()?;
+        let mut device = Device {
+            alias: self.parsed_alias(),
+            vni: Vni::try_from(vni).ok()?,
+            port: Port::try_from(u32::from(port)).ok()?,
+            local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            lower: None,
+            mac: self.mac?,
+            mtu: self.mtu,
+            learning: false,
+            gbp: false,
+            plain: true,
+            no_link_local: self.no_link_local,
+            up: self.flags.contains(LinkFlags::Up),
+        };
+        for item in self.vxlan.iter().flatten() {
+            match item {
+                InfoVxlan::Local(address) => device.local = IpAddr::V4(*address),
+                InfoVxlan::Local6(address) => device.local = IpAddr::V6(*address),
+                InfoVxlan::Link(index) => device.lower = name_of(*index),
+                InfoVxlan::Learning(learning) => device.learning = *learning,
+                InfoVxlan::Gbp => device.gbp = true,
+                item if is_special(item) => device.plain = false,
+                _ => {}
+            }
+        }
+        Some(device)
+    }
+}
+
+/// Whether it switches on something that our devices do not have.
+fn is_special(item: &InfoVxlan) -> bool {
+    match item {
+        InfoVxlan::UDPCsum(on) => !on,
+        InfoVxlan::UDPZeroCsumTX(on)
+        | InfoVxlan::UDPZeroCsumRX(on)
+        | InfoVxlan::Proxy(on)
+        | InfoVxlan::Rsc(on)
+        | InfoVxlan::L2Miss(on)
+        | InfoVxlan::L3Miss(on)
+        | InfoVxlan::CollectMetadata(on)
+        | InfoVxlan::RemCsumTX(on)
+        | InfoVxlan::RemCsumRX(on)
+        | InfoVxlan::Vnifilter(on) => *on,
+        InfoVxlan::Group(address) => *address != Ipv4Addr::UNSPECIFIED,
+        InfoVxlan::Group6(address) => *address != Ipv6Addr::UNSPECIFIED,
+        InfoVxlan::Gpe | InfoVxlan::RemCsumNoPartial => true,
+        _ => false,
+    }
+}
+
+fn gen_mode(specs: &[AfSpecUnspec]) -> Option<In6AddrGenMode> {
+    specs.iter().find_map(|spec| {
+        let AfSpecUnspec::Inet6(inet6) = spec else { return None };
+        inet6
+            .iter()
+            .find_map(|item| if let AfSpecInet6::AddrGenMode(mode) = item { Some(*mode) } else { None })
+    })
+}
+
+fn mac_of(octets: &[u8]) -> Option<Mac> {
+    <[u8; 6]>::try_from(octets).ok().and_then(|octets| Mac::try_from(octets).ok())
+}
+
+/// An address with its prefix length: of a point-to-point link the near end.
+pub(super) fn address(message: &AddressMessage) -> Option<IpNet> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })?;
+    IpNet::new(address, message.header.prefix_len).ok()
+}
+
+/// The MAC address of a forwarding database entry, and where it leads if it is
+/// permanent and of our shape. `None` when it is not the device's own entry, or
+/// not for a unicast address.
+pub(super) fn fdb(message: &NeighbourMessage) -> Option<(Mac, Option<FdbEntry>)> {
+    let (mut mac, mut destination, mut port, mut vni) = (None, None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(octets) => mac = mac_of(octets),
+            NeighbourAttribute::Destination(address) => destination = ip(address),
+            NeighbourAttribute::Port(number) => port = Port::try_from(u32::from(*number)).ok(),
+            NeighbourAttribute::Vni(number) => vni = Vni::try_from(*number).ok(),
+            _ => {}
+        }
+    }
+    if !message.header.flags.contains(NeighbourFlags::Own) {
+        return None;
+    }
+    let permanent = message.header.state == NeighbourState::Permanent;
+    let entry = destination.filter(|_| permanent).map(|destination| FdbEntry { destination, port, vni });
+    Some((mac?, entry))
+}
+
+/// The address of a neighbour, and its MAC address if it is permanent and ours.
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Option<Mac>)> {
+    let (mut mac, mut destination, mut ours) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(octets) => mac = mac_of(octets),
+            NeighbourAttribute::Destination(address) => destination = ip(address),
+            NeighbourAttribute::Protocol(protocol) => ours = *protocol == RouteProtocol::Other(PROTOCOL),
+            _ => {}
+        }
+    }
+    let permanent = message.header.state == NeighbourState::Permanent;
+    Some((destination?, mac.filter(|_| ours && permanent)))
+}
+
+fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
+    match address {
+        NeighbourAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        NeighbourAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        // Forwarding databases have both families under AF_BRIDGE.
+        NeighbourAddress::Other(octets) => {
+            let v4 = <[u8; 4]>::try_from(octets.as_slice()).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(octets.as_slice()).map(IpAddr::from)).ok()
+        }
+        _ => None,
+    }
+}
+
+/// A unicast route of the main table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MainRoute {
+    pub(super) prefix: IpNet,
+    pub(super) metric: u32,
+    /// Output device; `None` with several next hops.
+    pub(super) device: Option<u32>,
+    pub(super) gateway: Option<IpAddr>,
+    pub(super) onlink: bool,
+    pub(super) ours: bool,
+}
+
+/// `None` when it is in another table or no unicast route.
+pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
+    let header = &message.header;
+    let unspecified = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let (mut destination, mut metric, mut device, mut gateway) = (unspecified, 0, None, None);
+    let mut table = u32::from(header.table);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = route_ip(address)?,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Gateway(address) => gateway = route_ip(address),
+            RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
+            RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
+            RouteAttribute::Table(number) => table = *number,
+            _ => {}
+        }
+    }
+    if table != u32::from(RouteHeader::RT_TABLE_MAIN) || header.kind != RouteType::Unicast {
+        return None;
+    }
+    Some(MainRoute {
+        prefix: IpNet::new(destination, header.destination_prefix_length).ok()?,
+        metric,
+        device,
+        gateway,
+        onlink: header.flags.contains(RouteFlags::Onlink),
+        ours: header.protocol == RouteProtocol::Other(PROTOCOL),
+    })
+}
+
+pub(super) const fn route_ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}

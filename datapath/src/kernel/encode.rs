@@ -1,0 +1,179 @@
+//! Steps as netlink messages, in the wire format of `rtnetlink(7)`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use loden_proto::model::Mac;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, InfoVxlan, LinkAttribute, LinkMessage,
+};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
+
+use crate::step::Change;
+use crate::tables::{AddressKey, Device, FdbEntry, FdbKey, NeighbourKey, PROTOCOL, Route, RouteKey};
+use crate::{DeviceName, Error};
+
+/// Sets replace what is there, whoever set it.
+pub(super) const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+/// Devices are created only where there is none.
+pub(super) const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+/// Changes and removals have no flags.
+pub(super) const PLAIN: u16 = 0;
+
+pub(super) const fn family_of(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// A device as it is created: named, with its MAC address from the first
+/// moment (or the system gives it another), down.
+///
+/// `IFLA_VXLAN_UDP_CSUM` is left out as flannel does: the kernel then sends
+/// outer checksums. Learning is said: left out, it is on.
+pub(super) fn device(name: DeviceName, device: &Device, lower: Option<u32>) -> RouteNetlinkMessage {
+    let mut message = LinkVxlan::new(name.as_str(), device.vni.get())
+        .port(device.port.get())
+        .learning(device.learning)
+        .append_info_data(local(device.local))
+        .address(device.mac.octets().to_vec())
+        .mtu(device.mtu)
+        .txqueuelen(0);
+    if let Some(lower) = lower {
+        message = message.dev(lower);
+    }
+    if device.gbp {
+        message = message.gbp();
+    }
+    RouteNetlinkMessage::NewLink(message.build())
+}
+
+/// A change of one attribute.
+pub(super) fn change(
+    index: u32,
+    change: &Change,
+    index_of: &mut impl FnMut(DeviceName) -> Result<u32, Error>,
+) -> Result<RouteNetlinkMessage, Error> {
+    let link = || LinkUnspec::new_with_index(index);
+    let vxlan = || LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan).index(index);
+    let message = match change {
+        Change::Lower(lower) => vxlan().dev(index_of(*lower)?).build(),
+        Change::Local(address) => vxlan().append_info_data(local(*address)).build(),
+        Change::Learning(learning) => vxlan().learning(*learning).build(),
+        Change::Mac(mac) => link().address(mac.octets().to_vec()).build(),
+        Change::Mtu(mtu) => link().mtu(*mtu).build(),
+        Change::Alias(alias) => link().alias(alias.to_string()).build(),
+        Change::NoLinkLocal => {
+            let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+            link().append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none])).build()
+        }
+        Change::Up => link().up().build(),
+    };
+    Ok(RouteNetlinkMessage::NewLink(message))
+}
+
+pub(super) fn delete_device(index: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    RouteNetlinkMessage::DelLink(message)
+}
+
+const fn local(address: IpAddr) -> InfoVxlan {
+    match address {
+        IpAddr::V4(address) => InfoVxlan::Local(address),
+        IpAddr::V6(address) => InfoVxlan::Local6(address),
+    }
+}
+
+/// An address; an IPv6 one without duplicate detection, which would say
+/// nothing on a tunnel and delay its use, and without a route of its own.
+pub(super) fn address(index: u32, key: &AddressKey) -> AddressMessage {
+    let address = key.address.addr();
+    let mut message = AddressMessage::default();
+    message.header.family = family_of(address);
+    message.header.prefix_len = key.address.prefix_len();
+    message.header.index = index;
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    if address.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
+    }
+    message
+}
+
+/// A forwarding database entry, to be set (with where it leads) or unset. An
+/// unset names no destination: with a wrong one the kernel answers success and
+/// deletes nothing.
+pub(super) fn fdb(index: u32, key: &FdbKey, entry: Option<&FdbEntry>) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    // NTF_SELF: the device's own database, not that of a bridge above it.
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(key.mac.octets().to_vec()));
+    if let Some(entry) = entry {
+        message.attributes.push(NeighbourAttribute::Destination(entry.destination.into()));
+        message.attributes.extend(entry.port.map(|port| NeighbourAttribute::Port(port.get())));
+        message.attributes.extend(entry.vni.map(|vni| NeighbourAttribute::Vni(vni.get())));
+    }
+    message
+}
+
+/// A permanent neighbour, to be set (with its MAC address) or unset.
+pub(super) fn neighbour(index: u32, key: &NeighbourKey, mac: Option<Mac>) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family_of(key.address);
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(NeighbourAttribute::Destination(key.address.into()));
+    if let Some(mac) = mac {
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()));
+        message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+    }
+    message
+}
+
+/// A route to be set.
+pub(super) fn route(index: u32, key: &RouteKey, route: &Route) -> RouteMessage {
+    let mut message = route_key(index, key, RouteScope::Universe);
+    if route.onlink {
+        message.header.flags = RouteFlags::Onlink;
+    }
+    message.attributes.push(match (key.prefix, route.gateway) {
+        (IpNet::V4(_), IpAddr::V6(gateway)) => RouteAttribute::Via(RouteVia::Inet6(gateway)),
+        (_, gateway) => RouteAttribute::Gateway(RouteAddress::from(gateway)),
+    });
+    message
+}
+
+/// A route to be unset: what makes it that one route, whatever its gateway.
+pub(super) fn unset_route(index: u32, key: &RouteKey) -> RouteMessage {
+    route_key(index, key, RouteScope::NoWhere)
+}
+
+fn route_key(index: u32, key: &RouteKey, scope: RouteScope) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family_of(key.prefix.addr());
+    message.header.destination_prefix_length = key.prefix.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.header.scope = scope;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::from(key.prefix.network())),
+        RouteAttribute::Oif(index),
+        RouteAttribute::Priority(key.metric),
+    ];
+    message
+}

@@ -1,0 +1,232 @@
+//! Does a plan: entries in packed batches, devices one by one.
+
+use std::collections::HashMap;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+
+use super::decode::Link;
+use super::requests::{Batch, Requests};
+use super::{encode, observe, sysctl};
+use crate::step::{Change, Step};
+use crate::tables::Device;
+use crate::{DeviceName, Error, KernelError, Plan, Report};
+
+/// Does a plan. Every step is tried, also when others failed.
+pub(super) fn execute(requests: &mut Requests, plan: &Plan) -> Report {
+    let mut run = Run {
+        requests,
+        plan,
+        indexes: HashMap::new(),
+        batch: Batch::default(),
+        batched: Vec::new(),
+        executed: 0,
+        failed: Vec::new(),
+    };
+    for (number, step) in plan.steps().iter().enumerate() {
+        run.step(number, step);
+    }
+    run.flush();
+    run.failed.sort_by_key(|(number, _)| *number);
+    let failed = run.failed.into_iter().map(|(number, error)| (plan.steps()[number].clone(), error));
+    Report { executed: run.executed, failed: failed.collect() }
+}
+
+struct Run<'a> {
+    requests: &'a mut Requests,
+    plan: &'a Plan,
+    /// Indexes by name, for the time of this plan: a device that is created
+    /// again has another one.
+    indexes: HashMap<DeviceName, u32>,
+    batch: Batch,
+    /// The steps in the batch.
+    batched: Vec<usize>,
+    executed: usize,
+    failed: Vec<(usize, Error)>,
+}
+
+impl Run<'_> {
+    fn step(&mut self, number: usize, step: &Step) {
+        let result = match step {
+            Step::CreateDevice(name, device) => {
+                self.flush();
+                self.create(*name, device)
+            }
+            Step::DeleteDevice(name) => {
+                self.flush();
+                self.delete(*name)
+            }
+            Step::ChangeDevice(name, change) => {
+                self.flush();
+                self.change(*name, change)
+            }
+            Step::SetSysctl(key, value) => {
+                self.flush();
+                sysctl::write(*key, *value)
+            }
+            entry => match self.entry(entry) {
+                Ok((message, flags)) => {
+                    self.batch.push(message, flags);
+                    self.batched.push(number);
+                    if self.batch.is_full() {
+                        self.flush();
+                    }
+                    return;
+                }
+                Err(Error::NoDevice(_)) if is_unset(entry) => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        self.note(number, result);
+    }
+
+    /// The message of a step that can be batched.
+    fn entry(&mut self, step: &Step) -> Result<(RouteNetlinkMessage, u16), Error> {
+        let index = self.index(step.device())?;
+        Ok(match step {
+            Step::SetAddress(key) => {
+                (RouteNetlinkMessage::NewAddress(encode::address(index, key)), encode::SET)
+            }
+            Step::UnsetAddress(key) => {
+                (RouteNetlinkMessage::DelAddress(encode::address(index, key)), encode::PLAIN)
+            }
+            Step::SetFdb(key, entry) => {
+                (RouteNetlinkMessage::NewNeighbour(encode::fdb(index, key, Some(entry))), encode::SET)
+            }
+            Step::UnsetFdb(key) => {
+                (RouteNetlinkMessage::DelNeighbour(encode::fdb(index, key, None)), encode::PLAIN)
+            }
+            Step::SetNeighbour(key, mac) => {
+                (RouteNetlinkMessage::NewNeighbour(encode::neighbour(index, key, Some(*mac))), encode::SET)
+            }
+            Step::UnsetNeighbour(key) => {
+                (RouteNetlinkMessage::DelNeighbour(encode::neighbour(index, key, None)), encode::PLAIN)
+            }
+            Step::SetRoute(key, route) => {
+                (RouteNetlinkMessage::NewRoute(encode::route(index, key, route)), encode::SET)
+            }
+            Step::UnsetRoute(key, _) => {
+                (RouteNetlinkMessage::DelRoute(encode::unset_route(index, key)), encode::PLAIN)
+            }
+            Step::DeleteDevice(_) | Step::CreateDevice(..) | Step::ChangeDevice(..) | Step::SetSysctl(..) => {
+                unreachable!("these are not batched")
+            }
+        })
+    }
+
+    fn create(&mut self, name: DeviceName, device: &Device) -> Result<(), Error> {
+        let lower = device.lower.map(|lower| self.index(lower)).transpose()?;
+        match self.requests.write_one(encode::device(name, device, lower), encode::CREATE) {
+            Err(Error::Kernel(error)) if error.errno == libc::EEXIST => {
+                Err(self.who_is_there(name, device, error))
+            }
+            result => result,
+        }
+    }
+
+    /// EEXIST says that somebody has the name, or the VNI with the port.
+    fn who_is_there(&mut self, name: DeviceName, device: &Device, error: KernelError) -> Error {
+        let Ok(links) = observe::links(self.requests) else { return Error::Kernel(error) };
+        if let Some(link) = links.iter().find(|link| link.name == name) {
+            return Error::NameTaken(name, describe(link));
+        }
+        let wanted = (device.vni.get(), device.port.get());
+        match links.iter().find(|link| link.vni_and_port() == Some(wanted)) {
+            Some(link) => Error::VniTaken { holder: link.name.to_string(), vni: wanted.0, port: wanted.1 },
+            None => Error::Kernel(error),
+        }
+    }
+
+    fn delete(&mut self, name: DeviceName) -> Result<(), Error> {
+        let index = match self.index(name) {
+            Ok(index) => index,
+            Err(Error::NoDevice(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.indexes.remove(&name);
+        absent_is_done(self.requests.write_one(encode::delete_device(index), encode::PLAIN))
+    }
+
+    fn change(&mut self, name: DeviceName, change: &Change) -> Result<(), Error> {
+        let index = self.index(name)?;
+        let message = encode::change(index, change, &mut |name| self.index(name))?;
+        match self.requests.write_one(message, encode::PLAIN) {
+            // Without IPv6 no link-local address is made.
+            Err(Error::Kernel(error))
+                if error.errno == libc::EAFNOSUPPORT && *change == Change::NoLinkLocal =>
+            {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn index(&mut self, name: DeviceName) -> Result<u32, Error> {
+        if let Some(index) = self.indexes.get(&name) {
+            return Ok(*index);
+        }
+        let mut question = LinkMessage::default();
+        question.attributes.push(LinkAttribute::IfName(name.to_string()));
+        question.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        match self.requests.ask(RouteNetlinkMessage::GetLink(question)) {
+            Ok(RouteNetlinkMessage::NewLink(link)) => {
+                self.indexes.insert(name, link.header.index);
+                Ok(link.header.index)
+            }
+            Ok(_) => Err(Error::Decode("the answer to a question for a link is not a link".to_owned())),
+            Err(Error::Kernel(error)) if error.errno == libc::ENODEV => Err(Error::NoDevice(name)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let numbers = std::mem::take(&mut self.batched);
+        match self.requests.write(&mut self.batch) {
+            Ok(results) => {
+                for (number, result) in numbers.into_iter().zip(results) {
+                    let unset = is_unset(&self.plan.steps()[number]);
+                    self.note(number, if unset { absent_is_done(result) } else { result });
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                tracing::warn!(%error, steps = numbers.len(), "a batch could not be sent");
+                for number in numbers {
+                    self.note(number, Err(Error::Decode(text.clone())));
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, number: usize, result: Result<(), Error>) {
+        match result {
+            Ok(()) => self.executed += 1,
+            Err(error) => self.failed.push((number, error)),
+        }
+    }
+}
+
+const fn is_unset(step: &Step) -> bool {
+    matches!(step, Step::UnsetAddress(_) | Step::UnsetFdb(_) | Step::UnsetNeighbour(_) | Step::UnsetRoute(..))
+}
+
+/// What we wanted gone is gone.
+fn absent_is_done(result: Result<(), Error>) -> Result<(), Error> {
+    const GONE: [i32; 4] = [libc::ENOENT, libc::ESRCH, libc::ENODEV, libc::EADDRNOTAVAIL];
+    match result {
+        Err(Error::Kernel(error)) if GONE.contains(&error.errno) => Ok(()),
+        result => result,
+    }
+}
+
+fn describe(link: &Link) -> String {
+    let kind =
+        link.kind.as_ref().map_or_else(|| "no virtual device".to_owned(), |kind| format!("of kind {kind}"));
+    match &link.alias {
+        Some(alias) => format!("{kind}, with the alias {alias:?}"),
+        None => format!("{kind}, without an alias"),
+    }
+}

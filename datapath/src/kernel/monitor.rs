@@ -1,0 +1,214 @@
+//! Listens to what the kernel announces, and makes hints of it.
+
+use std::collections::HashMap;
+use std::io;
+
+use netlink_packet_core::{NLM_F_REPLACE, NetlinkHeader, NetlinkPayload};
+use netlink_packet_route::link::LinkFlags;
+use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use super::decode::{self, Link};
+use super::observe;
+use super::requests::{Requests, enlarge, messages};
+use crate::hint::{DeviceState, Hint};
+use crate::tables::{AddressKey, FdbKey, NeighbourKey, Route, RouteKey};
+use crate::{DeviceName, Error};
+
+/// Receive buffer in bytes: a bulk pass of our own is announced to us too.
+const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
+const DATAGRAM: usize = 64 * 1024;
+/// Groups of `rtnetlink(7)`: links, neighbours (forwarding databases among
+/// them), addresses and routes of both families.
+const GROUPS: [u32; 6] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_NEIGH,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV6_ROUTE,
+];
+
+/// A socket that listens, and the links there were when it began to.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    socket: Socket,
+    links: Links,
+}
+
+#[derive(Debug, Default)]
+struct Links(HashMap<u32, KnownLink>);
+
+#[derive(Clone, Copy, Debug)]
+struct KnownLink {
+    name: DeviceName,
+    ours: bool,
+}
+
+impl Monitor {
+    /// Listens in the network namespace of the calling thread.
+    pub(super) fn open(requests: &mut Requests) -> Result<Self, Error> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        socket.set_non_blocking(true)?;
+        enlarge(&socket, RECEIVE_BUFFER)?;
+        // After the socket: whatever changes now is announced.
+        let mut links = Links::default();
+        for link in observe::links(requests)? {
+            links.note(&link);
+        }
+        Ok(Self { socket, links })
+    }
+
+    /// Sends hints until nobody listens any more. A slow listener is waited
+    /// for: the socket's buffer is the queue, and its overrun is a hint.
+    pub(super) async fn run(self, hints: mpsc::Sender<Hint>) -> Result<(), Error> {
+        let Self { socket, mut links } = self;
+        let socket = register(socket)?;
+        let mut received = Vec::with_capacity(DATAGRAM);
+        loop {
+            let mut ready = tokio::select! {
+                ready = socket.readable() => ready?,
+                () = hints.closed() => return Ok(()),
+            };
+            received.clear();
+            match ready.try_io(|socket| socket.get_ref().recv(&mut received, 0)) {
+                Ok(Ok(_)) => {}
+                Err(_) => continue,
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    if hints.send(Hint::Overrun).await.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(Err(error)) => return Err(error.into()),
+            }
+            for hint in links.read(&received) {
+                if hints.send(hint).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+#[allow(unsafe_code, reason = "the safe constructor is deprecated; see SAFETY")]
+fn register(socket: Socket) -> Result<AsyncFd<Socket>, Error> {
+    // SAFETY: a `Socket` owns its descriptor, answers with the same one as long
+    // as it lives, and closes it only when it is dropped, after the `AsyncFd`
+    // has taken it out of the reactor.
+    let registered = unsafe { AsyncFd::register(socket) };
+    registered.map_err(|error| Error::Socket(error.into()))
+}
+
+impl Links {
+    /// The hints of a datagram. What cannot be read may be anything.
+    fn read(&mut self, bytes: &[u8]) -> Vec<Hint> {
+        let mut hints = Vec::new();
+        for message in messages(bytes) {
+            match message {
+                Ok(Some(message)) => match message.payload {
+                    NetlinkPayload::InnerMessage(inner) => hints.extend(self.hint(&message.header, inner)),
+                    NetlinkPayload::Overrun(_) => hints.push(Hint::Overrun),
+                    _ => {}
+                },
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a notification could not be read");
+                    hints.push(Hint::Overrun);
+                }
+            }
+        }
+        hints
+    }
+
+    fn note(&mut self, link: &Link) {
+        self.0.insert(link.index, KnownLink { name: link.name, ours: link.is_ours() });
+    }
+
+    fn name(&self, index: u32) -> Option<DeviceName> {
+        self.0.get(&index).map(|link| link.name)
+    }
+
+    fn ours(&self, index: u32) -> Option<DeviceName> {
+        self.0.get(&index).filter(|link| link.ours).map(|link| link.name)
+    }
+
+    fn hint(&mut self, header: &NetlinkHeader, message: RouteNetlinkMessage) -> Option<Hint> {
+        match message {
+            // Bridges announce their ports under AF_BRIDGE: nothing new.
+            RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)
+                if message.header.interface_family == AddressFamily::Bridge =>
+            {
+                None
+            }
+            RouteNetlinkMessage::NewLink(message) => {
+                let link = Link::new(message)?;
+                self.note(&link);
+                let up = link.flags.contains(LinkFlags::Up);
+                Some(Hint::Device {
+                    name: link.name,
+                    state: DeviceState { up, mtu: link.mtu, mac: link.mac },
+                })
+            }
+            RouteNetlinkMessage::DelLink(message) => {
+                let known = self.0.remove(&message.header.index)?;
+                Some(Hint::DeviceGone(known.name))
+            }
+            RouteNetlinkMessage::NewAddress(message) => {
+                let device = self.name(message.header.index)?;
+                Some(Hint::Address(AddressKey { device, address: decode::address(&message)? }))
+            }
+            RouteNetlinkMessage::DelAddress(message) => {
+                let device = self.name(message.header.index)?;
+                Some(Hint::AddressGone(AddressKey { device, address: decode::address(&message)? }))
+            }
+            RouteNetlinkMessage::NewNeighbour(message) => self.neighbour(&message, true),
+            RouteNetlinkMessage::DelNeighbour(message) => self.neighbour(&message, false),
+            RouteNetlinkMessage::NewRoute(message) => {
+                self.route(&message, true, header.flags & NLM_F_REPLACE != 0)
+            }
+            RouteNetlinkMessage::DelRoute(message) => self.route(&message, false, false),
+            _ => None,
+        }
+    }
+
+    fn neighbour(&self, message: &NeighbourMessage, set: bool) -> Option<Hint> {
+        let device = self.ours(message.header.ifindex)?;
+        if message.header.family == AddressFamily::Bridge {
+            let (mac, entry) = decode::fdb(message)?;
+            let key = FdbKey { device, mac };
+            Some(if set { Hint::Fdb(key, entry) } else { Hint::FdbGone(key) })
+        } else {
+            let (address, mac) = decode::neighbour(message)?;
+            let key = NeighbourKey { device, address };
+            Some(if set { Hint::Neighbour(key, mac) } else { Hint::NeighbourGone(key) })
+        }
+    }
+
+    /// A route of somebody else's is of interest only where it replaces one.
+    fn route(&self, message: &RouteMessage, set: bool, replaces: bool) -> Option<Hint> {
+        let route = decode::main_route(message)?;
+        let key = RouteKey { prefix: route.prefix, metric: route.metric };
+        match (set, route.ours) {
+            (false, true) => Some(Hint::RouteGone(key)),
+            (true, true) => {
+                let device = route.device.and_then(|index| self.name(index));
+                let whole = device.zip(route.gateway);
+                let onlink = route.onlink;
+                Some(Hint::Route(key, whole.map(|(device, gateway)| Route { device, gateway, onlink })))
+            }
+            (true, false) if replaces => Some(Hint::Route(key, None)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! One netlink socket: questions, dumps and packed batches of writes.
+//!
+//! ```text
+//!  [set][set][set]…[set, ACK] ──one send──▶ kernel
+//!        ◀── error(seq 2), error(seq 7), …, ack(last seq)
+//! ```
+//!
+//! Only the last message of a batch asks for an acknowledgement: the kernel
+//! works in order, so its answer says that all before it are done. Errors come
+//! unasked and name the message by sequence number.
+
+use std::collections::HashMap;
+use std::io;
+
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
+
+use crate::{Error, KernelError, Writes};
+
+/// Bytes of a batch at most: below the socket's send buffer.
+const BATCH_BYTES: usize = 48 * 1024;
+/// Messages of a batch at most: even if each fails, the errors fit into the
+/// smallest usual receive buffer.
+const BATCH_MESSAGES: usize = 192;
+/// Bytes of a datagram at most; the kernel fills it during dumps.
+const DATAGRAM: usize = 64 * 1024;
+/// Receive buffer for answers, in bytes.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+/// How often a dump is begun again when changes interrupt it.
+const DUMP_ATTEMPTS: usize = 8;
+
+/// A netlink socket for requests, in the network namespace of the thread that
+/// opened it.
+#[derive(Debug)]
+pub(super) struct Requests {
+    socket: Socket,
+    sequence: u32,
+    writes: Writes,
+    received: Vec<u8>,
+}
+
+/// Messages to be written in one go.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    /// Where each message begins.
+    begins: Vec<usize>,
+}
+
+impl Batch {
+    /// Appends a message.
+    pub(super) fn push(&mut self, message: RouteNetlinkMessage, flags: u16) {
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.finalize();
+        let begin = self.bytes.len();
+        self.begins.push(begin);
+        self.bytes.resize(begin + align(message.buffer_len()), 0);
+        message.serialize(&mut self.bytes[begin..]);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.begins.is_empty()
+    }
+
+    /// Whether it should be written before anything is appended.
+    pub(super) fn is_full(&self) -> bool {
+        self.begins.len() >= BATCH_MESSAGES || self.bytes.len() >= BATCH_BYTES
+    }
+}
+
+impl Requests {
+    pub(super) fn open(writes: Writes) -> Result<Self, Error> {
+        Ok(Self { socket: open_socket()?, sequence: 0, writes, received: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// Writes a batch. Answers one result per message, in order.
+    ///
+    /// # Errors
+    /// When the batch could not be sent; nothing of it took effect then.
+    pub(super) fn write(&mut self, batch: &mut Batch) -> Result<Vec<Result<(), Error>>, Error> {
+        let Batch { mut bytes, begins } = std::mem::take(batch);
+        let Some(last) = begins.last().copied() else { return Ok(Vec::new()) };
+        let first = self.sequence.wrapping_add(1);
+        for begin in &begins {
+            self.sequence = self.sequence.wrapping_add(1);
+            bytes[begin + 8..begin + 12].copy_from_slice(&self.sequence.to_ne_bytes());
+        }
+        let flags = u16::from_ne_bytes([bytes[last + 6], bytes[last + 7]]) | NLM_F_ACK;
+        bytes[last + 6..last + 8].copy_from_slice(&flags.to_ne_bytes());
+
+        // The fields of a header stand at fixed places (`struct nlmsghdr`).
+        self.send(&bytes, begins.len() as u64)?;
+        let mut failed: HashMap<u32, KernelError> = HashMap::new();
+        let whole = self.receive_until(self.sequence, |message| {
+            if let NetlinkPayload::Error(error) = message.payload
+                && error.code.is_some()
+            {
+                failed.insert(message.header.sequence_number, kernel_error(&error));
+            }
+            Ok(())
+        });
+        match whole {
+            Ok(()) => {}
+            Err(Error::Unknown) => {
+                // Answers were lost. Late ones must not be taken for those of
+                // the next request.
+                self.socket = open_socket()?;
+                return Ok(begins.iter().map(|_| Err(Error::Unknown)).collect());
+            }
+            Err(error) => return Err(error),
+        }
+        let count = u32::try_from(begins.len()).unwrap_or(u32::MAX);
+        let result = |index| match failed.remove(&first.wrapping_add(index)) {
+            Some(error) => Err(Error::Kernel(error)),
+            None => Ok(()),
+        };
+        Ok((0..count).map(result).collect())
+    }
+
+    /// Writes one message.
+    ///
+    /// # Errors
+    /// As the kernel answers.
+    pub(super) fn write_one(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        batch.push(message, flags);
+        self.write(&mut batch)?.pop().unwrap_or(Err(Error::Unknown))
+    }
+
+    /// Asks one question that has one answer.
+    ///
+    /// # Errors
+    /// As the kernel answers.
+    pub(super) fn ask(&mut self, question: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, Error> {
+        let mut answer = None;
+        self.question(question, NLM_F_ACK, |message| {
+            match message.payload {
+                NetlinkPayload::InnerMessage(inner) => answer = Some(inner),
+                NetlinkPayload::Error(error) if error.code.is_some() => {
+                    return Err(Error::Kernel(kernel_error(&error)));
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        answer.ok_or_else(|| Error::Decode("no answer before the acknowledgement".to_owned()))
+    }
+
+    /// Reads a table, filtered in the kernel by what `question` names; strictly:
+    /// a filter that the kernel does not know is an error.
+    ///
+    /// # Errors
+    /// As the kernel answers, and when changes interrupt it again and again.
+    pub(super) fn dump(&mut self, question: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut answers = Vec::new();
+            let mut interrupted = false;
+            self.question(question.clone(), NLM_F_DUMP, |message| {
+                interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+                match message.payload {
+                    NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(Error::Kernel(kernel_error(&error)));
+                    }
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(Error::Kernel(KernelError {
+                            errno: -done.code,
+                            message: extended_message(&done.extended_ack),
+                        }));
+                    }
+                    _ => {}
+                }
+                Ok(())
+            })?;
+            if !interrupted {
+                return Ok(answers);
+            }
+        }
+        Err(Error::Interrupted)
+    }
+
+    fn question(
+        &mut self,
+        question: RouteNetlinkMessage,
+        flags: u16,
+        each: impl FnMut(NetlinkMessage<RouteNetlinkMessage>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = NetlinkMessage::from(question);
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.send(&bytes, 0)?;
+        let result = self.receive_until(self.sequence, each);
+        if result.is_err() {
+            // The rest of the answer may still be on its way.
+            self.socket = open_socket()?;
+        }
+        result
+    }
+
+    /// The one place where anything is sent, and where writes are counted.
+    fn send(&mut self, bytes: &[u8], writes: u64) -> Result<(), Error> {
+        self.writes.add(writes);
+        self.socket.send(bytes, 0)?;
+        Ok(())
+    }
+
+    /// Hands over messages until the one that ends the answer to `sequence`:
+    /// an acknowledgement, an error, or the end of a dump.
+    fn receive_until(
+        &mut self,
+        sequence: u32,
+        mut each: impl FnMut(NetlinkMessage<RouteNetlinkMessage>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        loop {
+            self.received.clear();
+            match self.socket.recv(&mut self.received, 0) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Err(Error::Unknown),
+                Err(error) => return Err(error.into()),
+            }
+            for message in messages(&self.received) {
+                let Some(message) = message? else { continue };
+                let ends = message.header.sequence_number == sequence
+                    && matches!(message.payload, NetlinkPayload::Error(_) | NetlinkPayload::Done(_));
+                each(message)?;
+                if ends {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The messages of a datagram. `None`: a link that cannot be read. A host may
+/// have links of any kind; ours can be read.
+pub(super) fn messages(
+    mut bytes: &[u8],
+) -> impl Iterator<Item = Result<Option<NetlinkMessage<RouteNetlinkMessage>>, Error>> + '_ {
+    std::iter::from_fn(move || {
+        let header: [u8; 16] = bytes.get(..16)?.try_into().ok()?;
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        if length < header.len() || length > bytes.len() {
+            bytes = &[];
+            return Some(Err(Error::Decode("a message is longer than its datagram".to_owned())));
+        }
+        let message = NetlinkMessage::deserialize(&bytes[..length]);
+        bytes = bytes.get(align(length)..).unwrap_or_default();
+        Some(match message {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if [libc::RTM_NEWLINK, libc::RTM_DELLINK].contains(&kind) => {
+                tracing::debug!(%error, "a link could not be read");
+                Ok(None)
+            }
+            Err(error) => Err(Error::Decode(error.to_string())),
+        })
+    })
+}
+
+fn open_socket() -> Result<Socket, Error> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.set_ext_ack(true)?;
+    socket.set_cap_ack(true)?;
+    socket.set_netlink_get_strict_chk(true)?;
+    enlarge(&socket, RECEIVE_BUFFER)?;
+    Ok(socket)
+}
+
+/// Sets the receive buffer, beyond `net.core.rmem_max` where that is allowed.
+pub(super) fn enlarge(socket: &Socket, bytes: usize) -> Result<(), Error> {
+    let forced = setsockopt(socket, RcvBufForce, &bytes);
+    forced.or_else(|_| setsockopt(socket, RcvBuf, &bytes)).map_err(|errno| Error::Socket(errno.into()))
+}
+
+fn kernel_error(error: &ErrorMessage) -> KernelError {
+    // After the error number: the header of the request (its body is left out,
+    // NETLINK_CAP_ACK), then the extended acknowledgement.
+    let extended = error.header.get(16..).unwrap_or_default();
+    KernelError { errno: error.raw_code().saturating_abs(), message: extended_message(extended) }
+}
+
+/// `NLMSGERR_ATTR_MSG` among the attributes of an extended acknowledgement.
+fn extended_message(mut attributes: &[u8]) -> Option<String> {
+    const MESSAGE: u16 = 1;
+    const KIND_MASK: u16 = 0x3fff;
+    while attributes.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes([attributes[0], attributes[1]]));
+        let kind = u16::from_ne_bytes([attributes[2], attributes[3]]) & KIND_MASK;
+        let value = attributes.get(4..length)?;
+        if kind == MESSAGE {
+            let text = String::from_utf8_lossy(value);
+            return Some(text.trim_end_matches('\0').to_owned());
+        }
+        attributes = attributes.get(align(length)..).unwrap_or_default();
+    }
+    None
+}
+
+/// Messages and attributes begin at multiples of four.
+const fn align(length: usize) -> usize {
+    length.next_multiple_of(4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_an_extended_acknowledgement_are_found() {
+        let attribute = |kind: u16, value: &[u8]| {
+            let mut bytes = (4 + value.len() as u16).to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(value);
+            bytes.resize(align(bytes.len()), 0);
+            bytes
+        };
+        let mut bytes = attribute(2, &[0, 0, 0, 1]);
+        bytes.extend(attribute(1, b"Invalid prefix\0"));
+        assert_eq!(extended_message(&bytes).as_deref(), Some("Invalid prefix"));
+        assert_eq!(extended_message(&[]), None);
+        assert_eq!(extended_message(&[255, 255, 1, 0]), None);
+        assert_eq!(extended_message(&[0, 0, 1, 0]), None);
+    }
+
+    #[test]
+    fn a_torn_datagram_is_an_error_not_a_panic() {
+        let mut bytes = vec![0u8; 20];
+        bytes[..4].copy_from_slice(&400u32.to_ne_bytes());
+        let all: Vec<_> = messages(&bytes).collect();
+        assert!(matches!(all.as_slice(), [Err(Error::Decode(_))]));
+        assert_eq!(messages(&[1, 2, 3]).count(), 0);
+    }
+}

@@ -1,0 +1,146 @@
+//! What is below: interfaces, addresses, default routes.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use loden_proto::model::Family;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::LinkFlags;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::requests::Requests;
+use super::{decode, encode, observe};
+use crate::facts::{DefaultRoute, HostFacts, Interface, InterfaceAddress, RouteLookup};
+use crate::{DeviceName, Error};
+
+pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
+    let links = observe::links(requests)?;
+    let names: HashMap<u32, DeviceName> = links.iter().map(|link| (link.index, link.name)).collect();
+    let mut addresses = addresses(requests)?;
+    let mut interfaces: Vec<Interface> = links
+        .iter()
+        .map(|link| Interface {
+            index: link.index,
+            name: link.name,
+            kind: link.kind.as_ref().map(ToString::to_string),
+            mtu: link.mtu,
+            up: link.flags.contains(LinkFlags::Up),
+            running: link.flags.contains(LinkFlags::Running),
+            loopback: link.flags.contains(LinkFlags::Loopback),
+            ours: link.is_ours(),
+            addresses: addresses.remove(&link.index).unwrap_or_default(),
+        })
+        .collect();
+    interfaces.sort_by_key(|interface| interface.index);
+    let underlay = interfaces.iter().filter(|interface| !interface.loopback && !interface.ours);
+    let connected = underlay.flat_map(|interface| {
+        let global = interface.addresses.iter().filter(|address| address.global);
+        global.map(|address| (interface.name, address.net.trunc()))
+    });
+    let connected = connected.collect();
+    let mut default_routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        default_routes.extend(defaults(requests, family, &names)?);
+    }
+    Ok(HostFacts { interfaces, default_routes, connected })
+}
+
+fn addresses(requests: &mut Requests) -> Result<HashMap<u32, Vec<InterfaceAddress>>, Error> {
+    let mut addresses: HashMap<u32, Vec<InterfaceAddress>> = HashMap::new();
+    for answer in requests.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+        let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+        let Some(net) = decode::address(&message) else { continue };
+        let flags = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Flags(flags) => Some(*flags),
+            _ => None,
+        });
+        let flags =
+            flags.unwrap_or_else(|| AddressFlags::from_bits_retain(message.header.flags.bits().into()));
+        addresses.entry(message.header.index).or_default().push(InterfaceAddress {
+            net,
+            permanent: flags.contains(AddressFlags::Permanent),
+            secondary: flags.contains(AddressFlags::Secondary),
+            deprecated: flags.contains(AddressFlags::Deprecated),
+            tentative: flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed),
+            global: message.header.scope == AddressScope::Universe,
+        });
+    }
+    Ok(addresses)
+}
+
+/// Default routes of the main table, the best metric first.
+fn defaults(
+    requests: &mut Requests,
+    family: AddressFamily,
+    names: &HashMap<u32, DeviceName>,
+) -> Result<Vec<DefaultRoute>, Error> {
+    let mut question = RouteMessage::default();
+    question.header.address_family = family;
+    question.header.table = RouteHeader::RT_TABLE_MAIN;
+    let mut routes = Vec::new();
+    for answer in requests.dump(&RouteNetlinkMessage::GetRoute(question))? {
+        let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
+        let Some(route) = decode::main_route(&message).filter(|route| route.prefix.prefix_len() == 0) else {
+            continue;
+        };
+        let single = route.device.map(|device| (device, route.gateway));
+        for (device, gateway) in single.into_iter().chain(next_hops(&message)) {
+            let Some(device) = names.get(&device).copied() else { continue };
+            let family = Family::of_net(route.prefix);
+            routes.push(DefaultRoute { family, device, gateway, metric: route.metric });
+        }
+    }
+    routes.sort_by_key(|route| route.metric);
+    Ok(routes)
+}
+
+/// The next hops of a multipath route, which has no output device of its own.
+fn next_hops(message: &RouteMessage) -> impl Iterator<Item = (u32, Option<IpAddr>)> + '_ {
+    let hops = message.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    });
+    hops.flatten().map(|hop: &RouteNextHop| {
+        let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(address) => decode::route_ip(address),
+            _ => None,
+        });
+        (hop.interface_index, gateway)
+    })
+}
+
+/// How the kernel would send to an address; `None` when it would not.
+pub(super) fn route_to(requests: &mut Requests, address: IpAddr) -> Result<Option<RouteLookup>, Error> {
+    let mut question = RouteMessage::default();
+    question.header.address_family = encode::family_of(address);
+    question.header.destination_prefix_length = Family::of(address).bits();
+    question.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
+    let answer = match requests.ask(RouteNetlinkMessage::GetRoute(question)) {
+        Ok(answer) => answer,
+        Err(Error::Kernel(error))
+            if [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES].contains(&error.errno) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let RouteNetlinkMessage::NewRoute(message) = answer else { return Ok(None) };
+    if ![RouteType::Unicast, RouteType::Local].contains(&message.header.kind) {
+        return Ok(None);
+    }
+    let (mut index, mut gateway, mut source) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => index = Some(*oif),
+            RouteAttribute::Gateway(address) => gateway = decode::route_ip(address),
+            RouteAttribute::PrefSource(address) => source = decode::route_ip(address),
+            _ => {}
+        }
+    }
+    let links = observe::links(requests)?;
+    let device = links.iter().find(|link| Some(link.index) == index).map(|link| link.name);
+    Ok(device.map(|device| RouteLookup { device, gateway, source }))
+}

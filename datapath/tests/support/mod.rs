@@ -1,0 +1,93 @@
+//! Networks, hosts and peers for tests; and a network namespace per test.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::SystemTime;
+
+use loden_datapath::backend::{Me, Underlay, mac_of};
+use loden_proto::model::{
+    Backend, Endpoint, Family, Mac, Mtu, Network, Peer, Pool, Port, Receiver, Subnets, Vni, VxlanBackend,
+    VxlanReceiver,
+};
+
+pub(crate) mod netns;
+
+pub(crate) fn vni(number: u32) -> Vni {
+    Vni::try_from(number).unwrap()
+}
+
+/// A dual-stack network: `10.244.0.0/16` in /24, `2001:db8::/48` in /64.
+pub(crate) fn network() -> Network {
+    let pool = |cidr: &str| Pool::new(cidr.parse().unwrap(), None).unwrap();
+    Network {
+        id: "default".parse().unwrap(),
+        pools: vec![pool("10.244.0.0/16"), pool("2001:db8::/48")],
+        vni: vni(1),
+        mtu: None,
+        backend: Backend::Vxlan(VxlanBackend::default()),
+        lease_ttl: None,
+        created: SystemTime::UNIX_EPOCH,
+        revision: 1,
+    }
+}
+
+/// The same with IPv4 only.
+pub(crate) fn network_v4() -> Network {
+    let mut network = network();
+    network.pools.truncate(1);
+    network
+}
+
+pub(crate) fn subnets(number: u16, dual: bool) -> Subnets {
+    let [high, low] = number.to_be_bytes();
+    assert_eq!(high, 0, "one octet of slots in 10.244.0.0/16");
+    let v4 = format!("10.244.{low}.0/24").parse().unwrap();
+    let v6 = format!("2001:db8:0:{number:x}::/64").parse().unwrap();
+    Subnets::new(if dual { vec![v4, v6] } else { vec![v4] }).unwrap()
+}
+
+/// Host 1 on `eth0` with 192.0.2.1 and 2001:db8:ffff::1.
+pub(crate) fn me(network: &Network) -> Me {
+    let node = "node-1".parse().unwrap();
+    let mac = mac_of(&node, &network.id);
+    Me {
+        node,
+        subnets: subnets(1, network.pools.len() > 1),
+        underlay: Underlay {
+            lower: "eth0".parse().unwrap(),
+            mtu: 1500,
+            v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            v6: None,
+            prefixes: vec!["192.0.2.0/24".parse().unwrap()],
+        },
+        mac,
+    }
+}
+
+pub(crate) fn receiver(network: &Network, family: Family, mac: Mac) -> VxlanReceiver {
+    VxlanReceiver { family, vni: network.vni, port: Port::VXLAN, mac, mtu: 1450, gbp: false }
+}
+
+/// Host `number` at 192.0.2.`number`.
+pub(crate) fn peer(network: &Network, number: u16) -> Peer {
+    let node = format!("node-{number}").parse().unwrap();
+    let mac = mac_of(&node, &network.id);
+    let receivers = vec![Receiver::Vxlan(receiver(network, Family::V4, mac))];
+    Peer {
+        node,
+        subnets: subnets(number, network.pools.len() > 1),
+        endpoint: Endpoint { v4: Some(Ipv4Addr::new(192, 0, 2, number as u8)), v6: None, receivers },
+    }
+}
+
+/// A host that has both underlays.
+pub(crate) fn dual_underlay(mut me: Me) -> Me {
+    me.underlay.v6 = Some(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1));
+    me.underlay.prefixes.push("2001:db8:ffff::/64".parse().unwrap());
+    me
+}
+
+pub(crate) fn mtu(bytes: u32) -> Option<Mtu> {
+    Some(Mtu::try_from(bytes).unwrap())
+}

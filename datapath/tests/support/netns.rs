@@ -1,0 +1,72 @@
+//! A network namespace without a name for the time of one test.
+//!
+//! It belongs to the thread that made it and to those that this one starts;
+//! when the last of them ends, also by a panic, it is gone with everything in
+//! it.
+
+use std::net::IpAddr;
+use std::thread;
+
+use loden_datapath::Kernel;
+use nix::sched::{CloneFlags, unshare};
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::{Handle, LinkUnspec, LinkVeth};
+
+/// A namespace with `eth0` (one end of a pair, the other is `far0`), up.
+pub(crate) struct Net {
+    /// What a stranger on the host would do things with.
+    pub(crate) stranger: Handle,
+    /// The datapath under test.
+    pub(crate) kernel: Kernel,
+}
+
+/// Runs a test in a namespace of its own.
+pub(crate) fn in_namespace(test: impl AsyncFnOnce(Net) + Send + 'static) {
+    let thread = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("this test makes a network namespace: run it as root");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (connection, stranger, _) = rtnetlink::new_connection().unwrap();
+            tokio::spawn(connection);
+            let net = Net { stranger, kernel: Kernel::open().unwrap() };
+            net.stranger.link().add(LinkVeth::new("eth0", "far0").build()).execute().await.unwrap();
+            for name in ["lo", "far0", "eth0"] {
+                net.set(LinkUnspec::new_with_name(name).up()).await;
+            }
+            let eth0 = net.index("eth0").await.unwrap();
+            net.stranger.address().add(eth0, "192.0.2.1".parse().unwrap(), 24).execute().await.unwrap();
+            let v6: IpAddr = "2001:db8:ffff::1".parse().unwrap();
+            net.stranger.address().add(eth0, v6, 64).execute().await.unwrap();
+            test(net).await;
+        });
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+impl Net {
+    /// The index of a link.
+    pub(crate) async fn index(&self, name: &str) -> Option<u32> {
+        use futures_util::TryStreamExt;
+        let mut links = self.stranger.link().get().match_name(name.to_owned()).execute();
+        links.try_next().await.ok().flatten().map(|link| link.header.index)
+    }
+
+    /// Changes a link.
+    pub(crate) async fn set(&self, change: rtnetlink::LinkMessageBuilder<LinkUnspec>) {
+        self.stranger.link().set(change.build()).execute().await.unwrap();
+    }
+
+    /// An attribute of a link.
+    pub(crate) async fn attribute<T>(
+        &self,
+        name: &str,
+        pick: impl Fn(&LinkAttribute) -> Option<T>,
+    ) -> Option<T> {
+        use futures_util::TryStreamExt;
+        let mut links = self.stranger.link().get().match_name(name.to_owned()).execute();
+        let link = links.try_next().await.ok().flatten()?;
+        link.attributes.iter().find_map(pick)
+    }
+}
