@@ -1,6 +1,7 @@
 //! Networks, hosts and peers for tests; and a network namespace per test.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(clippy::unwrap_used, reason = "what a test builds is right, or the test fails")]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
@@ -53,7 +54,7 @@ pub(crate) fn me(network: &Network) -> Me {
     let mac = mac_of(&node, &network.id);
     Me {
         node,
-        subnets: subnets(1, network.pools.len() > 1),
+        subnets: subnets(1, network.families().len() > 1),
         underlay: Underlay {
             lower: "eth0".parse().unwrap(),
             mtu: 1500,
@@ -76,7 +77,7 @@ pub(crate) fn peer(network: &Network, number: u16) -> Peer {
     let receivers = vec![Receiver::Vxlan(receiver(network, Family::V4, mac))];
     Peer {
         node,
-        subnets: subnets(number, network.pools.len() > 1),
+        subnets: subnets(number, network.families().len() > 1),
         endpoint: Endpoint { v4: Some(Ipv4Addr::new(192, 0, 2, number as u8)), v6: None, receivers },
     }
 }
