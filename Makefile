@@ -7,6 +7,9 @@
 BASE ?= main
 BUF := .tools/bin/buf
 
+# Our own tools first; mkfs and nft live where an ordinary path does not look.
+export PATH := $(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
+
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
