@@ -205,11 +205,7 @@ impl Pki {
     }
 }
 
-fn open_authority(
-    directory: &Path,
-    cluster: &ClusterName,
-    now: SystemTime,
-) -> Result<Authority, PkiError> {
+fn open_authority(directory: &Path, cluster: &ClusterName, now: SystemTime) -> Result<Authority, PkiError> {
     let (certificate_path, key_path) = (directory.join(CA_CERTIFICATE), directory.join(CA_KEY));
     if file::read(&certificate_path)?.is_none() {
         // The key comes first: a start that was cut off between the two goes on with it.

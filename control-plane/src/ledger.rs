@@ -25,6 +25,7 @@
 
 mod alloc;
 mod apply;
+mod check;
 mod command;
 mod decide;
 mod key;
@@ -32,6 +33,10 @@ mod network;
 mod read;
 mod record;
 mod refusal;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod testing;
 mod vni;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -284,6 +284,18 @@ mod tests {
         assert!(slots.choose(&"a".parse().unwrap(), Family::V6, at(0)).is_some());
     }
 
+    #[test]
+    fn a_pool_of_65536_fills_without_probing() {
+        let mut slots = slots(&[("10.0.0.0/8", 24)]);
+        for number in 1..65_536 {
+            let node = format!("node-{number}");
+            let slot = slots.choose(&node.parse().unwrap(), Family::V4, at(0)).unwrap();
+            slots.put(slot, leased(&node), Revision(1));
+        }
+        assert_eq!(slots.choose(&"late".parse().unwrap(), Family::V4, at(0)), None);
+        assert_eq!(slots.claims().count(), 65_535);
+    }
+
     proptest! {
         #[test]
         fn gaps_are_the_complement_of_what_was_taken(

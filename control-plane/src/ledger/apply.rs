@@ -103,7 +103,7 @@ fn value_of<T: DeserializeOwned>(key: &Key, value: Option<&[u8]>) -> Result<Opti
     value.map(read).transpose()
 }
 
-fn corrupt(key: &Key, problem: impl Into<String>) -> Corrupt {
+pub(super) fn corrupt(key: &Key, problem: impl Into<String>) -> Corrupt {
     Corrupt { key: key.clone(), problem: problem.into() }
 }
 
@@ -317,70 +317,6 @@ impl Ledger {
         }
         if let Some(new) = expiry {
             self.expiries.insert((new.record.expires, name.clone()));
-        }
-        Ok(())
-    }
-
-    /// Checks what uniqueness rests on: slots and leases, slots and reservations, VNIs and networks say
-    /// the same.
-    fn check(&self) -> Result<(), Corrupt> {
-        for (id, entry) in &self.networks {
-            let vni = self.vnis.claim(entry.network.vni).map(|claim| &claim.record);
-            if vni.is_none_or(|vni| vni.network != *id || vni.cooling_until.is_some()) {
-                let key = RecordKey::Network(id.clone()).key();
-                return Err(corrupt(
-                    &key,
-                    format!("has the VNI {}, which is not claimed for it", entry.network.vni),
-                ));
-            }
-            for (node, lease) in &entry.leases {
-                let claimed = |slot| {
-                    entry.slots.claim(slot).is_some_and(|claim| claim.record.lease.as_ref() == Some(node))
-                };
-                if let Some(slot) = lease.record.subnets.iter().find(|slot| !claimed(*slot)) {
-                    let key = RecordKey::Lease(entry.name(node)).key();
-                    return Err(corrupt(&key, format!("has the subnet {slot}, which is not claimed for it")));
-                }
-            }
-            for (node, reservation) in &entry.reservations {
-                let claimed = |slot| {
-                    entry.slots.claim(slot).is_some_and(|claim| claim.record.reserved.as_ref() == Some(node))
-                };
-                if let Some(slot) = reservation.record.subnets.iter().find(|slot| !claimed(*slot)) {
-                    let key = RecordKey::Reservation(entry.name(node)).key();
-                    return Err(corrupt(&key, format!("has the subnet {slot}, which is not claimed for it")));
-                }
-            }
-            for (slot, claim) in entry.slots.claims() {
-                let key = || RecordKey::Slot(id.clone(), slot).key();
-                if entry.network.slot(slot).is_none() {
-                    return Err(corrupt(&key(), "is in no pool of its network"));
-                }
-                let has = |node: &NodeId| {
-                    entry
-                        .leases
-                        .get(node)
-                        .is_some_and(|lease| lease.record.subnets.iter().any(|of| of == slot))
-                };
-                if let Some(node) = claim.record.lease.as_ref().filter(|node| !has(node)) {
-                    return Err(corrupt(
-                        &key(),
-                        format!("is claimed for a lease of {node} that does not have it"),
-                    ));
-                }
-                let has = |node: &NodeId| {
-                    entry
-                        .reservations
-                        .get(node)
-                        .is_some_and(|of| of.record.subnets.iter().any(|of| of == slot))
-                };
-                if let Some(node) = claim.record.reserved.as_ref().filter(|node| !has(node)) {
-                    return Err(corrupt(
-                        &key(),
-                        format!("is claimed for a reservation of {node} that does not have it"),
-                    ));
-                }
-            }
         }
         Ok(())
     }

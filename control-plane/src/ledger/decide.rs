@@ -58,7 +58,7 @@ impl Ledger {
     /// A network that things may be put into.
     fn open_network(&self, id: &NetworkId) -> Result<&NetworkLedger, Refusal> {
         let entry = self.known_network(id)?;
-        if entry.deleting { Err(Refusal::Deleting(id.clone())) } else { Ok(entry) }
+        if entry.deleting.is_some() { Err(Refusal::Deleting(id.clone())) } else { Ok(entry) }
     }
 
     fn known_lease(&self, name: &LeaseName) -> Result<(&NetworkLedger, &StoredLease), Refusal> {

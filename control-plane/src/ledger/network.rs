@@ -8,7 +8,7 @@ use loden_proto::model::{LeaseName, Mac, Network, Subnets};
 use loden_proto::names::NodeId;
 
 use super::alloc::Slots;
-use super::record::{ExpiryRecord, LeaseRecord, ReservationRecord, Stamp, Stored};
+use super::record::{Deletion, ExpiryRecord, LeaseRecord, ReservationRecord, Stamp, Stored};
 use crate::store::Revision;
 
 /// A lease, and when it expires.
@@ -35,7 +35,7 @@ impl StoredLease {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct NetworkLedger {
     pub(super) network: Network,
-    pub(super) deleting: bool,
+    pub(super) deleting: Option<Deletion>,
     pub(super) leases: BTreeMap<NodeId, StoredLease>,
     pub(super) reservations: BTreeMap<NodeId, Stored<ReservationRecord>>,
     pub(super) slots: Slots,
@@ -46,7 +46,7 @@ pub(super) struct NetworkLedger {
 }
 
 impl NetworkLedger {
-    pub(super) fn new(network: Network, deleting: bool) -> Self {
+    pub(super) fn new(network: Network, deleting: Option<Deletion>) -> Self {
         let mut slots = Slots::default();
         slots.set_pools(&network.pools);
         Self {
@@ -61,7 +61,7 @@ impl NetworkLedger {
     }
 
     /// The network's record has changed.
-    pub(super) fn set_network(&mut self, network: Network, deleting: bool) {
+    pub(super) fn set_network(&mut self, network: Network, deleting: Option<Deletion>) {
         if network.pools != self.network.pools {
             self.slots.set_pools(&network.pools);
         }

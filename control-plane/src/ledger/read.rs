@@ -168,7 +168,7 @@ impl Ledger {
 
     /// What the watchers of a network must see, by node: active leases, during adoption only those that
     /// their nodes have confirmed.
-    pub fn peers(&self, network: &NetworkId) -> impl Iterator<Item = Peer> {
+    pub fn peers<'a>(&'a self, network: &NetworkId) -> impl Iterator<Item = Peer> + use<'a> {
         let leases = self.networks.get(network).into_iter().flat_map(|entry| &entry.leases);
         leases.filter(|(_, lease)| self.is_peer(&lease.record)).map(|(node, lease)| peer(node, &lease.record))
     }

@@ -87,7 +87,17 @@ pub(super) struct NetworkRecord {
     pub(super) lease_ttl: Option<Duration>,
     pub(super) created: Stamp,
     /// Its deletion has begun: nothing new is put into it.
-    pub(super) deleting: bool,
+    pub(super) deleting: Option<Deletion>,
+}
+
+/// What a network's deletion does with what it finds in it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Deletion {
+    /// It is given up: somebody came in before the mark.
+    IfEmpty,
+    /// It is taken away.
+    Forced,
 }
 
 impl NetworkRecord {
@@ -107,7 +117,7 @@ impl NetworkRecord {
 
 impl NetworkRecord {
     /// The record of a network as it stands.
-    pub(super) fn of(network: &Network, deleting: bool) -> Self {
+    pub(super) fn of(network: &Network, deleting: Option<Deletion>) -> Self {
         Self {
             pools: network.pools.clone(),
             vni: network.vni,

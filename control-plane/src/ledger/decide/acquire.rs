@@ -179,3 +179,73 @@ impl Ledger {
         draft.put_over(&RecordKey::Expiry(entry.name(node)), &ExpiryRecord { expires });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use loden_proto::model::InstanceId;
+
+    use crate::ledger::LeaseState;
+    use crate::ledger::testing::{Rig, acquire, acquire_at, endpoint, name, network, release, with_vtep};
+
+    fn rig() -> Rig {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/22"]));
+        rig.must(acquire("blue", "a", 1));
+        rig
+    }
+
+    #[test]
+    fn repeating_an_acquire_changes_nothing() {
+        let mut rig = rig();
+        let again = rig.decide(&acquire("blue", "a", 1)).unwrap();
+        assert!(again.changes.is_empty() && again.guards.is_empty() && !again.more);
+        rig.pass(24 * 3600 / 4);
+        assert!(
+            rig.decide(&acquire("blue", "a", 1)).unwrap().changes.is_empty(),
+            "the expiry on disk covers it"
+        );
+        rig.pass(1);
+        let later = rig.must(acquire("blue", "a", 1));
+        assert_eq!(later.changes.len(), 1, "only the expiry is written: {later:?}");
+        let promised = rig.lease("blue", "a").expires.unwrap();
+        assert_eq!(promised, rig.now + Duration::from_secs(30 * 3600));
+    }
+
+    #[test]
+    fn another_instance_gets_a_higher_epoch_also_after_a_release() {
+        let mut rig = rig();
+        let first = rig.lease("blue", "a").epoch;
+        rig.must(acquire("blue", "a", 2));
+        let second = rig.lease("blue", "a");
+        assert!(second.epoch > first && second.instance == InstanceId(2));
+        rig.must(release("blue", "a"));
+        rig.must(acquire("blue", "a", 1));
+        assert!(rig.lease("blue", "a").epoch > second.epoch);
+    }
+
+    #[test]
+    fn a_held_lease_leaves_its_address_to_others() {
+        let mut rig = rig();
+        rig.must(acquire_at("blue", "b", 1, with_vtep(7, 1)));
+        rig.expire("blue", "b");
+        rig.must(acquire_at("blue", "c", 1, with_vtep(7, 1)));
+        rig.refused(acquire_at("blue", "b", 1, with_vtep(7, 1)));
+        rig.must(acquire_at("blue", "b", 1, with_vtep(8, 1)));
+        assert_eq!(rig.lease("blue", "b").state, LeaseState::Active);
+        rig.check();
+    }
+
+    #[test]
+    fn a_node_may_have_one_address_in_several_networks() {
+        let mut rig = rig();
+        rig.must(network("red", &["10.2.0.0/22"]));
+        rig.must(acquire("red", "a", 1));
+        rig.must(release("blue", "a"));
+        rig.refused(acquire_at("blue", "b", 1, rig.lease("red", "a").endpoint));
+        rig.must(release("red", "a"));
+        rig.must(acquire_at("blue", "b", 1, endpoint(b'a')));
+        assert_eq!(rig.ledger.lease(&name("red", "a")), None);
+    }
+}

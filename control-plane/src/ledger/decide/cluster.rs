@@ -56,7 +56,7 @@ impl Ledger {
 
     /// Forgets what has cooled down and old requests, and goes on with deletions that a stop interrupted.
     pub(super) fn tidy(&self, context: &Context<'_>) -> Decision {
-        if let Some(entry) = self.networks.values().find(|entry| entry.deleting) {
+        if let Some(entry) = self.networks.values().find(|entry| entry.deleting.is_some()) {
             let step = self.delete_step(entry, context);
             return Decision { more: true, want: Want::Nothing, ..step };
         }
@@ -82,5 +82,138 @@ impl Ledger {
             }
         }
         if draft.len() < STEP { draft.finish(Want::Nothing) } else { draft.step(Want::Nothing) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::ledger::testing::{Rig, acquire, acquire_at, claim, name, network, release, with_vtep};
+    use crate::ledger::{Command, LeaseState};
+    use loden_proto::names::NodeId;
+
+    fn begin(rig: &Rig, id: u128) -> Command {
+        let adopt_until = Some(rig.now + Duration::from_secs(600));
+        Command::BeginIncarnation { id, predecessor: None, adopt_until }
+    }
+
+    fn peers(rig: &Rig) -> Vec<String> {
+        let peers = rig.ledger.peers(&"blue".parse().unwrap());
+        peers.map(|peer| format!("{} {}", peer.node, peer.subnets)).collect()
+    }
+
+    #[test]
+    fn lives_are_remembered() {
+        let mut rig = Rig::empty();
+        assert_eq!(rig.ledger.cluster(), None);
+        rig.must(Command::BeginIncarnation { id: 5, predecessor: Some(4), adopt_until: None });
+        rig.must(Command::BeginIncarnation { id: 6, predecessor: Some(3), adopt_until: None });
+        assert!(
+            rig.must(Command::BeginIncarnation { id: 6, predecessor: None, adopt_until: None })
+                .changes
+                .is_empty()
+        );
+        let cluster = rig.ledger.cluster().unwrap();
+        assert_eq!((cluster.incarnation, cluster.predecessors), (6, vec![4, 3, 5]));
+        for id in 100..400 {
+            rig.must(Command::BeginIncarnation { id, predecessor: None, adopt_until: None });
+        }
+        let predecessors = rig.ledger.cluster().unwrap().predecessors;
+        assert_eq!((predecessors.len(), predecessors.last()), (super::MOST_PREDECESSORS, Some(&398)));
+    }
+
+    #[test]
+    fn a_lost_store_gives_every_claimant_its_own_and_no_one_anothers() {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/22"]));
+        rig.must(begin(&rig, 2));
+        rig.refused(acquire("blue", "new", 1));
+        rig.must(claim("blue", "b", 1, "10.1.2.0/24"));
+        rig.must(claim("blue", "a", 1, "10.1.1.0/24"));
+        assert!(rig.must(acquire("blue", "a", 1)).changes.is_empty(), "a repeat needs no claim");
+        assert_eq!(peers(&rig), ["a 10.1.1.0/24", "b 10.1.2.0/24"]);
+        rig.must(Command::EndAdoption);
+        assert!(rig.must(Command::EndAdoption).changes.is_empty());
+        rig.must(acquire("blue", "new", 1));
+        assert_eq!(rig.subnets("blue", "new"), "10.1.3.0/24");
+        rig.check();
+    }
+
+    #[test]
+    fn in_a_rolled_back_store_a_claim_wins_over_a_lease_that_is_not_confirmed() {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/22", "2001:db8::/48"]));
+        for (node, slot) in [("a", "10.1.1.0/24, 2001:db8:0:1::/64"), ("b", "10.1.2.0/24, 2001:db8:0:2::/64")]
+        {
+            rig.must(claim("blue", node, 1, slot));
+        }
+        rig.must(begin(&rig, 2));
+        assert_eq!(peers(&rig), Vec::<String>::new(), "nobody is confirmed yet");
+        rig.must(claim("blue", "c", 1, "10.1.1.0/24, 2001:db8:0:3::/64"));
+        assert_eq!(rig.ledger.lease(&name("blue", "a")), None);
+        rig.must(claim("blue", "a", 1, "10.1.3.0/24, 2001:db8:0:1::/64"));
+        assert_eq!(peers(&rig).len(), 2);
+        let due = rig.lease("blue", "b");
+        rig.pass(48 * 3600);
+        rig.refused(Command::ExpireLease { name: due.name, revision: due.revision });
+        rig.must(Command::EndAdoption);
+        assert_eq!(peers(&rig).len(), 3, "b is a peer again");
+        rig.check();
+    }
+
+    #[test]
+    fn a_claimed_subnet_that_the_old_store_says_cools_down_is_granted() {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/22"]));
+        rig.must(claim("blue", "a", 1, "10.1.1.0/24"));
+        rig.must(release("blue", "a"));
+        rig.must(begin(&rig, 2));
+        rig.must(claim("blue", "b", 1, "10.1.1.0/24"));
+        assert_eq!(rig.subnets("blue", "b"), "10.1.1.0/24");
+        rig.check();
+    }
+
+    #[test]
+    fn an_address_that_only_the_old_store_knows_is_in_nobodys_way() {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/22"]));
+        rig.must(acquire_at("blue", "a", 1, with_vtep(7, 1)));
+        rig.must(begin(&rig, 2));
+        let Command::AcquireLease { name, instance, claim, .. } = claim("blue", "b", 1, "10.1.3.0/24") else {
+            panic!()
+        };
+        rig.must(Command::AcquireLease { name, instance, claim, endpoint: with_vtep(7, 1) });
+        assert!(matches!(rig.lease("blue", "a").state, LeaseState::Held { .. }));
+        rig.must(Command::EndAdoption);
+        assert_eq!(peers(&rig), ["b 10.1.3.0/24"]);
+        rig.check();
+    }
+
+    #[test]
+    fn tidying_frees_what_has_cooled_down_in_steps() {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/16"]));
+        for number in 0..150 {
+            let node = format!("n{number}");
+            rig.must(acquire_at("blue", &node, 1, crate::ledger::testing::endpoint(number)));
+            rig.must(release("blue", &node));
+        }
+        rig.must(Command::Tidy);
+        let used = |rig: &Rig| rig.ledger.capacity(&"blue".parse().unwrap()).unwrap()[0].clone();
+        assert_eq!((used(&rig).cooling, used(&rig).free), (150, 105));
+        rig.pass(3600);
+        assert!(rig.decide(&Command::Tidy).unwrap().more);
+        rig.must(Command::Tidy);
+        assert_eq!((used(&rig).cooling, used(&rig).free), (0, 255));
+        assert!(rig.must(Command::Tidy).changes.is_empty());
+        let forgotten: NodeId = "n0".parse().unwrap();
+        assert_eq!(
+            rig.ledger.networks[&"blue".parse().unwrap()]
+                .slots
+                .previous(&forgotten, loden_proto::model::Family::V4),
+            None
+        );
+        rig.check();
     }
 }

@@ -102,3 +102,110 @@ fn check_epoch(name: &LeaseName, sent: Option<Epoch>, lease: &StoredLease) -> Re
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use loden_proto::model::Epoch;
+
+    use crate::ledger::testing::{Rig, acquire, name, network, renew, reserve, with_vtep};
+    use crate::ledger::{Command, LeaseState, PeerChange};
+
+    const TTL: u64 = 24 * 3600;
+
+    fn rig() -> Rig {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/22"]));
+        rig.must(acquire("blue", "a", 1));
+        rig
+    }
+
+    #[test]
+    fn a_renewal_never_promises_beyond_what_is_on_disk() {
+        let mut rig = rig();
+        for step in [TTL / 3, 1, TTL / 4, TTL / 3, TTL, 5] {
+            rig.pass(step);
+            rig.must(renew("blue", "a"));
+            let loaded = crate::ledger::Ledger::load(&rig.loaded()).unwrap();
+            let expires = loaded.lease(&name("blue", "a")).unwrap().expires.unwrap();
+            assert!(expires >= rig.now + Duration::from_secs(TTL));
+        }
+    }
+
+    #[test]
+    fn a_renewal_touches_no_peer_and_mostly_writes_nothing() {
+        let mut rig = rig();
+        rig.pass(TTL / 4);
+        assert!(rig.decide(&renew("blue", "a")).unwrap().changes.is_empty());
+        rig.pass(1);
+        let decision = rig.decide(&renew("blue", "a")).unwrap();
+        rig.commit(decision.changes, decision.guards).unwrap();
+        let applied = rig.catch_up();
+        assert!(applied.len() == 1 && applied[0].peers.is_empty());
+    }
+
+    #[test]
+    fn a_renewal_or_update_makes_a_held_lease_active_again() {
+        let mut rig = rig();
+        rig.expire("blue", "a");
+        assert_eq!(rig.ledger.lease_expiries().count(), 0);
+        rig.must(renew("blue", "a"));
+        assert_eq!(rig.lease("blue", "a").state, LeaseState::Active);
+        rig.expire("blue", "a");
+        let epoch = rig.lease("blue", "a").epoch;
+        rig.must(Command::UpdateEndpoint { name: name("blue", "a"), epoch, endpoint: with_vtep(9, 1) });
+        assert_eq!(rig.lease("blue", "a").state, LeaseState::Active);
+        assert_eq!(rig.ledger.lease_expiries().count(), 1);
+        rig.check();
+    }
+
+    #[test]
+    fn an_expired_lease_leaves_the_peers_and_a_renewal_before_it_wins() {
+        let mut rig = rig();
+        rig.pass(2 * TTL);
+        let (name, _, revision) = rig.ledger.lease_expiries().next().unwrap();
+        let expire = Command::ExpireLease { name: name.clone(), revision };
+        let late = rig.decide(&expire).unwrap();
+        rig.must(renew("blue", "a"));
+        rig.commit(late.changes, late.guards).expect_err("the lease was renewed meanwhile");
+        rig.refused(expire);
+        let lease = rig.lease("blue", "a");
+        rig.now = lease.expires.unwrap();
+        let decision =
+            rig.decide(&Command::ExpireLease { name: lease.name, revision: lease.revision }).unwrap();
+        rig.commit(decision.changes, decision.guards).unwrap();
+        let applied = rig.catch_up();
+        assert_eq!(applied[0].peers[0].1, PeerChange::Removed("a".parse().unwrap()));
+        rig.check();
+    }
+
+    #[test]
+    fn an_update_keeps_the_epoch_and_reaches_the_peers() {
+        let mut rig = rig();
+        let before = rig.lease("blue", "a");
+        let update =
+            |endpoint| Command::UpdateEndpoint { name: name("blue", "a"), epoch: before.epoch, endpoint };
+        rig.must(update(with_vtep(9, 1)));
+        let after = rig.lease("blue", "a");
+        assert_eq!((after.epoch, after.subnets), (before.epoch, before.subnets));
+        assert_eq!(rig.ledger.peers(&"blue".parse().unwrap()).next().unwrap().endpoint, with_vtep(9, 1));
+        assert!(rig.must(update(with_vtep(9, 1))).changes.is_empty());
+        assert_ne!(after.epoch, Epoch(0));
+    }
+
+    #[test]
+    fn a_reserved_lease_never_expires_until_the_reservation_goes() {
+        let mut rig = rig();
+        let slot = rig.subnets("blue", "a");
+        rig.must(reserve("blue", "a", &slot));
+        assert_eq!(rig.ledger.lease_expiries().count(), 0);
+        rig.pass(365 * TTL);
+        assert!(rig.must(renew("blue", "a")).changes.is_empty());
+        rig.must(Command::DeleteReservation { name: name("blue", "a") });
+        let (_, expires, _) = rig.ledger.lease_expiries().next().unwrap();
+        assert_eq!(expires, rig.now + Duration::from_secs(TTL + TTL / 4));
+        rig.expire("blue", "a");
+        rig.check();
+    }
+}

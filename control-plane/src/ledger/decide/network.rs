@@ -1,21 +1,25 @@
 //! Networks: created, changed, deleted.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use loden_proto::InvalidValue;
 use loden_proto::model::{Backend, Mtu, Network, NetworkSpec, Pool, Vni};
-use loden_proto::names::NetworkId;
+use loden_proto::names::{NetworkId, NodeId};
 
 use super::draft::{Draft, revision_of};
 use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, Want};
 use crate::ledger::key::RecordKey;
 use crate::ledger::network::NetworkLedger;
-use crate::ledger::record::{CatalogRecord, Made, NetworkRecord, Stamp, VniRecord};
+use crate::ledger::record::{CatalogRecord, Deletion, Made, NetworkRecord, SlotRecord, Stamp, VniRecord};
 use crate::ledger::refusal::{Named, Refusal, VniRange};
 
 /// Most pools of one network: its record stays well below the store's limit.
 const MOST_POOLS: usize = 128;
-/// Most records that one step of a deletion touches.
+/// Most nodes whose records one step of a deletion touches: at most seven of each.
+const STEP_NODES: usize = 14;
+/// Most records that one step of a deletion touches, those of the network itself aside.
 const STEP: usize = 100;
 
 impl Ledger {
@@ -32,7 +36,7 @@ impl Ledger {
         }
         check_spec(spec)?;
         match self.networks.get(&spec.id) {
-            Some(entry) if entry.deleting => return Err(Refusal::Deleting(spec.id.clone())),
+            Some(entry) if entry.deleting.is_some() => return Err(Refusal::Deleting(spec.id.clone())),
             Some(_) => return Err(Refusal::Exists(Named::Network(spec.id.clone()))),
             None => {}
         }
@@ -47,7 +51,7 @@ impl Ledger {
             backend: spec.backend,
             lease_ttl: spec.lease_ttl,
             created: context.now.into(),
-            deleting: false,
+            deleting: None,
         };
         let mut draft = Draft::default();
         draft.put(&RecordKey::Network(spec.id.clone()), &record, None);
@@ -96,13 +100,14 @@ impl Ledger {
         let mut draft = Draft::default();
         if next != *now {
             let key = RecordKey::Network(id.clone());
-            draft.put(&key, &NetworkRecord::of(&next, false), Some(entry.revision()));
+            draft.put(&key, &NetworkRecord::of(&next, None), Some(entry.revision()));
             draft.put(&RecordKey::Catalog, &CatalogRecord {}, self.catalog);
         }
         Ok(draft.finish(Want::Network(id.clone())))
     }
 
-    /// Deletes a network: marks it first, so that nothing new gets in, then empties it in steps.
+    /// Deletes a network: marks it first, so that nothing new gets in, then empties it in steps. What
+    /// another replica put in before the mark is seen by the next step.
     pub(super) fn delete_network(
         &self,
         id: &NetworkId,
@@ -111,36 +116,39 @@ impl Ledger {
     ) -> Result<Decision, Refusal> {
         let entry = self.known_network(id)?;
         let (leases, reservations) = (entry.leases.len(), entry.reservations.len());
-        if !entry.deleting && !force && leases + reservations > 0 {
-            return Err(Refusal::NetworkInUse { network: id.clone(), leases, reservations });
+        match entry.deleting {
+            Some(Deletion::Forced) => Ok(self.delete_step(entry, context)),
+            _ if force => Ok(mark(entry, Some(Deletion::Forced))),
+            Some(Deletion::IfEmpty) => Ok(self.delete_step(entry, context)),
+            None if leases + reservations > 0 => {
+                Err(Refusal::NetworkInUse { network: id.clone(), leases, reservations })
+            }
+            None => Ok(mark(entry, Some(Deletion::IfEmpty))),
         }
-        Ok(self.delete_step(entry, context))
     }
 
-    /// One step of a deletion; the last one takes the network itself.
+    /// One step of a deletion that was marked; the last one takes the network itself.
     pub(super) fn delete_step(&self, entry: &NetworkLedger, context: &Context<'_>) -> Decision {
+        let is_used = !entry.leases.is_empty() || !entry.reservations.is_empty();
+        if is_used && entry.deleting == Some(Deletion::IfEmpty) {
+            return mark(entry, None);
+        }
         let id = &entry.network.id;
         let mut draft = Draft::default();
-        let leases = entry.leases.iter().flat_map(|(node, lease)| {
-            let expiry =
-                lease.expiry.as_ref().map(|expiry| (RecordKey::Expiry(entry.name(node)), expiry.revision));
-            expiry.into_iter().chain([(RecordKey::Lease(entry.name(node)), lease.revision)])
-        });
-        let reservations = entry.reservations.iter();
-        let reservations =
-            reservations.map(|(node, of)| (RecordKey::Reservation(entry.name(node)), of.revision));
-        let slots = entry.slots.claims();
-        let slots = slots.map(|(slot, claim)| (RecordKey::Slot(id.clone(), slot), claim.revision));
-        for (key, revision) in leases.chain(reservations).chain(slots).take(STEP) {
-            draft.delete(&key, revision);
+        let nodes: BTreeSet<_> = entry.leases.keys().chain(entry.reservations.keys()).collect();
+        let is_last = nodes.len() <= STEP_NODES;
+        for node in nodes.into_iter().take(STEP_NODES) {
+            delete_node(&mut draft, entry, node);
+        }
+        let unclaimed = |claim: &SlotRecord| claim.lease.is_none() && claim.reserved.is_none();
+        for (slot, claim) in entry.slots.claims().filter(|(_, claim)| unclaimed(&claim.record)) {
+            if draft.len() < STEP {
+                draft.delete(&RecordKey::Slot(id.clone(), slot), claim.revision);
+            }
         }
         let network = RecordKey::Network(id.clone());
-        if draft.len() == STEP {
-            if entry.deleting {
-                draft.guard(&network, Some(entry.revision()));
-            } else {
-                draft.put(&network, &NetworkRecord::of(&entry.network, true), Some(entry.revision()));
-            }
+        if !is_last || draft.len() >= STEP {
+            draft.guard(&network, Some(entry.revision()));
             return draft.step(Want::Nothing);
         }
         draft.delete(&network, entry.revision());
@@ -224,10 +232,169 @@ impl Ledger {
     }
 }
 
+/// Deletes everything that a node has in a network; what it claims goes in the same step.
+fn delete_node(draft: &mut Draft, entry: &NetworkLedger, node: &NodeId) {
+    let mut slots = BTreeSet::new();
+    if let Some(lease) = entry.leases.get(node) {
+        draft.delete(&RecordKey::Lease(entry.name(node)), lease.revision);
+        draft.delete_expiry(entry, node, lease);
+        slots.extend(lease.record.subnets.iter());
+    }
+    if let Some(reservation) = entry.reservations.get(node) {
+        draft.delete(&RecordKey::Reservation(entry.name(node)), reservation.revision);
+        slots.extend(reservation.record.subnets.iter());
+    }
+    for slot in slots {
+        if let Some(claim) = entry.slots.claim(slot) {
+            draft.delete(&RecordKey::Slot(entry.network.id.clone(), slot), claim.revision);
+        }
+    }
+}
+
+/// Marks a network, or takes the mark off it.
+fn mark(entry: &NetworkLedger, deletion: Option<Deletion>) -> Decision {
+    let mut draft = Draft::default();
+    let key = RecordKey::Network(entry.network.id.clone());
+    draft.put(&key, &NetworkRecord::of(&entry.network, deletion), Some(entry.revision()));
+    draft.step(Want::Nothing)
+}
+
 fn check_spec(spec: &NetworkSpec) -> Result<(), InvalidValue> {
     if spec.pools.len() > MOST_POOLS {
         let rule = format!("must be at most {MOST_POOLS}");
         return Err(InvalidValue::new(spec.pools.len(), rule).at("network.pools"));
     }
     spec.check().map_err(|invalid| invalid.at("network"))
+}
+
+#[cfg(test)]
+mod tests {
+    use loden_proto::model::{Mtu, Vni};
+
+    use crate::ledger::testing::{Rig, acquire, acquire_at, endpoint, network, pool, release, reserve};
+    use crate::ledger::{Command, Refusal};
+
+    fn delete(force: bool) -> Command {
+        Command::DeleteNetwork { id: "blue".parse().unwrap(), force }
+    }
+
+    #[test]
+    fn a_network_is_created_changed_and_deleted() {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/22"]));
+        let id = "blue".parse().unwrap();
+        let created = rig.ledger.network(&id).unwrap().clone();
+        assert_eq!((created.vni, created.revision), (Vni::MIN, rig.ledger.revision().0));
+        let pools = Some(vec![pool("10.2.0.0/22"), pool("2001:db8::/48")]);
+        rig.must(Command::UpdateNetwork {
+            id: id.clone(),
+            pools: pools.clone(),
+            mtu: Some(Mtu::try_from(1400).ok()),
+        });
+        let changed = rig.ledger.network(&id).unwrap().clone();
+        assert!(changed.revision > created.revision && changed.pools == pools.clone().unwrap());
+        let again = rig.must(Command::UpdateNetwork { id: id.clone(), pools, mtu: None });
+        assert!(again.changes.is_empty());
+        rig.must(network("red", &["10.1.0.0/22"]));
+        rig.must(delete(false));
+        assert_eq!(rig.ledger.network(&id), None);
+        rig.must(network("green", &["10.2.0.0/22"]));
+        assert_eq!(rig.ledger.network(&"green".parse().unwrap()).unwrap().vni.get(), 3, "1 cools down");
+        rig.check();
+    }
+
+    #[test]
+    fn a_large_network_is_marked_first_and_deleted_in_steps() {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/16"]));
+        for number in 0..120 {
+            rig.must(acquire_at("blue", &format!("n{number}"), 1, endpoint(number)));
+        }
+        rig.must(reserve("blue", "z", "10.1.200.0/24"));
+        rig.refused(delete(false));
+        for _ in 0..2 {
+            let step = rig.decide(&delete(true)).unwrap();
+            assert!(step.more && step.changes.len() <= crate::store::MAX_OPERATIONS);
+            rig.commit(step.changes, step.guards).unwrap();
+            rig.catch_up();
+            rig.check();
+        }
+        rig.check();
+        for command in
+            [acquire("blue", "y", 1), network("blue", &["10.9.0.0/16"]), reserve("blue", "y", "10.1.9.0/24")]
+        {
+            assert_eq!(rig.refused(command), Refusal::Deleting("blue".parse().unwrap()));
+        }
+        rig.must(Command::Tidy);
+        assert_eq!(rig.ledger.networks().count(), 0);
+        let records = rig.loaded().records;
+        let left: Vec<_> = records.iter().map(|record| record.key.as_str()).collect();
+        assert_eq!(left, ["cluster", "networks", "vni/1"]);
+        rig.check();
+    }
+
+    #[test]
+    fn an_acquire_and_a_deletion_cannot_both_win() {
+        for force in [false, true] {
+            let mut rig = Rig::new();
+            rig.must(network("blue", &["10.1.0.0/22"]));
+            let acquired = rig.decide(&acquire("blue", "a", 1)).unwrap();
+            let marked = rig.decide(&delete(force)).unwrap();
+            rig.commit(acquired.changes, acquired.guards).unwrap();
+            rig.commit(marked.changes, marked.guards).unwrap();
+            rig.catch_up();
+            let deleted = rig.run(&delete(force));
+            if force {
+                deleted.unwrap();
+                assert_eq!(rig.ledger.networks().count(), 0);
+            } else {
+                assert!(matches!(deleted, Err(Refusal::NetworkInUse { leases: 1, .. })));
+                rig.must(acquire("blue", "b", 1));
+            }
+            rig.check();
+
+            let mut rig = Rig::new();
+            rig.must(network("blue", &["10.1.0.0/22"]));
+            let late = rig.decide(&acquire("blue", "a", 1)).unwrap();
+            let marked = rig.decide(&delete(force)).unwrap();
+            rig.commit(marked.changes, marked.guards).unwrap();
+            rig.commit(late.changes, late.guards).expect_err("the network is marked");
+            rig.catch_up();
+            rig.must(delete(force));
+            rig.check();
+        }
+    }
+
+    #[test]
+    fn a_deletion_that_stopped_is_finished_or_given_up() {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/22"]));
+        let late = rig.decide(&acquire("blue", "a", 1)).unwrap();
+        let marked = rig.decide(&delete(false)).unwrap();
+        rig.commit(late.changes, late.guards).unwrap();
+        rig.commit(marked.changes, marked.guards).unwrap();
+        rig.catch_up();
+        rig.must(Command::Tidy);
+        rig.must(acquire("blue", "b", 1));
+        let marked = rig.decide(&delete(true)).unwrap();
+        rig.commit(marked.changes, marked.guards).unwrap();
+        rig.catch_up();
+        rig.refused(acquire("blue", "c", 1));
+        rig.must(Command::Tidy);
+        assert_eq!(rig.ledger.networks().count(), 0);
+        rig.check();
+    }
+
+    #[test]
+    fn two_networks_cannot_both_win_overlapping_pools() {
+        let mut rig = Rig::new();
+        let first = rig.decide(&network("blue", &["10.1.0.0/22"])).unwrap();
+        let second = rig.decide(&network("red", &["10.0.0.0/8"])).unwrap();
+        rig.commit(first.changes, first.guards).unwrap();
+        rig.commit(second.changes, second.guards).expect_err("the set of networks has changed");
+        rig.catch_up();
+        rig.must(acquire("blue", "a", 1));
+        rig.must(release("blue", "a"));
+        rig.check();
+    }
 }
