@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::name::DeviceName;
 use crate::tables::{AddressKey, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Tables};
 
-/// A stream of hints. It ends when the datapath does.
+/// A stream of hints. It ends only when nobody can listen any more.
 pub type Hints = mpsc::Receiver<Hint>;
 
 /// Something happened in the kernel.

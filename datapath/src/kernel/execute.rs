@@ -1,6 +1,7 @@
 //! Does a plan: entries in packed batches, devices one by one.
 
 use std::collections::HashMap;
+use std::io;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
@@ -35,9 +36,9 @@ pub(super) fn execute(requests: &mut Requests, plan: &Plan) -> Report {
 struct Run<'a> {
     requests: &'a mut Requests,
     plan: &'a Plan,
-    /// Indexes by name, for the time of this plan: a device that is created
-    /// again has another one.
-    indexes: HashMap<DeviceName, u32>,
+    /// Indexes by name, `None` where there is no device; for the time of this
+    /// plan, since a device that is created again has another one.
+    indexes: HashMap<DeviceName, Option<u32>>,
     batch: Batch,
     /// The steps in the batch.
     batched: Vec<usize>,
@@ -116,6 +117,7 @@ impl Run<'_> {
 
     fn create(&mut self, name: DeviceName, device: &Device) -> Result<(), Error> {
         let lower = device.lower.map(|lower| self.index(lower)).transpose()?;
+        self.indexes.remove(&name);
         match self.requests.write_one(encode::device(name, device, lower), encode::CREATE) {
             Err(Error::Kernel(error)) if error.errno == libc::EEXIST => {
                 Err(self.who_is_there(name, device, error))
@@ -163,18 +165,21 @@ impl Run<'_> {
 
     fn index(&mut self, name: DeviceName) -> Result<u32, Error> {
         if let Some(index) = self.indexes.get(&name) {
-            return Ok(*index);
+            return index.ok_or(Error::NoDevice(name));
         }
         let mut question = LinkMessage::default();
         question.attributes.push(LinkAttribute::IfName(name.to_string()));
         question.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         match self.requests.ask(RouteNetlinkMessage::GetLink(question)) {
             Ok(RouteNetlinkMessage::NewLink(link)) => {
-                self.indexes.insert(name, link.header.index);
+                self.indexes.insert(name, Some(link.header.index));
                 Ok(link.header.index)
             }
             Ok(_) => Err(Error::Decode("the answer to a question for a link is not a link".to_owned())),
-            Err(Error::Kernel(error)) if error.errno == libc::ENODEV => Err(Error::NoDevice(name)),
+            Err(Error::Kernel(error)) if error.errno == libc::ENODEV => {
+                self.indexes.insert(name, None);
+                Err(Error::NoDevice(name))
+            }
             Err(error) => Err(error),
         }
     }
@@ -192,10 +197,14 @@ impl Run<'_> {
                 }
             }
             Err(error) => {
-                let text = error.to_string();
-                tracing::warn!(%error, steps = numbers.len(), "a batch could not be sent");
+                let code = match &error {
+                    Error::Socket(error) => error.raw_os_error(),
+                    _ => None,
+                };
+                tracing::warn!(%error, steps = numbers.len(), "a batch could not be written");
                 for number in numbers {
-                    self.note(number, Err(Error::Decode(text.clone())));
+                    let error = code.map_or(Error::Unknown, |code| io::Error::from_raw_os_error(code).into());
+                    self.note(number, Err(error));
                 }
             }
         }

@@ -201,8 +201,9 @@ impl Requests {
         message.serialize(&mut bytes);
         self.send(&bytes, 0)?;
         let result = self.receive_until(self.sequence, each);
-        if result.is_err() {
-            // The rest of the answer may still be on its way.
+        // An error of the kernel is the end of the answer. After any other, the
+        // rest may still be on its way.
+        if !matches!(result, Ok(()) | Err(Error::Kernel(_))) {
             self.socket = open_socket()?;
         }
         result

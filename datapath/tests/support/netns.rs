@@ -7,7 +7,9 @@
 use std::net::IpAddr;
 use std::thread;
 
-use loden_datapath::Kernel;
+use loden_datapath::backend::{self, Me};
+use loden_datapath::{Datapath, DeviceName, Kernel, Plan, Report, Step, Tables, plan};
+use loden_proto::model::{Network, Peer};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
@@ -68,5 +70,38 @@ impl Net {
         let mut links = self.stranger.link().get().match_name(name.to_owned()).execute();
         let link = links.try_next().await.ok().flatten()?;
         link.attributes.iter().find_map(pick)
+    }
+}
+
+pub(crate) fn name(text: &str) -> DeviceName {
+    text.parse().unwrap()
+}
+
+pub(crate) fn lines(plan: &Plan) -> Vec<String> {
+    plan.steps().iter().map(ToString::to_string).collect()
+}
+
+pub(crate) fn desired(network: &Network, me: &Me, peers: &[Peer]) -> Tables {
+    let (tables, refused) = backend::tables(network, me, peers);
+    assert!(refused.is_empty(), "{refused:?}");
+    tables
+}
+
+impl Net {
+    /// One pass, as an agent does it. The second look must find nothing to do.
+    pub(crate) async fn converge(&mut self, network: &Network, desired: &Tables) -> Plan {
+        let scope = backend::scope(network);
+        let todo = plan(&self.kernel.observe(&scope).await.unwrap(), desired);
+        let report = self.kernel.execute(&todo).await;
+        assert!(report.is_complete(), "{:#?}", report.failed);
+        assert_eq!(report.executed, todo.len());
+        let actual = self.kernel.observe(&scope).await.unwrap();
+        assert_eq!(lines(&plan(&actual, desired)), Vec::<String>::new());
+        assert_eq!(&actual, desired);
+        todo
+    }
+
+    pub(crate) async fn run(&mut self, steps: impl IntoIterator<Item = Step>) -> Report {
+        self.kernel.execute(&steps.into_iter().collect()).await
     }
 }

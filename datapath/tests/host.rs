@@ -1,0 +1,150 @@
+//! What a real kernel says of itself, in a network namespace per test.
+
+#![allow(clippy::unwrap_used, reason = "a failure ends the test, with its place")]
+
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use loden_datapath::{Hint, Hints, Host, Tables};
+use rtnetlink::{LinkUnspec, RouteMessageBuilder};
+use support::netns::{desired, in_namespace, name};
+use support::{me, network, peer};
+
+#[test]
+fn the_host_is_described_as_it_is() {
+    in_namespace(async |mut net| {
+        let network = network();
+        net.converge(&network, &desired(&network, &me(&network), &[peer(&network, 2)])).await;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(Ipv4Addr::new(192, 0, 2, 254)).build();
+        net.stranger.route().add(route).execute().await.unwrap();
+
+        let facts = net.kernel.facts().await.unwrap();
+        let eth0 = facts.interface(name("eth0")).unwrap();
+        assert_eq!((eth0.kind.as_deref(), eth0.mtu, eth0.up, eth0.ours), (Some("veth"), 1500, true, false));
+        assert_eq!(facts.interface_with("192.0.2.1".parse().unwrap()), Some(eth0));
+        assert!(eth0.addresses[0].permanent && eth0.addresses[0].global);
+        assert_eq!(facts.default_routes.len(), 1);
+        assert_eq!(facts.default_routes[0].device, name("eth0"));
+        assert_eq!(facts.default_routes[0].gateway, Some("192.0.2.254".parse().unwrap()));
+        let connected: Vec<_> = facts.connected.iter().map(|(_, net)| net.to_string()).collect();
+        assert_eq!(connected, ["192.0.2.0/24", "2001:db8:ffff::/64"]);
+
+        let near = net.kernel.route_to("192.0.2.7".parse().unwrap()).await.unwrap().unwrap();
+        assert_eq!((near.device, near.gateway), (name("eth0"), None));
+        assert_eq!(near.source, Some("192.0.2.1".parse().unwrap()));
+        let far = net.kernel.route_to("203.0.113.1".parse().unwrap()).await.unwrap().unwrap();
+        assert_eq!(far.gateway, Some("192.0.2.254".parse().unwrap()));
+        assert_eq!(net.kernel.route_to("2001:db8:9999::1".parse().unwrap()).await.unwrap(), None);
+    });
+}
+
+/// Waits for a hint that concerns the owner of `desired`.
+async fn concerned(hints: &mut Hints, desired: &Tables) -> Hint {
+    let wait = async {
+        loop {
+            let hint = hints.recv().await.expect("hints end with the datapath only");
+            if hint.concerns(desired) {
+                return hint;
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect("nobody was told")
+}
+
+#[test]
+fn drift_is_announced_and_our_own_writes_concern_nobody() {
+    in_namespace(async |mut net| {
+        let network = network();
+        let me = me(&network);
+        let wanted = desired(&network, &me, &[peer(&network, 2), peer(&network, 3)]);
+        net.converge(&network, &wanted).await;
+        let mut hints = net.kernel.hints().await.unwrap();
+
+        // Our own writes: a peer comes, moves and leaves. A foreign address
+        // afterwards marks where they end.
+        let far0 = net.index("far0").await.unwrap();
+        let mut third = peer(&network, 4);
+        let steps = [None, Some(Ipv4Addr::new(192, 0, 2, 99))].map(|moved| {
+            third.endpoint.v4 = moved.or(third.endpoint.v4);
+            desired(&network, &me, &[peer(&network, 2), peer(&network, 3), third.clone()])
+        });
+        for (number, next) in steps.iter().chain([&wanted]).enumerate() {
+            assert!(!net.converge(&network, next).await.is_empty());
+            let mark = IpAddr::from([198, 51, 100, number as u8 + 1]);
+            net.stranger.address().add(far0, mark, 32).execute().await.unwrap();
+            let mut seen = 0;
+            loop {
+                let hint = hints.recv().await.unwrap();
+                if matches!(hint, Hint::Address(key) if key.address.addr() == mark) {
+                    break;
+                }
+                assert!(!hint.concerns(next), "{hint:?}");
+                seen += 1;
+            }
+            assert!(seen > 0);
+        }
+
+        let index = net.index("loden1a").await.unwrap();
+        let device = name("loden1a");
+        let (route_key, _) = wanted.routes.iter().next().unwrap();
+        let prefix: Ipv4Addr = match route_key.prefix.network() {
+            IpAddr::V4(prefix) => prefix,
+            IpAddr::V6(_) => unreachable!("IPv4 sorts first"),
+        };
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(prefix, 24)
+            .output_interface(index)
+            .priority(route_key.metric)
+            .protocol(rtnetlink::packet_route::route::RouteProtocol::Unspec)
+            .build();
+        net.stranger.route().del(route).execute().await.unwrap();
+        assert_eq!(concerned(&mut hints, &wanted).await, Hint::RouteGone(*route_key));
+        net.converge(&network, &wanted).await;
+
+        let (fdb_key, _) = wanted.fdb.iter().next().unwrap();
+        let elsewhere = net.stranger.neighbours().add_bridge(index, &fdb_key.mac.octets());
+        let own = rtnetlink::packet_route::neighbour::NeighbourFlags::Own;
+        let elsewhere = elsewhere.destination("192.0.2.250".parse().unwrap()).flags(own).replace();
+        elsewhere.execute().await.unwrap();
+        let hint = concerned(&mut hints, &wanted).await;
+        assert!(matches!(hint, Hint::Fdb(key, Some(_)) if key == *fdb_key), "{hint:?}");
+        net.converge(&network, &wanted).await;
+
+        net.set(LinkUnspec::new_with_index(index).down()).await;
+        concerned(&mut hints, &wanted).await;
+        net.converge(&network, &wanted).await;
+
+        net.stranger.link().del(index).execute().await.unwrap();
+        loop {
+            if concerned(&mut hints, &wanted).await == Hint::DeviceGone(device) {
+                break;
+            }
+        }
+        net.converge(&network, &wanted).await;
+    });
+}
+
+#[test]
+fn a_new_address_of_the_host_is_announced() {
+    in_namespace(async |mut net| {
+        let network = network();
+        let wanted = desired(&network, &me(&network), &[]);
+        net.converge(&network, &wanted).await;
+        let mut hints = net.kernel.hints().await.unwrap();
+        let eth0 = net.index("eth0").await.unwrap();
+        net.stranger.address().add(eth0, "198.51.100.9".parse().unwrap(), 24).execute().await.unwrap();
+        let wait = async {
+            loop {
+                let hint = hints.recv().await.unwrap();
+                if hint.concerns_underlay(&wanted) && matches!(hint, Hint::Address(_)) {
+                    return hint;
+                }
+            }
+        };
+        let hint = tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.unwrap();
+        let Hint::Address(key) = hint else { unreachable!("it was looked for") };
+        assert_eq!((key.device, key.address.to_string()), (name("eth0"), "198.51.100.9/24".to_owned()));
+        assert!(!Hint::Address(key).concerns(&wanted));
+    });
+}
