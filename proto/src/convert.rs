@@ -1,6 +1,6 @@
 //! Between wire and model: the only place that looks at raw strings.
 //!
-//! `TryFrom` a message gives the model or an [`InvalidValue`] whose field path
+//! `TryFrom` a message gives the model or an [`InvalidValue`](crate::InvalidValue) whose field path
 //! starts below the message; the caller adds where the message stood.
 
 mod lease;
