@@ -179,29 +179,10 @@ impl Pki {
         bytes.try_into().map_err(|_| PkiError::Content { path, rule: "must be a key of 32 bytes" })
     }
 
-    /// The incarnation of the store that was served last; none before the first.
-    ///
-    /// # Errors
-    /// The file cannot be read or holds something else.
-    pub fn incarnation(&self) -> Result<Option<u128>, PkiError> {
-        let path = self.directory.join(INCARNATION);
-        let Some(bytes) = file::read(&path)? else { return Ok(None) };
-        let digits = std::str::from_utf8(&bytes).unwrap_or_default().trim();
-        match u128::from_str_radix(digits, 16) {
-            Ok(id) if digits.len() == 32 => Ok(Some(id)),
-            _ => Err(PkiError::Content { path, rule: "must hold 32 hexadecimal digits" }),
-        }
-    }
-
-    /// Remembers the incarnation that is served, durably.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn remember_incarnation(&self, id: u128) -> Result<(), PkiError> {
-        if self.incarnation().is_ok_and(|known| known == Some(id)) {
-            return Ok(());
-        }
-        file::write_private(&self.directory.join(INCARNATION), format!("{id:032x}\n").as_bytes())
+    /// Where the incarnation of the store that was served last is noted; it survives the store's loss.
+    #[must_use]
+    pub fn incarnation_marker(&self) -> PathBuf {
+        self.directory.join(INCARNATION)
     }
 }
 
@@ -264,13 +245,11 @@ mod tests {
         let directory = state.path().join("pki");
         let first = open(&directory);
         let server = first.server(&"one".parse().unwrap(), &[], SystemTime::now()).unwrap();
-        first.remember_incarnation(7).unwrap();
         for (name, mode) in [
             ("", 0o700),
             ("ca.crt", 0o600),
             ("ca.key", 0o600),
             ("token.key", 0o600),
-            ("incarnation", 0o600),
             ("admin", 0o700),
             ("admin/tls.key", 0o600),
             ("server", 0o700),
@@ -283,7 +262,6 @@ mod tests {
         let second = open(&directory);
         assert_eq!(second.authority().certificate_pem(), first.authority().certificate_pem());
         assert_eq!(second.token_key().unwrap(), first.token_key().unwrap());
-        assert_eq!(second.incarnation().unwrap(), Some(7));
         let again = second.server(&"one".parse().unwrap(), &[], SystemTime::now()).unwrap();
         assert_eq!(again, server);
         let admin = Bundle::read(&directory.join("admin")).unwrap();
@@ -321,9 +299,9 @@ mod tests {
         let other = "other".parse().unwrap();
         let error = Pki::open_or_create(state.path(), &other, SystemTime::now()).unwrap_err();
         assert!(error.to_string().ends_with("is the CA of cluster \"loden\", not of \"other\""), "{error}");
-        fs::write(state.path().join("incarnation"), "seven").unwrap();
-        let error = open(state.path()).incarnation().unwrap_err();
-        assert!(error.to_string().contains("32 hexadecimal digits"), "{error}");
+        fs::write(state.path().join("token.key"), "short").unwrap();
+        let error = open(state.path()).token_key().unwrap_err();
+        assert!(error.to_string().ends_with("token.key: must be a key of 32 bytes"), "{error}");
         fs::remove_file(state.path().join("ca.key")).unwrap();
         let error = Pki::open_or_create(state.path(), &cluster(), SystemTime::now()).unwrap_err();
         assert!(error.to_string().contains("ca.key is missing"), "{error}");

@@ -1,10 +1,21 @@
-//! Placeholder.
+//! The Loden control plane: a ledger of networks and leases, and a feed of peers.
+//!
+//! ```text
+//!  connection ─▶ service ─▶ clerk ─▶ ledger::decide ─▶ store ─▶ ledger::apply ─▶ feed ─▶ watch ─▶ connection
+//! ```
 
 pub mod adoption;
 pub mod clerk;
+pub mod config;
+mod connection;
 pub mod expiry;
 pub mod feed;
 pub mod identity;
 pub mod ledger;
+mod metrics;
+pub mod registry;
+pub mod server;
+pub mod service;
+pub mod status;
 pub mod store;
 pub mod watch;

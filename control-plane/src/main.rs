@@ -1,2 +1,102 @@
-//! Placeholder.
-fn main() {}
+//! The control plane's program: settings, log, serve, signals.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command as Program, ExitCode};
+use std::time::SystemTime;
+
+use anyhow::Context;
+use loden_control_plane::config::{Arguments, Command, Config, DEFAULT_FILE, IssueArgs};
+use loden_control_plane::identity::{Order, issue};
+use loden_control_plane::server::{Ending, Server};
+use loden_process::{completions, exit, settings, signals};
+use sd_notify::NotifyState;
+use tracing::{info, warn};
+
+fn main() -> ExitCode {
+    let files = [PathBuf::from(DEFAULT_FILE)];
+    let arguments: Arguments = settings::load(&files);
+    let result = match arguments.command {
+        Some(Command::Completions { shell }) => {
+            completions::write(shell, settings::command::<Arguments>(&files), &mut io::stdout())
+                .context("completions")
+        }
+        Some(Command::Issue(order)) => issue_bundle(&arguments.config, order),
+        None | Some(Command::Serve) => {
+            if let Err(invalid) = arguments.config.check() {
+                eprintln!("error: {invalid}");
+                return ExitCode::from(exit::USAGE);
+            }
+            if let Err(error) = arguments.log.init() {
+                eprintln!("error: {error}");
+                return ExitCode::from(exit::USAGE);
+            }
+            serve(arguments.config)
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(exit::FAILED)
+        }
+    }
+}
+
+fn issue_bundle(config: &Config, order: IssueArgs) -> anyhow::Result<()> {
+    let IssueArgs { role, name, out, validity, force } = order;
+    let order = Order { role, name, out, validity, force };
+    let bundle = issue(&config.pki_dir(), &order, SystemTime::now())?;
+    println!("{} in {}", bundle.id(), order.out.display());
+    Ok(())
+}
+
+/// How a run ends when nothing has failed for good.
+enum Ended {
+    AsAsked,
+    /// The store can be opened anew, by a new process in our place.
+    Restart,
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(run(config))?;
+    drop(runtime);
+    match ended {
+        Ended::AsAsked => Ok(()),
+        Ended::Restart => match restart() {
+            Err(error) => Err(error).context("the process cannot start itself anew"),
+        },
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<Ended> {
+    let shutdown = signals::shutdown()?;
+    let mut server = Server::start(config).await?;
+    // Without a service manager there is nobody to notify.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let ended = tokio::select! {
+        signal = shutdown => {
+            info!(signal, "shutting down");
+            let _ = sd_notify::notify(&[NotifyState::Stopping]);
+            Ended::AsAsked
+        }
+        ending = server.ended() => match ending {
+            Ending::StoreRecoverable(cause) => {
+                warn!(%cause, "the store had failed and can be opened anew; the process starts itself anew");
+                Ended::Restart
+            }
+            Ending::StoreLost(error) => return Err(error).context("the ledger has lost its store"),
+        },
+    };
+    server.shutdown().await;
+    Ok(ended)
+}
+
+/// Replaces this process by a new one with the same arguments and process id.
+fn restart() -> io::Result<Infallible> {
+    let program = std::env::current_exe()?;
+    Err(Program::new(program).args(std::env::args_os().skip(1)).exec())
+}

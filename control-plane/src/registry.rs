@@ -77,11 +77,22 @@ pub struct Link {
 }
 
 impl Link {
+    /// Its number, unique in this process.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Ends the connection at once, whatever its streams do.
     pub fn end(&self, reason: EndReason) {
         // The first reason stays.
         let _ = self.reason.set(reason);
         self.ended.cancel();
+    }
+
+    /// Lets the client go in an orderly way.
+    pub fn drain(&self) {
+        self.draining.cancel();
     }
 
     /// Why we ended it, if we did.

@@ -59,9 +59,6 @@ pub enum Rpc {
     WatchPeers,
 }
 
-/// The path of `WatchPeers`, which is not tonic's to serve.
-pub(crate) const WATCH_PEERS: &str = "/loden.v1.PeerService/WatchPeers";
-
 impl Rpc {
     /// All of them.
     pub const ALL: [Self; 21] = [
@@ -208,10 +205,9 @@ pub const fn rule(rpc: Rpc, role: &Role) -> Access {
             | Rpc::WatchPeers,
         ) => Access::Own,
         // These speak for the calling node; nobody else can.
-        (
-            Role::Admin(_),
-            Rpc::AcquireLease | Rpc::RenewLease | Rpc::ReportStatus | Rpc::UpdateEndpoint,
-        ) => Access::Never,
+        (Role::Admin(_), Rpc::AcquireLease | Rpc::RenewLease | Rpc::ReportStatus | Rpc::UpdateEndpoint) => {
+            Access::Never
+        }
         (Role::Admin(_), _)
         | (
             Role::Reader(_),
@@ -252,6 +248,12 @@ impl Caller {
             Access::Never => Err(denied(id, rpc, "")),
             access => Ok(Self { id: id.clone(), rpc, access }),
         }
+    }
+
+    /// What is called.
+    #[must_use]
+    pub const fn rpc(&self) -> Rpc {
+        self.rpc
     }
 
     /// Checks that the caller may act for `node`.
@@ -334,7 +336,11 @@ mod tests {
                 match caller {
                     Ok(caller) => {
                         assert!(caller.may_act_for(&own).is_ok(), "{role} {rpc:?}");
-                        assert_eq!(caller.may_act_for(&other).is_ok(), expected == Access::Any, "{role} {rpc:?}");
+                        assert_eq!(
+                            caller.may_act_for(&other).is_ok(),
+                            expected == Access::Any,
+                            "{role} {rpc:?}"
+                        );
                         assert_eq!(caller.node().is_ok(), role == "node");
                     }
                     Err(status) => {
@@ -371,7 +377,7 @@ mod tests {
         }
         // All but health and reflection.
         assert_eq!(methods, Rpc::ALL.len() - 2);
-        assert_eq!(Rpc::of_path(WATCH_PEERS), Some(Rpc::WatchPeers));
+        assert_eq!(Rpc::of_path("/loden.v1.PeerService/WatchPeers"), Some(Rpc::WatchPeers));
         assert_eq!(Rpc::of_path("/grpc.health.v1.Health/Check"), Some(Rpc::Health));
         assert_eq!(Rpc::of_path("/loden.v1.PeerService/Nothing"), None);
     }

@@ -1,0 +1,270 @@
+//! Connections: accepted, authenticated, served, ended.
+//!
+//! ```text
+//! TCP ──≤ 256 at once──▶ TLS 1.3 handshake (5 s) ──▶ SpiffeId ──▶ Link in the registry
+//!                                                                   │
+//!         HTTP/2 (hyper) ◀── each request carries its Link ─────────┘
+//!           ends: by itself · Link::end (reset at once) · draining (GOAWAY, then gone)
+//! ```
+//!
+//! We serve connections ourselves, because a client that reads nothing can only be ended by its connection.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use loden_transport::{Role, SpiffeId};
+use rustls::ServerConfig;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+use tracing::{debug, info, warn};
+
+use crate::metrics::Metrics;
+use crate::registry::{Link, Registry};
+use crate::status::Nodes;
+
+/// Handshakes at once: they cost the most and anybody can begin one.
+const HANDSHAKES: usize = 256;
+/// How long a handshake may take.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, tcp(7)).
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+/// After this time without a frame a ping is sent (HTTP/2, RFC 9113 §6.7).
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long the answer to a ping may take.
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
+/// What hyper holds per stream for a client that does not read, in bytes.
+const SEND_BUFFER: usize = 32 << 10;
+/// Streams of one connection at once.
+const STREAMS: u32 = 256;
+/// How long accepting pauses when the system refuses, for instance without descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts and serves connections.
+pub(crate) struct Acceptor<S> {
+    /// Swapped when the certificate is renewed; connections keep theirs.
+    pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
+    pub(crate) registry: Registry,
+    pub(crate) service: S,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) nodes: Nodes,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl<S, B> Acceptor<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Accepts until `stop`; connections live on.
+    pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let this = Arc::new(self);
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+            let (tcp, remote) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let permit = stop.run_until_cancelled(Arc::clone(&handshakes).acquire_owned()).await;
+            // The semaphore is never closed: no permit means that we stop.
+            let Some(Ok(permit)) = permit else { break };
+            let task = Arc::clone(&this);
+            this.tasks.spawn(async move {
+                match timeout(HANDSHAKE_TIME, task.handshake(tcp)).await {
+                    Ok(Ok((stream, id))) => {
+                        drop(permit);
+                        task.serve(stream, id, remote).await;
+                    }
+                    Ok(Err(error)) => task.refused(remote, &error),
+                    Err(_) => task.refused(remote, &io::Error::from(io::ErrorKind::TimedOut)),
+                }
+            });
+        }
+    }
+
+    fn refused(&self, remote: SocketAddr, error: &io::Error) {
+        self.metrics.handshakes_failed.inc();
+        debug!(%remote, %error, "TLS handshake failed");
+    }
+
+    async fn handshake(&self, tcp: TcpStream) -> io::Result<(TlsStream<TcpStream>, SpiffeId)> {
+        tcp.set_nodelay(true)?;
+        SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+        let stream = TlsAcceptor::from(self.tls.load_full()).accept(tcp).await?;
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let leaf = certificates.first().ok_or_else(|| io::Error::other("no client certificate"))?;
+        let id = SpiffeId::of_certificate(leaf).map_err(io::Error::other)?;
+        Ok((stream, id))
+    }
+
+    async fn serve(&self, stream: TlsStream<TcpStream>, id: SpiffeId, remote: SocketAddr) {
+        let link = self.registry.open(id, remote);
+        self.metrics.connections_opened.inc();
+        debug!(id = %link.id, %remote, "connected");
+        let reset = Arc::new(AtomicBool::new(false));
+        let stream = Resettable { stream, reset: Arc::clone(&reset) };
+        let service = WithLink { service: self.service.clone(), link: Arc::clone(&link) };
+        let gone = CancellationToken::new();
+        let _gone = gone.clone().drop_guard();
+        let connection = http2::Builder::new(UntilGone(gone))
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_concurrent_streams(STREAMS)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let mut connection = pin!(connection);
+        let mut draining = false;
+        let why = loop {
+            tokio::select! {
+                biased;
+                () = link.ended().cancelled() => {
+                    // What the client has not read would stay in the kernel after an orderly close.
+                    reset.store(true, Ordering::Relaxed);
+                    break link.reason().map(ToString::to_string).unwrap_or_default();
+                }
+                result = connection.as_mut() => break match result {
+                    Ok(()) if draining => "the server shut down".to_owned(),
+                    Ok(()) => "the client closed the connection".to_owned(),
+                    Err(error) => format!("the connection was lost: {}", root_cause(&error)),
+                },
+                () = link.draining().cancelled(), if !draining => {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        };
+        match link.reason() {
+            Some(reason) => {
+                self.metrics.ended(reason);
+                info!(id = %link.id, %remote, %reason, "connection ended");
+            }
+            None => debug!(id = %link.id, %remote, %why, "disconnected"),
+        }
+        if let Role::Node(node) = &link.id.role {
+            self.nodes.connection_ended(node, &why);
+        }
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Runs a connection's stream tasks no longer than the connection.
+#[derive(Clone)]
+struct UntilGone(CancellationToken);
+
+impl<F> Executor<F> for UntilGone
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(self.0.clone().run_until_cancelled_owned(stream));
+    }
+}
+
+/// Puts the connection's [`Link`] into each request.
+#[derive(Clone)]
+struct WithLink<S> {
+    service: S,
+    link: Arc<Link>,
+}
+
+impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for WithLink<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> S::Future {
+        request.extensions_mut().insert(Arc::clone(&self.link));
+        self.service.call(request)
+    }
+}
+
+/// A stream that is closed by a TCP reset when told so.
+struct Resettable {
+    stream: TlsStream<TcpStream>,
+    reset: Arc<AtomicBool>,
+}
+
+impl Drop for Resettable {
+    fn drop(&mut self) {
+        if self.reset.load(Ordering::Relaxed) {
+            // Without it the close is orderly, only later.
+            let _ = self.stream.get_ref().0.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Resettable {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Resettable {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

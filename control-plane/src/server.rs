@@ -1,0 +1,355 @@
+//! The whole control plane, started and stopped as one value.
+//!
+//! ```text
+//!  Config ─▶ pki ─▶ store ─▶ clerk ─▶ feeds ─▶ listen ─▶ Server
+//!                                                │  accept · slow clients · readiness · certificate
+//!  shutdown ─▶ accept no more ─▶ per connection: GOAWAY, watches end UNAVAILABLE ─▶ reset the rest
+//! ```
+
+mod drain;
+mod housekeeping;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use loden_process::operations::{self, Readiness};
+use loden_transport::{ServerConfigError, server_config};
+use prometheus_client::registry::Registry as MetricsRegistry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::adoption::{Adoption, AdoptionError, AdoptionOptions, Settling};
+use crate::clerk::{Clerk, ClerkError, ClerkOptions, WallClock};
+use crate::config::Config;
+use crate::connection::Acceptor;
+use crate::expiry;
+use crate::feed::{FeedOptions, Feeds, TokenKey};
+use crate::identity::{Pki, PkiError};
+use crate::ledger::Defaults;
+use crate::metrics::{Metrics, StateCollector};
+use crate::registry::Registry;
+use crate::service::{Door, Shared, Watches};
+use crate::status::Nodes;
+use crate::store::{Cause, Health, OpenError, Options, SledStore, Store};
+use crate::watch::Streams;
+
+/// How often expiry looks at the leases; a tenth of the shortest lease.
+const EXPIRY: Duration = Duration::from_secs(1);
+/// How long closing the store may take.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// A control plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("{flag}: cannot listen on {address}: {source}")]
+    Listen {
+        /// The flag that says where.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The identities.
+    #[error("state-dir: {0}")]
+    Pki(#[from] PkiError),
+    /// The store cannot be opened.
+    #[error("state-dir: {0}")]
+    Store(#[from] OpenError),
+    /// The store's contents cannot be used.
+    #[error("state-dir: {0}")]
+    Clerk(#[from] ClerkError),
+    /// The store's life cannot begin.
+    #[error("state-dir: {0}")]
+    Adoption(#[from] AdoptionError),
+    /// The server's own certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] ServerConfigError),
+    /// The protocol's descriptors cannot be served.
+    #[error("reflection cannot be served: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A running control plane. Dropping it ends it without a farewell.
+#[derive(Debug)]
+pub struct Server {
+    listen: SocketAddr,
+    operations: SocketAddr,
+    shared: Arc<Shared>,
+    registry: Registry,
+    connections: TaskTracker,
+    tasks: TaskTracker,
+    stops: Stops,
+    clerk: Clerk,
+    /// Ours to close, if we have opened it.
+    store: Option<Arc<SledStore>>,
+}
+
+/// Why a server cannot go on by itself.
+#[derive(Debug)]
+pub enum Ending {
+    /// The store had failed and is worth opening anew, by a new process; with what had failed.
+    StoreRecoverable(Cause),
+    /// The ledger no longer follows the store: nothing that is served is true any more.
+    StoreLost(ClerkError),
+}
+
+/// What ends when the server does, in this order.
+#[derive(Debug, Default)]
+struct Stops {
+    accepting: CancellationToken,
+    operations: CancellationToken,
+}
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.accepting.cancel();
+        self.operations.cancel();
+    }
+}
+
+/// The parts of a server that serves, before it is put together.
+struct Parts {
+    ports: Ports,
+    pki: Pki,
+    clerk: Clerk,
+    shared: Arc<Shared>,
+}
+
+/// What is listened on. The first thing of a start: a second server on this host fails before it has changed
+/// anything.
+struct Ports {
+    listener: TcpListener,
+    operations: TcpListener,
+}
+
+impl Ports {
+    async fn listen(config: &Config) -> Result<Self, StartError> {
+        let listener = listen("listen", config.listen).await?;
+        let operations = listen("operations", config.operations).await?;
+        Ok(Self { listener, operations })
+    }
+}
+
+impl Server {
+    /// Starts with the store in the state directory.
+    ///
+    /// # Errors
+    /// Names the flag or file that is wrong.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let ports = Ports::listen(&config).await?;
+        let pki = open_pki(&config)?;
+        let store = Arc::new(SledStore::open(&config.store_dir(), Options::default()).await?);
+        let mut server = Self::start_on(config, ports, pki, Arc::clone(&store)).await?;
+        server.store = Some(store);
+        Ok(server)
+    }
+
+    /// Starts with a given store; the identities are in the state directory.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with<S: Store>(config: Config, store: Arc<S>) -> Result<Self, StartError> {
+        let ports = Ports::listen(&config).await?;
+        let pki = open_pki(&config)?;
+        Self::start_on(config, ports, pki, store).await
+    }
+
+    /// Where gRPC is served.
+    #[must_use]
+    pub const fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    #[must_use]
+    pub const fn operations(&self) -> SocketAddr {
+        self.operations
+    }
+
+    /// Resolves when the server cannot go on by itself.
+    pub async fn ended(&mut self) -> Ending {
+        let health = self.shared.clerk.store_health();
+        tokio::select! {
+            cause = recoverable(health) => Ending::StoreRecoverable(cause),
+            error = self.clerk.ended() => Ending::StoreLost(error),
+        }
+    }
+
+    /// Lets the clients go and ends, within a few seconds.
+    pub async fn shutdown(self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.stops.accepting.cancel();
+        drain::drain(&self.shared, &self.registry, &self.connections).await;
+        self.stops.operations.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        drop(self.clerk);
+        if let Some(store) = self.store
+            && timeout(CLOSING, close(store)).await.is_err()
+        {
+            warn!("the store is still busy; the end of the process closes it");
+        }
+    }
+
+    async fn start_on<S: Store>(
+        config: Config,
+        ports: Ports,
+        pki: Pki,
+        store: Arc<S>,
+    ) -> Result<Self, StartError> {
+        let options = FeedOptions { heartbeat: config.heartbeat, ..FeedOptions::default() };
+        let feeds = Feeds::new(TokenKey::new(&pki.token_key()?), options);
+        let (streams, settling) = (Streams::default(), Settling::default());
+        let now: WallClock = Arc::new(SystemTime::now);
+        let clerk_options = ClerkOptions {
+            defaults: defaults(&config),
+            streaming: Arc::new(streams.clone()),
+            settling: settling.clone(),
+            now: Arc::clone(&now),
+        };
+        let (clerk, handle) = Clerk::start(store, feeds.clone(), clerk_options).await?;
+        let adoption_options = AdoptionOptions {
+            adopt: config.adopt_for,
+            settle: config.settle,
+            marker: pki.incarnation_marker(),
+        };
+        let adoption =
+            Adoption::start(handle.clone(), feeds.clone(), streams.clone(), &settling, adoption_options, now);
+        let shared = Arc::new(Shared {
+            cluster: config.cluster.clone(),
+            clerk: handle,
+            adoption: adoption.await?,
+            feeds,
+            streams,
+            settling,
+            nodes: Nodes::default(),
+            watches: Watches::default(),
+            metrics: Arc::new(Metrics::default()),
+            started: SystemTime::now(),
+            draining: AtomicBool::new(false),
+        });
+        Self::put_together(config, Parts { ports, pki, clerk, shared })
+    }
+
+    fn put_together(config: Config, parts: Parts) -> Result<Self, StartError> {
+        let Parts { ports: Ports { listener, operations }, pki, clerk, shared } = parts;
+        let bundle = pki.server(&config.name, &config.advertise_names, SystemTime::now())?;
+        let tls = Arc::new(ArcSwap::new(server_config(&bundle)?));
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let door = Door::new(&shared, health)?;
+        let server = Self {
+            listen: address(&listener, config.listen),
+            operations: address(&operations, config.operations),
+            shared: Arc::clone(&shared),
+            registry: Registry::default(),
+            connections: TaskTracker::new(),
+            tasks: TaskTracker::new(),
+            stops: Stops::default(),
+            clerk,
+            store: None,
+        };
+        let (tell, readiness) = watch::channel(Readiness::no("starting"));
+        let acceptor = Acceptor {
+            tls: Arc::clone(&tls),
+            registry: server.registry.clone(),
+            service: door,
+            metrics: Arc::clone(&shared.metrics),
+            nodes: shared.nodes.clone(),
+            tasks: server.connections.clone(),
+        };
+        server.tasks.spawn(acceptor.run(listener, server.stops.accepting.clone()));
+        server.run(housekeeping::tell(Arc::clone(&shared), tell, reporter));
+        server.run(housekeeping::end_slow_clients(Arc::clone(&shared), config.max_lag));
+        server.run(shared.adoption.clone().run(shared.settling.clone()));
+        let (clerk, streams) = (shared.clerk.clone(), shared.streams.clone());
+        server.run(expiry::run(clerk, streams, config.lease_ttl, Arc::new(SystemTime::now), EXPIRY));
+        server.run(housekeeping::renew_certificate(Arc::new(pki), config, tls));
+        server.serve_operations(operations, readiness);
+        info!(listen = %server.listen, operations = %server.operations, id = %bundle.id(), "serving");
+        Ok(server)
+    }
+
+    /// Runs a task as long as the server is not told to end.
+    fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stops.accepting.clone();
+        self.tasks.spawn(async move {
+            // Its end is of no interest: it ends when it is stopped.
+            let _ = stop.run_until_cancelled_owned(task).await;
+        });
+    }
+
+    fn serve_operations(&self, listener: TcpListener, readiness: watch::Receiver<Readiness>) {
+        let mut registry = MetricsRegistry::default();
+        self.shared.metrics.register(&mut registry);
+        Metrics::register_feeds(&mut registry, self.shared.feeds.counters());
+        registry.register_collector(Box::new(StateCollector {
+            shared: Arc::clone(&self.shared),
+            connections: self.registry.clone(),
+        }));
+        let stop = self.stops.operations.clone();
+        let served =
+            operations::serve(listener, readiness, Arc::new(Mutex::new(registry)), stop.cancelled_owned());
+        self.tasks.spawn(async move {
+            if let Err(error) = served.await {
+                error!(%error, "operations HTTP has ended");
+            }
+        });
+    }
+}
+
+async fn recoverable(mut health: watch::Receiver<Health>) -> Cause {
+    loop {
+        if let Health::Recoverable { cause } = &*health.borrow_and_update() {
+            return cause.clone();
+        }
+        if health.changed().await.is_err() {
+            // The store is gone; the ledger says so.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Closes a store once the tasks that used it have let go.
+async fn close(mut store: Arc<SledStore>) {
+    loop {
+        match Arc::try_unwrap(store) {
+            Ok(store) => return store.close().await,
+            Err(used) => store = used,
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn open_pki(config: &Config) -> Result<Pki, StartError> {
+    Ok(Pki::open_or_create(&config.pki_dir(), &config.cluster, SystemTime::now())?)
+}
+
+fn defaults(config: &Config) -> Defaults {
+    Defaults {
+        lease_ttl: config.lease_ttl,
+        cooldown: config.cooldown,
+        vnis: config.vni_ranges.iter().map(|range| range.0.clone()).collect(),
+        allow_loopback: config.allow_loopback_underlay,
+    }
+}
+
+async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { flag, address, source })
+}
+
+/// The address that was bound, with its port.
+fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}

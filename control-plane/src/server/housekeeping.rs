@@ -1,0 +1,156 @@
+//! What a server does beside answering: it ends slow clients, tells how it is, and renews its certificate.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use loden_process::operations::Readiness;
+use loden_transport::server_config;
+use rustls::ServerConfig;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tracing::{error, info};
+
+use crate::config::Config;
+use crate::identity::Pki;
+use crate::service::Shared;
+use crate::store::Health;
+
+/// How often the state is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often the certificate's age is looked at.
+const CERTIFICATE: Duration = Duration::from_secs(3600);
+
+/// What readiness depends on.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Facts {
+    draining: bool,
+    store_failure: Option<String>,
+    adopting: Option<Duration>,
+    settling: Option<Duration>,
+    networks: usize,
+    watches: usize,
+}
+
+impl Facts {
+    fn now(shared: &Shared) -> Self {
+        let adopting = shared.clerk.read(|ledger| ledger.cluster()).and_then(|cluster| cluster.adopt_until);
+        let left = |until: SystemTime| until.duration_since(SystemTime::now()).unwrap_or_default();
+        Self {
+            draining: shared.draining.load(Ordering::Relaxed),
+            store_failure: match &*shared.clerk.store_health().borrow() {
+                Health::Healthy => None,
+                Health::Poisoned { cause } | Health::Recoverable { cause } => Some(cause.to_string()),
+            },
+            adopting: adopting.map(left),
+            settling: shared.settling.remaining(Instant::now()),
+            networks: shared.clerk.read(|ledger| ledger.networks().count()),
+            watches: shared.watches.len(),
+        }
+    }
+
+    /// A server that adopts or settles serves: what it holds back is by design.
+    fn readiness(&self) -> Readiness {
+        let time = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs() + 1));
+        if self.draining {
+            return Readiness::no("shutting down");
+        }
+        if let Some(cause) = &self.store_failure {
+            return Readiness::no(format!("the store does not take writes: {cause}"));
+        }
+        let mut detail = format!("{} networks, {} watches", self.networks, self.watches);
+        if let Some(left) = self.adopting {
+            detail.push_str(&format!(
+                "; adopting: leases held before the store was lost are collected for another {}",
+                time(left)
+            ));
+        }
+        if let Some(left) = self.settling {
+            detail.push_str(&format!("; settling: new nodes wait another {}", time(left)));
+        }
+        Readiness::yes(detail)
+    }
+}
+
+/// Tells readiness to `/readyz` and to the gRPC health service.
+pub(super) async fn tell(shared: Arc<Shared>, readiness: watch::Sender<Readiness>, reporter: HealthReporter) {
+    let mut health = shared.clerk.store_health();
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = Facts::now(&shared).readiness();
+        let status = if now.ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        if readiness.borrow().ready != now.ready {
+            info!(ready = now.ready, detail = now.detail, "readiness changed");
+            reporter.set_service_status("", status).await;
+        }
+        readiness.send_replace(now);
+        tokio::select! {
+            _ = look.tick() => {}
+            changed = health.changed() => if changed.is_err() {
+                // The store is closed: the server is ending.
+                return;
+            }
+        }
+    }
+}
+
+/// Ends the connections of clients that do not read.
+pub(super) async fn end_slow_clients(shared: Arc<Shared>, max_lag: Duration) {
+    let mut look = interval((max_lag / 4).clamp(Duration::from_millis(20), Duration::from_secs(1)));
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        shared.watches.end_slow(max_lag, Instant::now());
+    }
+}
+
+/// Renews the server's certificate when it is due; new connections get the new one.
+pub(super) async fn renew_certificate(pki: Arc<Pki>, config: Config, tls: Arc<ArcSwap<ServerConfig>>) {
+    let mut look = interval(CERTIFICATE);
+    let mut current = None;
+    loop {
+        look.tick().await;
+        let bundle = match pki.server(&config.name, &config.advertise_names, SystemTime::now()) {
+            Ok(bundle) => bundle,
+            Err(error) => {
+                error!(%error, "the server's certificate cannot be renewed");
+                continue;
+            }
+        };
+        if current.as_ref() == Some(&bundle) {
+            continue;
+        }
+        match server_config(&bundle) {
+            Ok(config) => tls.store(config),
+            Err(error) => error!(%error, "the renewed certificate cannot be used"),
+        }
+        current = Some(bundle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_names_what_holds_it_back() {
+        let facts = Facts { networks: 2, watches: 3, ..Default::default() };
+        assert_eq!(facts.readiness(), Readiness::yes("2 networks, 3 watches"));
+        let failed = Facts { store_failure: Some("no space left".to_owned()), ..facts.clone() };
+        assert_eq!(failed.readiness(), Readiness::no("the store does not take writes: no space left"));
+        let busy = Facts {
+            adopting: Some(Duration::from_secs(59)),
+            settling: Some(Duration::from_secs(4)),
+            ..facts.clone()
+        };
+        let busy = busy.readiness();
+        assert!(busy.ready);
+        assert!(busy.detail.contains("adopting") && busy.detail.contains("1m"), "{busy:?}");
+        assert!(busy.detail.ends_with("settling: new nodes wait another 5s"), "{busy:?}");
+        assert!(!Facts { draining: true, ..facts }.readiness().ready);
+    }
+}

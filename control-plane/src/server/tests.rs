@@ -1,0 +1,8 @@
+//! A whole server in this process, over real mutual TLS.
+
+mod fixture;
+mod life;
+mod roles;
+mod services;
+mod slow;
+mod watching;

@@ -1,0 +1,87 @@
+//! The API: from wire to command, from answer to wire.
+//!
+//! ```text
+//! request ─▶ Door ─▶ role table ─┬─ WatchPeers ─▶ Feeds::watch ─▶ its own body
+//!           (access)             └─ the rest ───▶ tonic ─▶ convert ─▶ Clerk ─▶ convert
+//!                                                             └─ InvalidValue, Refusal ─▶ Status
+//! ```
+
+pub mod access;
+mod cluster;
+mod door;
+mod lease;
+mod network;
+mod node;
+mod page;
+mod peer;
+mod refusal;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+use loden_proto::names::{ClusterName, NetworkId, NodeId};
+use tonic::{Request, Status};
+
+pub(crate) use self::door::Door;
+pub(crate) use self::watch::{Watches, draining};
+
+use self::access::Caller;
+use crate::adoption::{Adoption, Settling};
+use crate::clerk::ClerkHandle;
+use crate::feed::Feeds;
+use crate::ledger::{LeaseState, Ledger};
+use crate::metrics::Metrics;
+use crate::status::Nodes;
+use crate::watch::Streams;
+
+/// What all services work on.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) cluster: ClusterName,
+    pub(crate) clerk: ClerkHandle,
+    pub(crate) adoption: Adoption,
+    pub(crate) feeds: Feeds,
+    pub(crate) streams: Streams,
+    pub(crate) settling: Settling,
+    pub(crate) nodes: Nodes,
+    pub(crate) watches: Watches,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) started: SystemTime,
+    pub(crate) draining: AtomicBool,
+}
+
+impl Shared {
+    /// How many nodes have an active lease in a network that they have not converged in.
+    pub(crate) fn unconverged(&self) -> usize {
+        let members: Vec<(NodeId, NetworkId)> = self.clerk.read(|ledger| {
+            let active = ledger.leases(None, None).filter(|lease| lease.state == LeaseState::Active);
+            active.map(|lease| (lease.name.node, lease.name.network)).collect()
+        });
+        let members = members.iter();
+        let current = |network| self.feeds.last_change(network).unwrap_or_default();
+        self.nodes.unconverged(members.map(|(node, network)| (node, network, current(network))))
+    }
+
+    /// The nodes that hold a lease or are connected.
+    pub(crate) fn node_ids(&self) -> BTreeSet<NodeId> {
+        let mut nodes: BTreeSet<NodeId> =
+            self.clerk.read(|ledger| ledger.leases(None, None).map(|lease| lease.name.node).collect());
+        self.nodes.retain(&nodes);
+        nodes.extend(self.nodes.connected());
+        nodes
+    }
+}
+
+/// How many leases are in use.
+pub(crate) fn active_leases(ledger: &Ledger) -> usize {
+    ledger.leases(None, None).filter(|lease| lease.state == LeaseState::Active).count()
+}
+
+/// Who calls; the door has put it there.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::unauthenticated("the call did not come over an authenticated connection"))
+}

@@ -1,0 +1,49 @@
+//! ClusterService.
+
+use std::sync::Arc;
+
+use loden_proto::convert::timestamp;
+use loden_proto::v1::cluster_service_server::ClusterService;
+use loden_proto::v1::{ClusterStatus, GetClusterStatusRequest};
+use tonic::{Request, Response, Status};
+
+use super::{Shared, active_leases};
+use crate::store::Health;
+
+pub(super) struct Clusters(pub(super) Arc<Shared>);
+
+#[tonic::async_trait]
+impl ClusterService for Clusters {
+    async fn get_cluster_status(
+        &self,
+        _: Request<GetClusterStatusRequest>,
+    ) -> Result<Response<ClusterStatus>, Status> {
+        let shared = &self.0;
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let store_failure = match &*shared.clerk.store_health().borrow() {
+            Health::Healthy => String::new(),
+            Health::Poisoned { cause } | Health::Recoverable { cause } => cause.to_string(),
+        };
+        let mut status = shared.clerk.read(|ledger| {
+            let cluster = ledger.cluster();
+            ClusterStatus {
+                incarnation: cluster
+                    .as_ref()
+                    .map(|cluster| format!("{:032x}", cluster.incarnation))
+                    .unwrap_or_default(),
+                adopting_until: cluster.and_then(|cluster| cluster.adopt_until).map(timestamp),
+                revision: ledger.revision().0,
+                networks: count(ledger.networks().count()),
+                leases: count(active_leases(ledger)),
+                ..Default::default()
+            }
+        });
+        status.cluster = shared.cluster.to_string();
+        status.version = env!("CARGO_PKG_VERSION").to_owned();
+        status.store_failure = store_failure;
+        status.watches = count(shared.watches.len());
+        status.unconverged_nodes = count(shared.unconverged());
+        status.start_time = Some(timestamp(shared.started));
+        Ok(Response::new(status))
+    }
+}

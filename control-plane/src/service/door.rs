@@ -1,0 +1,117 @@
+//! The one way in: identity, role table, then the service.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use loden_proto::reason::{self, Reason};
+use loden_proto::v1::cluster_service_server::ClusterServiceServer;
+use loden_proto::v1::lease_service_server::LeaseServiceServer;
+use loden_proto::v1::network_service_server::NetworkServiceServer;
+use loden_proto::v1::node_service_server::NodeServiceServer;
+use loden_proto::v1::peer_service_server::PeerServiceServer;
+use loden_transport::Role;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::Service;
+
+use super::access::{Caller, Rpc};
+use super::cluster::Clusters;
+use super::lease::Leases;
+use super::network::Networks;
+use super::node::NodeReads;
+use super::peer::Peers;
+use super::{Shared, watch};
+use crate::registry::Link;
+
+/// Largest request, in bytes: an endpoint or a network with many pools.
+pub(super) const LARGEST_REQUEST: usize = 256 << 10;
+
+/// Answers every request of every connection.
+#[derive(Clone)]
+pub(crate) struct Door {
+    shared: Arc<Shared>,
+    routes: Routes,
+}
+
+impl Door {
+    /// All services, health and reflection.
+    ///
+    /// # Errors
+    /// The protocol's descriptors cannot be read.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        health: HealthServer<impl Health>,
+    ) -> Result<Self, tonic_reflection::server::Error> {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(loden_proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        macro_rules! service {
+            ($server:ident, $service:expr) => {
+                $server::new($service).max_decoding_message_size(LARGEST_REQUEST)
+            };
+        }
+        let routes = Routes::new(health)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(service!(NetworkServiceServer, Networks(Arc::clone(shared))))
+            .add_service(service!(LeaseServiceServer, Leases(Arc::clone(shared))))
+            .add_service(service!(PeerServiceServer, Peers(Arc::clone(shared))))
+            .add_service(service!(NodeServiceServer, NodeReads(Arc::clone(shared))))
+            .add_service(service!(ClusterServiceServer, Clusters(Arc::clone(shared))))
+            .prepare();
+        Ok(Self { shared: Arc::clone(shared), routes })
+    }
+
+    /// Who calls what, if it may. `None`: nothing that we serve; tonic says so.
+    fn admit(&self, link: &Link, path: &str) -> Result<Option<Caller>, Status> {
+        match Rpc::of_path(path) {
+            Some(rpc) => Caller::admit(&link.id, &self.shared.cluster, rpc).map(Some),
+            None if matches!(link.id.role, Role::ControlPlane(_)) => {
+                let message = format!("{} is a server's identity and may call nothing", link.id);
+                Err(reason::status(Code::PermissionDenied, Reason::NotAllowed, message))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+impl Service<Request<Incoming>> for Door {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        let Some(link) = request.extensions().get::<Arc<Link>>().cloned() else {
+            let status = Status::unauthenticated("the connection has no identity");
+            return Box::pin(async move { Ok(status.into_http()) });
+        };
+        let caller = match self.admit(&link, request.uri().path()) {
+            Ok(caller) => caller,
+            Err(status) => {
+                self.shared.metrics.denied.inc();
+                return Box::pin(async move { Ok(status.into_http()) });
+            }
+        };
+        if let Some(caller) = caller {
+            self.shared.metrics.called(caller.rpc());
+            if caller.rpc() == Rpc::WatchPeers {
+                let shared = Arc::clone(&self.shared);
+                return Box::pin(async move { Ok(watch::serve(shared, caller, link, request).await) });
+            }
+            request.extensions_mut().insert(caller);
+        }
+        Box::pin(self.routes.call(request))
+    }
+}

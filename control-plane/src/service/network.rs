@@ -1,0 +1,173 @@
+//! NetworkService.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use loden_proto::model::{Mtu, NetworkSpec, Pool};
+use loden_proto::names::{self, NetworkId};
+use loden_proto::reason::{self, Reason};
+use loden_proto::v1::network_service_server::NetworkService;
+use loden_proto::v1::{
+    CreateNetworkRequest, DeleteNetworkRequest, GetNetworkRequest, ListNetworksRequest, ListNetworksResponse,
+    Network, UpdateNetworkRequest,
+};
+use loden_proto::{InvalidValue, v1};
+use tonic::{Code, Request, Response, Status};
+
+use super::Shared;
+use super::page::Page;
+use super::refusal::failed;
+use crate::clerk::Answer;
+use crate::ledger::Command;
+
+/// Longest id of a request, in characters.
+const REQUEST_ID: usize = 64;
+
+pub(super) struct Networks(pub(super) Arc<Shared>);
+
+#[tonic::async_trait]
+impl NetworkService for Networks {
+    async fn create_network(
+        &self,
+        request: Request<CreateNetworkRequest>,
+    ) -> Result<Response<Network>, Status> {
+        let CreateNetworkRequest { network, request_id } = request.into_inner();
+        let wire = network.ok_or_else(|| InvalidValue::missing("network"))?;
+        let spec = NetworkSpec::try_from(wire).map_err(|invalid| invalid.at("network"))?;
+        let request_id = parse_request_id(request_id)?;
+        self.submit(Command::CreateNetwork { spec, request_id }).await
+    }
+
+    async fn get_network(&self, request: Request<GetNetworkRequest>) -> Result<Response<Network>, Status> {
+        let id = names::parse_network(&request.get_ref().name).map_err(|invalid| invalid.at("name"))?;
+        let found = self.0.clerk.read(|ledger| ledger.network(&id).map(Network::from));
+        found.map(Response::new).ok_or_else(|| not_found(&names::network(&id)))
+    }
+
+    async fn list_networks(
+        &self,
+        request: Request<ListNetworksRequest>,
+    ) -> Result<Response<ListNetworksResponse>, Status> {
+        let ListNetworksRequest { page_size, page_token } = request.into_inner();
+        let page = Page::new("", page_size, &page_token)?;
+        let after: Option<NetworkId> = page.after(str::parse)?;
+        Ok(Response::new(self.0.clerk.read(|ledger| {
+            let later =
+                ledger.networks().filter(|network| after.as_ref().is_none_or(|after| network.id > *after));
+            let (networks, next_page_token) = page.take(later, |network| network.id.to_string());
+            ListNetworksResponse {
+                networks: networks.into_iter().map(Into::into).collect(),
+                next_page_token,
+                revision: ledger.revision().0,
+            }
+        })))
+    }
+
+    async fn update_network(
+        &self,
+        request: Request<UpdateNetworkRequest>,
+    ) -> Result<Response<Network>, Status> {
+        self.submit(update(request.into_inner())?).await
+    }
+
+    async fn delete_network(&self, request: Request<DeleteNetworkRequest>) -> Result<Response<()>, Status> {
+        let DeleteNetworkRequest { name, force } = request.into_inner();
+        let id = names::parse_network(&name).map_err(|invalid| invalid.at("name"))?;
+        self.0.clerk.submit(Command::DeleteNetwork { id, force }).await.map_err(failed)?;
+        Ok(Response::new(()))
+    }
+}
+
+impl Networks {
+    async fn submit(&self, command: Command) -> Result<Response<Network>, Status> {
+        match self.0.clerk.submit(command).await.map_err(failed)? {
+            Answer::Network(network) => Ok(Response::new((&network).into())),
+            other => Err(wrong_answer(&other)),
+        }
+    }
+}
+
+/// The fields of the mask, and nothing else of the network but its name.
+fn update(request: UpdateNetworkRequest) -> Result<Command, InvalidValue> {
+    let wire = request.network.ok_or_else(|| InvalidValue::missing("network"))?;
+    let at = |invalid: InvalidValue| invalid.at("network");
+    let id = names::parse_network(&wire.name).map_err(|invalid| at(invalid.at("name")))?;
+    let mask = request.update_mask.unwrap_or_default();
+    let paths: BTreeSet<&str> = mask.paths.iter().map(String::as_str).collect();
+    if paths.is_empty() {
+        return Err(InvalidValue::missing("update_mask"));
+    }
+    if let Some(path) = paths.iter().find(|path| !["pools", "mtu"].contains(path)) {
+        return Err(InvalidValue::new(path, "cannot be changed; pools and mtu can").at("update_mask"));
+    }
+    let pools = paths.contains("pools").then(|| parse_pools(wire.pools)).transpose().map_err(at)?;
+    let mtu = wire.mtu.map(Mtu::try_from).transpose().map_err(|invalid| at(invalid.at("mtu")));
+    let mtu = paths.contains("mtu").then_some(mtu).transpose()?;
+    Ok(Command::UpdateNetwork { id, pools, mtu })
+}
+
+fn parse_pools(wire: Vec<v1::Pool>) -> Result<Vec<Pool>, InvalidValue> {
+    let pool = |(index, pool): (usize, v1::Pool)| {
+        Pool::try_from(pool).map_err(|invalid| invalid.at(format!("pools[{index}]")))
+    };
+    wire.into_iter().enumerate().map(pool).collect()
+}
+
+/// An id that makes repeats of a request harmless; empty is none.
+pub(super) fn parse_request_id(id: String) -> Result<Option<String>, InvalidValue> {
+    if id.chars().count() > REQUEST_ID {
+        let rule = format!("must be at most {REQUEST_ID} characters");
+        return Err(InvalidValue::new(id, rule).at("request_id"));
+    }
+    Ok(Some(id).filter(|id| !id.is_empty()))
+}
+
+pub(super) fn not_found(name: &str) -> Status {
+    reason::status(Code::NotFound, Reason::NotFound, format!("{name} does not exist"))
+}
+
+/// The clerk answers what was asked for; anything else is a fault of ours.
+pub(super) fn wrong_answer(answer: &Answer) -> Status {
+    tracing::error!(?answer, "the ledger answered something else than was asked for");
+    Status::internal("the answer does not fit the question")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(paths: &[&str]) -> UpdateNetworkRequest {
+        let pools = vec![v1::Pool { cidr: "10.1.0.0/16".into(), node_prefix_len: None }];
+        let network = Network { name: "networks/blue".into(), pools, mtu: Some(1400), ..Default::default() };
+        let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        UpdateNetworkRequest { network: Some(network), update_mask: Some(prost_types::FieldMask { paths }) }
+    }
+
+    #[test]
+    fn only_the_fields_of_the_mask_are_changed() {
+        let Command::UpdateNetwork { pools, mtu, .. } = update(request(&["pools"])).unwrap() else {
+            panic!()
+        };
+        assert_eq!((pools.map(|pools| pools.len()), mtu), (Some(1), None));
+        let Command::UpdateNetwork { pools, mtu, .. } = update(request(&["mtu"])).unwrap() else { panic!() };
+        assert_eq!((pools, mtu), (None, Some(Some(Mtu::try_from(1400).unwrap()))));
+        let mut unset = request(&["mtu"]);
+        unset.network.as_mut().unwrap().mtu = None;
+        let Command::UpdateNetwork { mtu, .. } = update(unset).unwrap() else { panic!() };
+        assert_eq!(mtu, Some(None));
+    }
+
+    #[test]
+    fn a_bad_update_names_the_field() {
+        let field = |request| update(request).unwrap_err().field;
+        assert_eq!(field(request(&[])), "update_mask");
+        assert_eq!(field(request(&["vni"])), "update_mask");
+        let mut bad = request(&["pools"]);
+        bad.network.as_mut().unwrap().pools[0].cidr = "10.1.0.1/16".into();
+        assert_eq!(field(bad), "network.pools[0].cidr");
+        let mut bad = request(&["mtu"]);
+        bad.network.as_mut().unwrap().mtu = Some(40);
+        assert_eq!(field(bad), "network.mtu");
+        assert_eq!(parse_request_id("x".repeat(65)).unwrap_err().field, "request_id");
+    }
+}

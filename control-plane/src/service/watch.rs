@@ -1,0 +1,232 @@
+//! WatchPeers, served beside tonic: the body is the feed's own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body::Frame;
+use hyper::body::Incoming;
+use loden_proto::model::LeaseName;
+use loden_proto::names::{self, NetworkId};
+use loden_proto::reason::{self, Reason};
+use loden_proto::v1::{WatchPeersRequest, WatchPeersResponse};
+use loden_transport::Role;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::codec::{Codec, Streaming};
+use tonic::{Code, Status};
+use tonic_prost::ProstCodec;
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::Shared;
+use super::access::Caller;
+use super::door::LARGEST_REQUEST;
+use super::lease::parse_instance;
+use super::network::not_found;
+use super::refusal::failed;
+use crate::adoption::{AdoptionError, OpenError};
+use crate::ledger::LeaseState;
+use crate::registry::{EndReason, Link};
+use crate::status::OpenWatch;
+use crate::watch::{Viewer, WatchBody, WatchHandle, WatchOpen, WatchRefusal};
+
+/// How long a client that comes during a drain waits before it tries again, at least.
+const DRAIN_RETRY: Duration = Duration::from_millis(500);
+
+/// When a client tries again whose token shows that the store was lost, while no new incarnation can begin.
+const LOST_RETRY: Duration = Duration::from_secs(2);
+
+/// Answers one WatchPeers call.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    caller: Caller,
+    link: Arc<Link>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    match open(&shared, &caller, link, request).await {
+        Ok(body) => {
+            let mut response = Response::new(Body::new(body));
+            let grpc = HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+            response
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+async fn open(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    link: Arc<Link>,
+    request: Request<Incoming>,
+) -> Result<OpenBody, Status> {
+    if shared.draining.load(Ordering::Relaxed) {
+        return Err(draining());
+    }
+    let decoder = ProstCodec::<WatchPeersResponse, WatchPeersRequest>::default().decoder();
+    let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(LARGEST_REQUEST));
+    let wire = messages.message().await?.ok_or_else(|| Status::internal("the request has no message"))?;
+    let network = names::parse_network(&wire.network).map_err(|invalid| invalid.at("network"))?;
+    let viewer = viewer(shared, caller, &network, &wire.instance_id)?;
+    let node = match &viewer {
+        Viewer::Node { node, .. } => Some(node.clone()),
+        Viewer::Observer => None,
+    };
+    let token = Bytes::from(wire.resume_token);
+    let body = shared.adoption.watch(WatchOpen { network, token, viewer }).await.map_err(refused)?;
+    let handle = body.handle();
+    let number = shared.watches.insert(handle, Arc::clone(&link));
+    let connected = node.map(|node| shared.nodes.watch_opened(node, link, SystemTime::now()));
+    Ok(OpenBody { body, number, shared: Arc::clone(shared), _connected: connected })
+}
+
+fn refused(error: OpenError) -> Status {
+    let message = error.to_string();
+    match error {
+        OpenError::Refused(WatchRefusal::NotFound(_)) => {
+            reason::status(Code::NotFound, Reason::NotFound, message)
+        }
+        // Nobody is given a set of peers that may lack some.
+        OpenError::Refused(WatchRefusal::StoreLost(_)) | OpenError::Adoption(AdoptionError::Marker(_)) => {
+            reason::status_retry(Code::Unavailable, Reason::StoreFailed, message, LOST_RETRY)
+        }
+        OpenError::Adoption(AdoptionError::Submit(error)) => failed(error),
+    }
+}
+
+/// Who watches, if it may: a node must hold an active lease in the network, as this very instance.
+fn viewer(shared: &Shared, caller: &Caller, network: &NetworkId, instance: &str) -> Result<Viewer, Status> {
+    let Role::Node(node) = &caller.id.role else { return Ok(Viewer::Observer) };
+    let instance = parse_instance(instance)?;
+    let name = LeaseName { network: network.clone(), node: node.clone() };
+    let (exists, lease) =
+        shared.clerk.read(|ledger| (ledger.network(network).is_some(), ledger.lease(&name)));
+    if !exists {
+        return Err(not_found(&names::network(network)));
+    }
+    let refuse = |why: &str| {
+        let message = format!("{name} {why}; acquire it first");
+        Err(reason::status(Code::FailedPrecondition, Reason::NotFound, message))
+    };
+    match lease {
+        None => refuse("does not exist"),
+        Some(lease) if lease.state != LeaseState::Active => refuse("has expired"),
+        Some(lease) if lease.instance != instance => {
+            let message = format!(
+                "instance_id: \"{instance}\" does not hold {name}, the instance {} does; acquire it first",
+                lease.instance
+            );
+            Err(reason::status(Code::FailedPrecondition, Reason::StaleEpoch, message))
+        }
+        Some(_) => Ok(Viewer::Node { node: node.clone(), instance }),
+    }
+}
+
+/// The status of watches while the server shuts down.
+pub(crate) fn draining() -> Status {
+    Status::with_error_details(
+        Code::Unavailable,
+        "the server is shutting down; connect again",
+        ErrorDetails::with_retry_info(Some(DRAIN_RETRY)),
+    )
+}
+
+/// A watch's body, known to others as long as it lives.
+struct OpenBody {
+    body: WatchBody,
+    number: u64,
+    shared: Arc<Shared>,
+    _connected: Option<OpenWatch>,
+}
+
+impl http_body::Body for OpenBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+impl Drop for OpenBody {
+    fn drop(&mut self) {
+        self.shared.watches.remove(self.number);
+    }
+}
+
+/// All open watches, observers' too.
+#[derive(Debug, Default)]
+pub(crate) struct Watches {
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    watches: BTreeMap<u64, (WatchHandle, Arc<Link>)>,
+}
+
+impl Watches {
+    fn insert(&self, handle: WatchHandle, link: Arc<Link>) -> u64 {
+        let mut open = self.open();
+        open.next += 1;
+        let number = open.next;
+        open.watches.insert(number, (handle, link));
+        number
+    }
+
+    fn remove(&self, number: u64) {
+        let removed = self.open().watches.remove(&number);
+        // Only now, without the lock: it may be the last of its link.
+        drop(removed);
+    }
+
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.open().watches.len()
+    }
+
+    /// The longest that a client has left its watch unread.
+    pub(crate) fn worst_lag(&self, now: Instant) -> Duration {
+        self.open().watches.values().map(|(handle, _)| handle.lag(now)).max().unwrap_or_default()
+    }
+
+    /// Ends the connections of clients that have not read for `max_lag`.
+    pub(crate) fn end_slow(&self, max_lag: Duration, now: Instant) {
+        let slow: Vec<_> = {
+            let open = self.open();
+            let lags = open.watches.values().map(|(handle, link)| (handle.lag(now), link));
+            lags.filter(|(lag, _)| *lag > max_lag).map(|(lag, link)| (lag, Arc::clone(link))).collect()
+        };
+        for (lag, link) in slow {
+            link.end(EndReason::Slow { lag });
+        }
+    }
+
+    /// The open watches of each connection.
+    pub(crate) fn by_link(&self) -> HashMap<u64, Vec<WatchHandle>> {
+        let mut by_link: HashMap<u64, Vec<WatchHandle>> = HashMap::new();
+        for (handle, link) in self.open().watches.values() {
+            by_link.entry(link.number()).or_default().push(handle.clone());
+        }
+        by_link
+    }
+
+    /// A panic elsewhere leaves the map whole.
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,318 @@
+//! What is known of each node beside its leases: whether it is connected, and what it has reported.
+//!
+//! ```text
+//!  WatchPeers opens/ends ──▶ cell of the node ◀── ReportStatus
+//!                                 │
+//!        leases (ledger) ──▶ NodeService, ClusterService, metrics
+//! ```
+//!
+//! One cell per node, written only for that node: nothing of it ever enters the peer feed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use loden_proto::convert::timestamp;
+use loden_proto::model::Subnets;
+use loden_proto::names::{self, NetworkId, NodeId};
+use loden_proto::v1;
+
+use crate::registry::Link;
+
+/// Reports that one server takes per second at most, less some room for those sent at once.
+const REPORTS_PER_SECOND: u32 = 400;
+/// The shortest time between two reports of one watch.
+const SHORTEST_PACE: Duration = Duration::from_secs(2);
+/// Failures of one report that are kept.
+const FAILURES: usize = 100;
+/// Longest text of a report that is kept, in characters.
+const TEXT: usize = 256;
+
+/// All nodes' cells.
+#[derive(Clone, Debug, Default)]
+pub struct Nodes {
+    cells: Arc<Mutex<HashMap<NodeId, Cell>>>,
+}
+
+#[derive(Debug)]
+struct Cell {
+    watches: usize,
+    since: SystemTime,
+    reason: String,
+    version: String,
+    filed: BTreeMap<NetworkId, Filed>,
+}
+
+#[derive(Debug)]
+struct Filed {
+    report: Report,
+    at: SystemTime,
+    /// Since when each of the report's failures is known.
+    since: Vec<SystemTime>,
+}
+
+/// What a node has made of a network's peers.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Report {
+    /// The revision that it has programmed; 0 when its token tells none.
+    pub applied: u64,
+    /// Whether it forwards a whole set.
+    pub ready: bool,
+    /// Peers programmed.
+    pub peers: u32,
+    /// Peers that it could not program or refused: node, and what failed and why.
+    pub failures: Vec<(String, String)>,
+    /// The agent's version.
+    pub version: String,
+}
+
+impl Report {
+    /// What a request says, cut to what is kept. `applied` is from its token.
+    #[must_use]
+    pub fn new(wire: &v1::ReportStatusRequest, applied: u64) -> Self {
+        let cut = |text: &str| text.chars().take(TEXT).collect::<String>();
+        let failures = wire.failures.iter().take(FAILURES);
+        Self {
+            applied,
+            ready: wire.ready,
+            peers: wire.peers,
+            failures: failures.map(|failure| (cut(&failure.node), cut(&failure.message))).collect(),
+            version: cut(&wire.version),
+        }
+    }
+
+    /// Whether the node has programmed everything up to `current`.
+    #[must_use]
+    pub fn is_converged(&self, current: u64) -> bool {
+        self.ready && self.failures.is_empty() && self.applied >= current
+    }
+}
+
+/// A node in a network, as the ledger knows it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Membership {
+    pub(crate) network: NetworkId,
+    pub(crate) subnets: Subnets,
+    /// The revision of the network's last change.
+    pub(crate) current: u64,
+}
+
+/// A node's open watch; it counts as connected as long as one lives.
+#[derive(Debug)]
+pub(crate) struct OpenWatch {
+    nodes: Nodes,
+    node: NodeId,
+    link: Arc<Link>,
+}
+
+impl Nodes {
+    /// Counts a watch as open until the answer is dropped.
+    pub(crate) fn watch_opened(&self, node: NodeId, link: Arc<Link>, now: SystemTime) -> OpenWatch {
+        let mut cells = self.cells();
+        let cell = cells.entry(node.clone()).or_insert_with(|| Cell::new(now));
+        if cell.watches == 0 {
+            cell.since = now;
+            cell.reason.clear();
+        }
+        cell.watches += 1;
+        drop(cells);
+        OpenWatch { nodes: self.clone(), node, link }
+    }
+
+    /// Keeps why a connection of a node ended, if the node is gone with it.
+    pub(crate) fn connection_ended(&self, node: &NodeId, why: &str) {
+        if let Some(cell) = self.cells().get_mut(node).filter(|cell| cell.watches == 0) {
+            why.clone_into(&mut cell.reason);
+        }
+    }
+
+    /// Files a report. Answers how long to wait before the next one.
+    pub(crate) fn file(
+        &self,
+        node: &NodeId,
+        network: NetworkId,
+        report: Report,
+        now: SystemTime,
+    ) -> Duration {
+        let mut cells = self.cells();
+        let cell = cells.entry(node.clone()).or_insert_with(|| Cell::new(now));
+        let known: HashMap<_, _> = cell
+            .filed
+            .get(&network)
+            .map(|filed| filed.report.failures.iter().cloned().zip(filed.since.iter().copied()).collect())
+            .unwrap_or_default();
+        let since = report.failures.iter().map(|failure| known.get(failure).copied().unwrap_or(now));
+        let since = since.collect();
+        cell.version.clone_from(&report.version);
+        cell.filed.insert(network, Filed { report, at: now, since });
+        pace(cells.values().map(|cell| cell.filed.len()).sum())
+    }
+
+    /// Drops what is known of nodes that are neither connected nor in `leased`.
+    pub(crate) fn retain(&self, leased: &BTreeSet<NodeId>) {
+        self.cells().retain(|node, cell| cell.watches > 0 || leased.contains(node));
+    }
+
+    /// The nodes that are connected.
+    pub(crate) fn connected(&self) -> BTreeSet<NodeId> {
+        let cells = self.cells();
+        cells.iter().filter(|(_, cell)| cell.watches > 0).map(|(node, _)| node.clone()).collect()
+    }
+
+    /// How many of the nodes have a network that they have not converged in.
+    pub(crate) fn unconverged<'a>(
+        &self,
+        members: impl Iterator<Item = (&'a NodeId, &'a NetworkId, u64)>,
+    ) -> usize {
+        let cells = self.cells();
+        let behind = members.filter(|(node, network, current)| {
+            let filed = cells.get(*node).and_then(|cell| cell.filed.get(*network));
+            !filed.is_some_and(|filed| filed.report.is_converged(*current))
+        });
+        behind.map(|(node, _, _)| node).collect::<BTreeSet<_>>().len()
+    }
+
+    /// A node with its memberships, for operators.
+    pub(crate) fn view(&self, node: &NodeId, memberships: &[Membership]) -> v1::Node {
+        let cells = self.cells();
+        let cell = cells.get(node);
+        v1::Node {
+            name: names::node(node),
+            connected: cell.is_some_and(|cell| cell.watches > 0),
+            since: cell.map(|cell| timestamp(cell.since)),
+            disconnect_reason: cell.map(|cell| cell.reason.clone()).unwrap_or_default(),
+            networks: memberships.iter().map(|membership| in_network(cell, membership)).collect(),
+            version: cell.map(|cell| cell.version.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// A panic elsewhere leaves each cell whole.
+    fn cells(&self) -> MutexGuard<'_, HashMap<NodeId, Cell>> {
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cell {
+    fn new(now: SystemTime) -> Self {
+        Self { watches: 0, since: now, reason: String::new(), version: String::new(), filed: BTreeMap::new() }
+    }
+}
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        let mut cells = self.nodes.cells();
+        let Some(cell) = cells.get_mut(&self.node) else { return };
+        cell.watches -= 1;
+        if cell.watches == 0 {
+            cell.since = SystemTime::now();
+            cell.reason =
+                self.link.reason().map_or_else(|| "the watch ended".to_owned(), ToString::to_string);
+        }
+    }
+}
+
+fn in_network(cell: Option<&Cell>, membership: &Membership) -> v1::NodeNetwork {
+    let mut view = v1::NodeNetwork {
+        network: names::network(&membership.network),
+        subnets: membership.subnets.iter().map(|net| net.to_string()).collect(),
+        current_revision: membership.current,
+        ..Default::default()
+    };
+    if let Some(Filed { report, at, since }) = cell.and_then(|cell| cell.filed.get(&membership.network)) {
+        view.applied_revision = report.applied;
+        view.converged = report.is_converged(membership.current);
+        view.ready = report.ready;
+        view.peers = report.peers;
+        view.report_time = Some(timestamp(*at));
+        let failures = report.failures.iter().zip(since);
+        view.failures = failures
+            .map(|((node, message), since)| v1::PeerFailure {
+                node: node.clone(),
+                message: message.clone(),
+                since: Some(timestamp(*since)),
+            })
+            .collect();
+    }
+    view
+}
+
+/// How long each of `reporters` waits between two reports.
+fn pace(reporters: usize) -> Duration {
+    let reporters = u32::try_from(reporters).unwrap_or(u32::MAX);
+    (Duration::from_secs(1) * reporters / REPORTS_PER_SECOND).max(SHORTEST_PACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{EndReason, Registry};
+
+    const AT: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn link(registry: &Registry) -> Arc<Link> {
+        registry.open("spiffe://loden/node/a".parse().unwrap(), "192.0.2.1:1".parse().unwrap())
+    }
+
+    fn node() -> NodeId {
+        "a".parse().unwrap()
+    }
+
+    fn membership(current: u64) -> Membership {
+        let subnets = Subnets::new(["10.244.1.0/24".parse().unwrap()]).unwrap();
+        Membership { network: "blue".parse().unwrap(), subnets, current }
+    }
+
+    #[test]
+    fn a_node_is_connected_while_one_watch_is_open_and_then_the_reason_is_told() {
+        let (nodes, registry) = (Nodes::default(), Registry::default());
+        let link = link(&registry);
+        let first = nodes.watch_opened(node(), Arc::clone(&link), AT);
+        let second = nodes.watch_opened(node(), Arc::clone(&link), AT);
+        drop(first);
+        assert!(nodes.view(&node(), &[]).connected);
+        link.end(EndReason::Slow { lag: Duration::from_secs(61) });
+        drop(second);
+        let view = nodes.view(&node(), &[]);
+        assert!(!view.connected);
+        assert_eq!(view.disconnect_reason, "the client has not read for 61 s");
+        nodes.retain(&BTreeSet::new());
+        assert_eq!(nodes.view(&node(), &[]).since, None);
+    }
+
+    #[test]
+    fn a_node_converges_when_it_is_ready_current_and_without_failures() {
+        let report = Report { applied: 7, ready: true, ..Default::default() };
+        assert!(report.is_converged(7) && !report.is_converged(8));
+        assert!(!Report { ready: false, ..report.clone() }.is_converged(7));
+        let failures = vec![("b".to_owned(), "no".to_owned())];
+        assert!(!Report { failures, ..report }.is_converged(7));
+    }
+
+    #[test]
+    fn a_failure_keeps_the_time_it_was_first_reported() {
+        let nodes = Nodes::default();
+        let failing = |names: &[&str]| Report {
+            failures: names.iter().map(|name| ((*name).to_owned(), "no route".to_owned())).collect(),
+            ..Default::default()
+        };
+        let network = membership(1).network;
+        nodes.file(&node(), network.clone(), failing(&["b"]), AT);
+        let later = AT + Duration::from_secs(9);
+        nodes.file(&node(), network.clone(), failing(&["c", "b"]), later);
+        let view = nodes.view(&node(), &[membership(1)]);
+        let since: Vec<_> = view.networks[0].failures.iter().map(|failure| failure.since).collect();
+        assert_eq!(since, [Some(timestamp(later)), Some(timestamp(AT))]);
+        assert_eq!(nodes.unconverged([(&node(), &network, 1)].into_iter()), 1);
+        nodes.file(&node(), network.clone(), Report { applied: 1, ready: true, ..Default::default() }, later);
+        assert_eq!(nodes.unconverged([(&node(), &network, 1)].into_iter()), 0);
+    }
+
+    #[test]
+    fn reports_stay_below_five_hundred_a_second() {
+        assert_eq!(pace(3), Duration::from_secs(2));
+        assert_eq!(pace(10_000), Duration::from_secs(25));
+        for reporters in [1, 500, 1000, 50_000_usize] {
+            assert!(reporters as f64 / pace(reporters).as_secs_f64() <= 500.0);
+        }
+    }
+}
