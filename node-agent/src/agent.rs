@@ -331,3 +331,6 @@ async fn judge(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

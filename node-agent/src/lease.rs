@@ -133,7 +133,7 @@ impl Lease {
             };
             let Err(status) = result else {
                 failures = 0;
-                self.view.send_if_modified(|view| view.problem.take().is_some());
+                self.recovered(taken);
                 continue;
             };
             self.note("keep", &status);
@@ -148,6 +148,18 @@ impl Lease {
         }
         self.view.send_modify(|view| view.confirmed = false);
         Ok(())
+    }
+
+    /// A call went through again: what stood in the way is gone.
+    fn recovered(&self, taken: bool) {
+        self.view.send_if_modified(|view| {
+            let problem = view.problem.take().is_some();
+            if problem && !taken {
+                view.lost = None;
+                view.confirmed = true;
+            }
+            problem
+        });
     }
 
     fn note(&self, what: &str, status: &Status) {

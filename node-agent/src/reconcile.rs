@@ -10,25 +10,29 @@
 //! file. Nothing is deleted before the server has confirmed the set and our
 //! own lease. What is known is on disk before it is in the kernel.
 
+mod underlay;
+mod view;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use loden_datapath::backend::{self, Desired, Me, Underlay};
-use loden_datapath::{Datapath, Hint, Hints, Host, HostFacts};
-use loden_proto::model::{Endpoint, Network, Receiver};
+use ipnet::IpNet;
+use loden_datapath::backend::{self, Desired, Me};
+use loden_datapath::{Datapath, Hint, Hints, Host};
+use loden_proto::model::{Endpoint, Network};
 use loden_proto::names::{NetworkId, NodeId};
 use loden_transport::explain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::follow::Feed;
-use crate::iface::{self, Choice, Selection};
+use crate::iface::{Choice, Selection};
 use crate::peers::{Changes, PeerSet, Update};
 use crate::program::Program;
 use crate::session::{Timing, backoff};
 use crate::state::{Content, Held, Kept, NetworkFile};
-use crate::status::{Applied, Failure, LeaseView, Source, follows};
+use crate::status::{Applied, LeaseView, Source, follows};
 
 /// Hints come in flocks; a pass waits for the rest of the flock.
 const FLOCK: Duration = Duration::from_millis(10);
@@ -82,7 +86,7 @@ pub(crate) struct Reconcile<D> {
     lease: Option<(Held, Network)>,
     peers: Option<PeerSet>,
     choice: Option<Choice>,
-    prefixes: Vec<ipnet::IpNet>,
+    prefixes: Vec<IpNet>,
     /// Why there is no interface; the last one stays in use.
     no_interface: Option<String>,
     unsaved: Option<String>,
@@ -301,7 +305,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         let me = Me {
             node: self.place.node.clone(),
             subnets: held.subnets,
-            underlay: underlay(choice, &self.prefixes, held),
+            underlay: underlay::of(choice, &self.prefixes, held),
             mac: backend::mac_of(&self.place.node, &self.place.network),
         };
         let unchanged = |desired: &&mut Desired| desired.network() == network && *desired.me() == me;
@@ -396,110 +400,6 @@ impl<D: Datapath + Host> Reconcile<D> {
             }
         }
     }
-
-    /// Chooses the interface again; true when that changes anything. Without
-    /// one the last choice stays: forwarding may still work.
-    async fn look(&mut self) -> bool {
-        let chosen = match self.choose().await {
-            Ok(chosen) => chosen,
-            Err(why) => {
-                if self.no_interface.as_ref() != Some(&why) {
-                    warn!("{why}");
-                }
-                self.no_interface = Some(why);
-                self.facts_due = Some(Instant::now() + RETRIES.longest_wait);
-                return false;
-            }
-        };
-        self.no_interface = None;
-        let (choice, prefixes) = chosen;
-        if self.choice.as_ref() != Some(&choice) {
-            info!(device = %choice.device, v4 = ?choice.v4, v6 = ?choice.v6, reason = choice.reason, "underlay chosen");
-        }
-        let changed = self.choice.as_ref() != Some(&choice) || self.prefixes != prefixes;
-        self.choice = Some(choice);
-        self.prefixes = prefixes;
-        changed
-    }
-
-    async fn choose(&mut self) -> Result<(Choice, Vec<ipnet::IpNet>), String> {
-        let host = &mut self.program.datapath;
-        let facts: HostFacts = host.facts().await.map_err(|error| explain(&error))?;
-        let selection = &self.place.selection;
-        let route = match selection.can_reach {
-            Some(address) => host.route_to(address).await.map_err(|error| explain(&error))?,
-            None => None,
-        };
-        let choice = iface::choose(selection, &facts, route.as_ref()).map_err(|error| error.to_string())?;
-        Ok((choice, facts.connected.iter().map(|(_, prefix)| *prefix).collect()))
-    }
-
-    fn publish(&mut self) {
-        let endpoint = self.choice.as_ref().map(|choice| endpoint(choice, self.program.receivers()));
-        self.ends.local.send_if_modified(|local| {
-            let changed = *local != endpoint;
-            if changed {
-                *local = endpoint;
-            }
-            changed
-        });
-        let applied = self.applied();
-        self.ends.applied.send_if_modified(|before| {
-            let changed = *before != applied;
-            if changed {
-                *before = applied;
-            }
-            changed
-        });
-    }
-
-    fn applied(&mut self) -> Applied {
-        let failures = self.failures();
-        let known = self.peers.as_ref().map_or(0, PeerSet::len);
-        let refused = self.program.desired().map_or(0, |desired| desired.refused().len());
-        let ungrounded = self.peers.as_ref().is_some_and(|peers| !peers.is_grounded());
-        let follows = self.lease.as_ref().is_some_and(|(_, network)| follows(network));
-        let adopting = "the control plane is still collecting leases and has not told all peers";
-        let unfinished = self.no_interface.clone().or_else(|| self.program.unfinished());
-        Applied {
-            source: self.source.filter(|_| self.program.desired().is_some()),
-            peers: known.saturating_sub(refused + self.program.failed().len()),
-            failures,
-            unfinished: unfinished.or_else(|| (ungrounded && follows).then(|| adopting.to_owned())),
-            unsaved: self.unsaved.clone(),
-            lease: self.lease.clone(),
-            mtu: self.mtu(),
-            token: self.peers.as_ref().and_then(PeerSet::token).cloned(),
-            time: self.applied_at,
-            last_pass: self.program.last_pass(),
-        }
-    }
-
-    /// Everybody who is left out, each with when that was first seen.
-    fn failures(&mut self) -> BTreeMap<String, Failure> {
-        let unreadable = self.peers.iter().flat_map(|peers| peers.refused().clone());
-        let refused = self.program.desired().into_iter().flat_map(|desired| {
-            desired.refused().iter().map(|(node, reason)| (node.to_string(), reason.to_string()))
-        });
-        let failed = self.program.failed().iter().map(|(node, reason)| (node.to_string(), reason.clone()));
-        let messages: BTreeMap<String, String> = unreadable.chain(refused).chain(failed).collect();
-        self.since.retain(|node, _| messages.contains_key(node));
-        let mut failures = BTreeMap::new();
-        for (node, message) in messages {
-            let since = *self.since.entry(node.clone()).or_insert_with(SystemTime::now);
-            failures.insert(node, Failure { message, since });
-        }
-        failures
-    }
-
-    fn mtu(&self) -> u32 {
-        let Some(desired) = self.program.desired() else { return 0 };
-        let wanted = backend::pod_mtu(desired.network(), &desired.me().underlay);
-        let devices = self.program.receivers().iter().map(|receiver| match receiver {
-            Receiver::Vxlan(vtep) => vtep.mtu,
-        });
-        devices.fold(wanted, u32::min)
-    }
 }
 
 async fn heard(hints: &mut Option<Hints>) -> Option<Hint> {
@@ -511,26 +411,4 @@ async fn heard(hints: &mut Option<Hints>) -> Option<Hint> {
 
 fn next_audit() -> Instant {
     Instant::now() + AUDIT.mul_f64(0.9 + rand::random::<f64>() / 5.0)
-}
-
-fn endpoint(choice: &Choice, receivers: &[Receiver]) -> Endpoint {
-    let mut endpoint = Endpoint { v4: choice.public_v4, v6: choice.public_v6, receivers: Vec::new() };
-    let addressed = |receiver: &&Receiver| match receiver {
-        Receiver::Vxlan(vtep) => endpoint.address(vtep.family).is_some(),
-    };
-    endpoint.receivers = receivers.iter().filter(addressed).copied().collect();
-    endpoint
-}
-
-/// Prefixes below our own subnets are our pods' bridges: no peer is refused
-/// for them, and they come and go.
-fn underlay(choice: &Choice, prefixes: &[ipnet::IpNet], held: &Held) -> Underlay {
-    let ours = |prefix: &&ipnet::IpNet| !held.subnets.iter().any(|own| own.contains(*prefix));
-    Underlay {
-        lower: choice.device,
-        mtu: choice.mtu,
-        v4: choice.v4,
-        v6: choice.v6,
-        prefixes: prefixes.iter().filter(ours).copied().collect(),
-    }
 }

@@ -1,7 +1,6 @@
 //! Tells the control plane what the kernel has made of the peers: at the
 //! server's pace, and at once when a failure or readiness is new.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use loden_proto::convert::timestamp;
@@ -12,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::control::ControlPlane;
-use crate::status::{Failure, Overview};
+use crate::status::Overview;
 
 /// Until the server has said how often, and after it did not answer.
 const PACE: Duration = Duration::from_secs(10);
@@ -66,10 +65,9 @@ pub(crate) async fn run(
 
 /// Whether somebody should hear of it at once.
 fn is_news(before: &Overview, now: &Overview, network: &NetworkId) -> bool {
-    let failing = |overview: &Overview| -> BTreeMap<String, Failure> { overview.applied.failures.clone() };
     before.link.opened != now.link.opened
         || before.readiness(network).ready != now.readiness(network).ready
-        || failing(before) != failing(now)
+        || before.applied.failures != now.applied.failures
 }
 
 fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest {

@@ -1,0 +1,82 @@
+//! What reconcile tells the others: the endpoint for the lease, and how far
+//! the kernel is.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use loden_datapath::{Datapath, Host, backend};
+use loden_proto::model::Receiver;
+
+use super::Reconcile;
+use super::underlay::endpoint;
+use crate::peers::PeerSet;
+use crate::status::{Applied, Failure, follows};
+
+impl<D: Datapath + Host> Reconcile<D> {
+    pub(super) fn publish(&mut self) {
+        let endpoint = self.choice.as_ref().map(|choice| endpoint(choice, self.program.receivers()));
+        self.ends.local.send_if_modified(|local| {
+            let changed = *local != endpoint;
+            if changed {
+                *local = endpoint;
+            }
+            changed
+        });
+        let applied = self.applied();
+        self.ends.applied.send_if_modified(|before| {
+            let changed = *before != applied;
+            if changed {
+                *before = applied;
+            }
+            changed
+        });
+    }
+
+    fn applied(&mut self) -> Applied {
+        let failures = self.failures();
+        let known = self.peers.as_ref().map_or(0, PeerSet::len);
+        let refused = self.program.desired().map_or(0, |desired| desired.refused().len());
+        let ungrounded = self.peers.as_ref().is_some_and(|peers| !peers.is_grounded());
+        let follows = self.lease.as_ref().is_some_and(|(_, network)| follows(network));
+        let adopting = "the control plane is still collecting leases and has not told all peers";
+        let unfinished = self.no_interface.clone().or_else(|| self.program.unfinished());
+        Applied {
+            source: self.source.filter(|_| self.program.desired().is_some()),
+            peers: known.saturating_sub(refused + self.program.failed().len()),
+            failures,
+            unfinished: unfinished.or_else(|| (ungrounded && follows).then(|| adopting.to_owned())),
+            unsaved: self.unsaved.clone(),
+            lease: self.lease.clone(),
+            mtu: self.mtu(),
+            token: self.peers.as_ref().and_then(PeerSet::token).cloned(),
+            time: self.applied_at,
+            last_pass: self.program.last_pass(),
+        }
+    }
+
+    /// Everybody who is left out, each with when that was first seen.
+    fn failures(&mut self) -> BTreeMap<String, Failure> {
+        let unreadable = self.peers.iter().flat_map(|peers| peers.refused().clone());
+        let refused = self.program.desired().into_iter().flat_map(|desired| {
+            desired.refused().iter().map(|(node, reason)| (node.to_string(), reason.to_string()))
+        });
+        let failed = self.program.failed().iter().map(|(node, reason)| (node.to_string(), reason.clone()));
+        let messages: BTreeMap<String, String> = unreadable.chain(refused).chain(failed).collect();
+        self.since.retain(|node, _| messages.contains_key(node));
+        let mut failures = BTreeMap::new();
+        for (node, message) in messages {
+            let since = *self.since.entry(node.clone()).or_insert_with(SystemTime::now);
+            failures.insert(node, Failure { message, since });
+        }
+        failures
+    }
+
+    fn mtu(&self) -> u32 {
+        let Some(desired) = self.program.desired() else { return 0 };
+        let wanted = backend::pod_mtu(desired.network(), &desired.me().underlay);
+        let devices = self.program.receivers().iter().map(|receiver| match receiver {
+            Receiver::Vxlan(vtep) => vtep.mtu,
+        });
+        devices.fold(wanted, u32::min)
+    }
+}
