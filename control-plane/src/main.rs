@@ -12,12 +12,15 @@ use loden_control_plane::config::{Arguments, Command, Config, DEFAULT_FILE, Issu
 use loden_control_plane::identity::{Order, issue};
 use loden_control_plane::server::{Ending, Server};
 use loden_process::{completions, exit, settings, signals};
+use nix::sys::stat::{Mode, umask};
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
 fn main() -> ExitCode {
     let files = [PathBuf::from(DEFAULT_FILE)];
     let arguments: Arguments = settings::load(&files);
+    // Keys and leases are nobody else's to read, whatever library writes them.
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let result = match arguments.command {
         Some(Command::Completions { shell }) => {
             completions::write(shell, settings::command::<Arguments>(&files), &mut io::stdout())
@@ -39,10 +42,22 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::from(exit::OK),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", explain(&error));
             ExitCode::from(exit::FAILED)
         }
     }
+}
+
+/// The error and its causes, each said once: many of our errors say their cause themselves.
+fn explain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
+        }
+        text
+    })
 }
 
 fn issue_bundle(config: &Config, order: IssueArgs) -> anyhow::Result<()> {

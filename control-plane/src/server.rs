@@ -37,7 +37,7 @@ use crate::feed::{FeedOptions, Feeds, TokenKey};
 use crate::identity::{Pki, PkiError};
 use crate::ledger::Defaults;
 use crate::metrics::{Metrics, StateCollector};
-use crate::registry::Registry;
+use crate::registry::{EndReason, Registry};
 use crate::service::{Door, Shared, Watches};
 use crate::status::Nodes;
 use crate::store::{Cause, Health, OpenError, Options, SledStore, Store};
@@ -87,7 +87,6 @@ pub struct Server {
     listen: SocketAddr,
     operations: SocketAddr,
     shared: Arc<Shared>,
-    registry: Registry,
     connections: TaskTracker,
     tasks: TaskTracker,
     stops: Stops,
@@ -109,12 +108,16 @@ pub enum Ending {
 #[derive(Debug, Default)]
 struct Stops {
     accepting: CancellationToken,
+    registry: Registry,
     operations: CancellationToken,
 }
 
 impl Drop for Stops {
     fn drop(&mut self) {
         self.accepting.cancel();
+        // A connection that comes out of its handshake only now ends as well.
+        let _ = self.registry.begin_drain();
+        self.registry.end_all(&EndReason::Drained);
         self.operations.cancel();
     }
 }
@@ -191,7 +194,7 @@ impl Server {
     pub async fn shutdown(self) {
         self.shared.draining.store(true, Ordering::Relaxed);
         self.stops.accepting.cancel();
-        drain::drain(&self.shared, &self.registry, &self.connections).await;
+        drain::drain(&self.shared, &self.stops.registry, &self.connections).await;
         self.stops.operations.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -253,7 +256,6 @@ impl Server {
             listen: address(&listener, config.listen),
             operations: address(&operations, config.operations),
             shared: Arc::clone(&shared),
-            registry: Registry::default(),
             connections: TaskTracker::new(),
             tasks: TaskTracker::new(),
             stops: Stops::default(),
@@ -263,7 +265,7 @@ impl Server {
         let (tell, readiness) = watch::channel(Readiness::no("starting"));
         let acceptor = Acceptor {
             tls: Arc::clone(&tls),
-            registry: server.registry.clone(),
+            registry: server.stops.registry.clone(),
             service: door,
             metrics: Arc::clone(&shared.metrics),
             nodes: shared.nodes.clone(),
@@ -296,7 +298,7 @@ impl Server {
         Metrics::register_feeds(&mut registry, self.shared.feeds.counters());
         registry.register_collector(Box::new(StateCollector {
             shared: Arc::clone(&self.shared),
-            connections: self.registry.clone(),
+            connections: self.stops.registry.clone(),
         }));
         let stop = self.stops.operations.clone();
         let served =

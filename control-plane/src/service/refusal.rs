@@ -58,3 +58,116 @@ pub(super) fn failed(error: SubmitError) -> Status {
         SubmitError::Aborted(_) => Status::aborted(message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use loden_proto::InvalidValue;
+    use loden_proto::model::{Epoch, Family, InstanceId, LeaseName, Vni};
+    use loden_proto::reason;
+
+    use super::*;
+    use crate::clerk::StoreFailure;
+    use crate::ledger::{Named, VniRange};
+
+    const SECONDS: Duration = Duration::from_secs(7);
+
+    fn lease() -> LeaseName {
+        LeaseName { network: "blue".parse().unwrap(), node: "a".parse().unwrap() }
+    }
+
+    /// Code, reason and whether the client is told when to try again.
+    fn told(status: &Status) -> (Code, Option<String>, Option<Duration>) {
+        (status.code(), reason::of(status), reason::retry_after(status))
+    }
+
+    #[test]
+    fn every_refusal_has_its_code_its_reason_and_its_words() {
+        let network = lease().network;
+        let cases = [
+            (Refusal::Invalid(InvalidValue::new(0, "no")), Code::InvalidArgument, Reason::InvalidField, None),
+            (Refusal::NotFound(Named::Lease(lease())), Code::NotFound, Reason::NotFound, None),
+            (Refusal::Exists(Named::Network(network.clone())), Code::AlreadyExists, Reason::Taken, None),
+            (
+                Refusal::Taken {
+                    field: "endpoint.address_v4".to_owned(),
+                    value: "192.0.2.1".to_owned(),
+                    owner: Named::Lease(lease()),
+                    within: "cluster",
+                },
+                Code::AlreadyExists,
+                Reason::Taken,
+                None,
+            ),
+            (
+                Refusal::Exhausted { network: network.clone(), family: Family::V4, pools: Vec::new() },
+                Code::ResourceExhausted,
+                Reason::Exhausted,
+                None,
+            ),
+            (
+                Refusal::VnisExhausted { ranges: vec![VniRange { first: Vni::MIN, last: Vni::MIN }] },
+                Code::ResourceExhausted,
+                Reason::Exhausted,
+                None,
+            ),
+            (
+                Refusal::NetworkInUse { network: network.clone(), leases: 1, reservations: 0 },
+                Code::FailedPrecondition,
+                Reason::InUse,
+                None,
+            ),
+            (Refusal::Deleting(network), Code::FailedPrecondition, Reason::InUse, None),
+            (
+                Refusal::SlotInUse {
+                    field: "reservation.subnets[0]".to_owned(),
+                    subnet: "10.1.1.0/24".parse().unwrap(),
+                    owner: Named::Lease(lease()),
+                    held: true,
+                },
+                Code::FailedPrecondition,
+                Reason::Taken,
+                None,
+            ),
+            (
+                Refusal::StaleEpoch { lease: lease(), sent: Epoch(1), current: Epoch(2) },
+                Code::Aborted,
+                Reason::StaleEpoch,
+                None,
+            ),
+            (
+                Refusal::AnotherInstance {
+                    lease: lease(),
+                    instance: InstanceId(1),
+                    streaming: InstanceId(2),
+                },
+                Code::AlreadyExists,
+                Reason::AnotherInstance,
+                None,
+            ),
+            (
+                Refusal::Adopting { remaining: SECONDS, reason: "no claim".to_owned() },
+                Code::Unavailable,
+                Reason::Adopting,
+                Some(SECONDS),
+            ),
+            (Refusal::Settling { retry_after: SECONDS }, Code::Unavailable, Reason::Settling, Some(SECONDS)),
+        ];
+        for (refusal, code, reason, retry) in cases {
+            let words = refusal.to_string();
+            let status = failed(refusal.into());
+            assert_eq!(told(&status), (code, Some(reason.as_str().to_owned()), retry), "{words}");
+            assert_eq!(status.message(), words);
+        }
+    }
+
+    #[test]
+    fn a_store_that_does_not_write_is_unavailable_and_worth_another_try() {
+        let failure = StoreFailure("no space left on device".into());
+        let status = failed(failure.into());
+        let reason = Some(Reason::StoreFailed.as_str().to_owned());
+        assert_eq!(told(&status), (Code::Unavailable, reason, Some(STORE_RETRY)));
+        assert_eq!(status.message(), "the store does not take writes: no space left on device");
+        assert_eq!(failed(SubmitError::Busy).code(), Code::Unavailable);
+        assert_eq!(failed(SubmitError::Aborted(16)).code(), Code::Aborted);
+    }
+}

@@ -39,6 +39,19 @@ async fn a_shutdown_ends_watches_with_unavailable_and_takes_no_time() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_dropped_leaves_no_connection_behind() {
+    let fixture = start().await;
+    let admin = fixture.admin().await;
+    let blue = create(&admin, "blue", "10.1.0.0/16").await;
+    let mut stream = watch(&admin, &blue.name, None, Vec::new()).await.unwrap();
+    next(&mut stream).await;
+    drop(fixture.server);
+    let ended = async { while let Ok(Some(_)) = stream.message().await {} };
+    tokio::time::timeout(LONG, ended).await.unwrap();
+    assert!(watch(&admin, &blue.name, None, Vec::new()).await.is_err());
+}
+
+#[tokio::test]
 async fn a_store_that_fails_stops_writers_only_and_readyz_names_the_cause() {
     let fixture = start().await;
     let admin = fixture.admin().await;
