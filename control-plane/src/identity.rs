@@ -143,7 +143,7 @@ impl Pki {
     /// The server's certificate and key; made anew when missing, unusable, soon to expire, or for other names.
     ///
     /// # Errors
-    /// It cannot be made or written.
+    /// It cannot be made.
     pub fn server(
         &self,
         name: &Principal,
@@ -164,8 +164,12 @@ impl Pki {
             Err(error) => error.to_string(),
         };
         let bundle = self.authority.issue(role, &wanted, SERVER_VALIDITY, now)?;
-        bundle.write(&directory)?;
         info!(id = %bundle.id(), why, "server certificate made");
+        if let Err(error) = bundle.write(&directory) {
+            // It is good without a file, and the next start makes another: a full disk is no reason not to
+            // serve.
+            warn!(%error, "the server's certificate is not kept");
+        }
         Ok(bundle)
     }
 
