@@ -24,9 +24,32 @@ pub(super) struct State {
     records: BTreeMap<Key, Held>,
     records_digest: u64,
     history: VecDeque<Batch>,
+    /// How the batches of `history` were published together, oldest first.
+    groups: VecDeque<Group>,
     history_bytes: usize,
     hash_before_history: RollingHash,
     retain: usize,
+}
+
+/// Batches that were published together, and leave history together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) first: Revision,
+    pub(super) batches: usize,
+    /// What the encoded changes of each batch amount to.
+    pub(super) encoded: usize,
+    weight: usize,
+}
+
+impl Group {
+    pub(super) fn of(batches: &[Batch]) -> Option<Self> {
+        Some(Self {
+            first: batches.first()?.revision,
+            batches: batches.len(),
+            encoded: batches.iter().map(|batch| digest::encoded_len(&batch.changes)).sum(),
+            weight: batches.iter().map(history_weight).sum(),
+        })
+    }
 }
 
 /// One record with its fingerprint.
@@ -53,14 +76,15 @@ impl State {
             records: BTreeMap::new(),
             records_digest: 0,
             history: VecDeque::new(),
+            groups: VecDeque::new(),
             history_bytes: 0,
             hash_before_history: RollingHash::default(),
             retain,
         }
     }
 
-    /// What was read back. The caller has checked that the parts agree.
-    pub(super) fn restored(loaded: Loaded, retain: usize) -> Self {
+    /// What was read back. The caller has checked that the parts agree; `groups` cover the history.
+    pub(super) fn restored(loaded: Loaded, groups: Vec<Group>, retain: usize) -> Self {
         let records: BTreeMap<_, _> = loaded
             .records
             .into_iter()
@@ -74,7 +98,8 @@ impl State {
             hash: loaded.hash,
             records_digest: records.values().fold(0, |all, held| all ^ held.digest),
             records,
-            history_bytes: loaded.history.iter().map(history_weight).sum(),
+            history_bytes: groups.iter().map(|group| group.weight).sum(),
+            groups: groups.into(),
             history: loaded.history.into(),
             hash_before_history: loaded.hash_before_history,
             retain,
@@ -121,12 +146,12 @@ impl State {
         Ok(self.history.range(start..).take(most).cloned().collect())
     }
 
-    /// The oldest batches that go when `staged` is published: as many as leave at least `retain` bytes.
-    pub(super) fn outgrown<'a>(&'a self, staged: &Staged) -> impl Iterator<Item = &'a Batch> {
-        let added: usize = staged.batches.iter().map(history_weight).sum();
+    /// The oldest groups that go when `staged` is published: as many as leave at least `retain` bytes.
+    pub(super) fn outgrown(&self, staged: &Staged) -> impl Iterator<Item = Group> {
+        let added = Group::of(&staged.batches).map_or(0, |group| group.weight);
         let mut bytes = self.history_bytes + added;
-        self.history.iter().take_while(move |batch| {
-            bytes -= history_weight(batch);
+        self.groups.iter().copied().take_while(move |group| {
+            bytes -= group.weight;
             bytes >= self.retain
         })
     }
@@ -134,11 +159,16 @@ impl State {
     /// Makes what was staged the newest contents.
     pub(super) fn publish(&mut self, staged: Staged) {
         let outgrown = self.outgrown(&staged).count();
-        for batch in self.history.drain(..outgrown) {
-            self.history_bytes -= history_weight(&batch);
-            self.hash_before_history = batch.hash;
+        for group in self.groups.drain(..outgrown) {
+            self.history_bytes -= group.weight;
+            if let Some(last) = self.history.drain(..group.batches).next_back() {
+                self.hash_before_history = last.hash;
+            }
         }
-        self.history_bytes += staged.batches.iter().map(history_weight).sum::<usize>();
+        if let Some(group) = Group::of(&staged.batches) {
+            self.history_bytes += group.weight;
+            self.groups.push_back(group);
+        }
         self.history.extend(staged.batches);
         for (key, held) in staged.records {
             match held {
@@ -309,6 +339,6 @@ mod tests {
         committed(&mut state, vec![put("b", "2"), put("c", "1")]);
         committed(&mut state, vec![Change::Delete { key: "b".into() }, Change::Delete { key: "c".into() }]);
         assert_eq!(Staged::on(&state).records_digest(), with_a);
-        assert_eq!(Staged::on(&State::restored(state.loaded(), 1024)).records_digest(), with_a);
+        assert_eq!(Staged::on(&State::restored(state.loaded(), vec![], 1024)).records_digest(), with_a);
     }
 }

@@ -25,7 +25,7 @@ use super::{
 const GROUP: usize = 512;
 /// Most bytes in one transaction (a single commit may be larger). Sled reuses a segment once what replaced it
 /// is written; a group that fits into one segment never reuses what it replaced before our fdatasync.
-const GROUP_BYTES: usize = 128 << 10;
+const GROUP_BYTES: usize = 96 << 10;
 /// How often the supervisor looks, and probes.
 const PAUSE: Duration = Duration::from_secs(1);
 /// A group that takes longer will not come back: sled waits for ever after a panic in its threads.

@@ -3,7 +3,8 @@
 //! ```text
 //!  tree      name                 payload
 //!  records   key, NUL             mod revision u64, value
-//!  journal   revision u64 (BE)    rolling hash before it u64, encoded changes
+//!  journal   first revision (BE)  rolling hash before it u64, then of each batch of the group:
+//!                                 length u32, encoded changes
 //!  meta      "head"               revision u64, rolling hash u64, records digest u64
 //!  meta      "format"             u32, not sealed: any version can read it
 //!
@@ -17,8 +18,8 @@
 use bytes::Bytes;
 
 use super::super::{
-    Batch, Change, Key, Record, Revision, RollingHash, digest,
-    state::{Staged, State},
+    Batch, Key, Record, Revision, RollingHash, digest,
+    state::{Group, Staged, State},
 };
 
 /// The version of this layout.
@@ -86,15 +87,19 @@ pub(super) fn writes(state: &State, staged: &Staged) -> Writes {
         }
         writes.records.extend((new..old).map(|piece| (piece_key(&name, piece), None)));
     }
-    let mut hash = state.hash();
-    for batch in staged.batches() {
-        let payload = [&hash.0.to_le_bytes()[..], &digest::encode(&batch.changes)].concat();
-        writes.journal.extend(pieces(&batch.revision.0.to_be_bytes(), &payload));
-        hash = batch.hash;
+    if let Some(group) = Group::of(staged.batches()) {
+        let mut payload = Vec::with_capacity(journal_len(group));
+        payload.extend_from_slice(&state.hash().0.to_le_bytes());
+        for batch in staged.batches() {
+            let changes = digest::encode(&batch.changes);
+            payload.extend_from_slice(&(changes.len() as u32).to_le_bytes());
+            payload.extend_from_slice(&changes);
+        }
+        writes.journal.extend(pieces(&group.first.0.to_be_bytes(), &payload));
     }
-    for batch in state.outgrown(staged) {
-        let count = piece_count(8 + digest::encoded_len(&batch.changes));
-        let name = batch.revision.0.to_be_bytes();
+    for group in state.outgrown(staged) {
+        let name = group.first.0.to_be_bytes();
+        let count = piece_count(journal_len(group));
         writes.journal.extend((0..count).map(|piece| (piece_key(&name, piece), None)));
     }
     let head =
@@ -110,13 +115,24 @@ pub(super) fn record(name: &[u8], payload: &[u8]) -> Option<Record> {
     Some(Record { key: key.into(), value: Bytes::copy_from_slice(value), mod_revision: Revision(revision) })
 }
 
-/// A batch, and the hash before it, from its name and payload; `None` if they are none.
-pub(super) fn batch(name: &[u8], payload: &[u8]) -> Option<(Batch, RollingHash)> {
-    let revision = Revision(u64::from_be_bytes(name.try_into().ok()?));
-    let (before, encoded) = number(payload)?;
-    let before = RollingHash(before);
-    let changes: Vec<Change> = digest::decode(encoded)?;
-    Some((Batch { revision, changes: changes.into(), hash: before.after_encoded(revision, encoded) }, before))
+/// A group of batches, and the hash before it, from its name and payload; `None` if they are none.
+pub(super) fn group(name: &[u8], payload: &[u8]) -> Option<(Vec<Batch>, RollingHash)> {
+    let mut revision = Revision(u64::from_be_bytes(name.try_into().ok()?));
+    let (before, mut rest) = number(payload)?;
+    let mut hash = RollingHash(before);
+    let mut batches = Vec::new();
+    while let Some((len, tail)) = rest.split_first_chunk::<4>() {
+        let (encoded, tail) = tail.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        hash = hash.after_encoded(revision, encoded);
+        batches.push(Batch { revision, changes: digest::decode(encoded)?.into(), hash });
+        revision = revision.next();
+        rest = tail;
+    }
+    (rest.is_empty() && !batches.is_empty()).then_some((batches, RollingHash(before)))
+}
+
+const fn journal_len(group: Group) -> usize {
+    8 + 4 * group.batches + group.encoded
 }
 
 /// A sled key as its name and the number of the piece.
@@ -186,7 +202,7 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::*;
+    use super::{super::super::Change, *};
 
     fn put(key: &str, bytes: usize) -> Change {
         Change::Put { key: key.into(), value: Bytes::from(vec![b'x'; bytes]) }
@@ -230,6 +246,25 @@ mod tests {
             (record.key.as_str(), record.value.len(), record.mod_revision),
             ("a/b", 10_000, Revision(1))
         );
+    }
+
+    #[test]
+    fn a_group_reads_back_with_its_hashes() {
+        let mut state = State::empty(1 << 20);
+        state.publish(Staged::on(&state));
+        for n in 0..2 {
+            let mut staged = Staged::on(&state);
+            for change in [put("a", n), put("b", 5000), Change::Delete { key: "a".into() }] {
+                staged.stage(&state, vec![change], &[]).unwrap();
+            }
+            let written = writes(&state, &staged).journal;
+            let (name, _) = split(&written[0].0).unwrap();
+            let sealed: Vec<u8> = written.iter().flat_map(|(_, piece)| piece.clone().unwrap()).collect();
+            let (batches, before) = group(name, unseal(name, &sealed).unwrap()).unwrap();
+            assert_eq!((&batches[..], before), (staged.batches(), state.hash()));
+            assert_eq!(written.len(), piece_count(journal_len(Group::of(&batches).unwrap())));
+            state.publish(staged);
+        }
     }
 
     #[test]

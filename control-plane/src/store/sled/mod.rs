@@ -16,6 +16,7 @@ mod committer;
 mod database;
 mod layout;
 mod open;
+mod read;
 
 use std::{
     path::{Path, PathBuf},
@@ -156,7 +157,7 @@ fn serve(
     queue: &Queue,
     opened: oneshot::Sender<Result<Arc<Published>, OpenError>>,
 ) {
-    let (database, loaded) = match open::open(dir, options.fdatasync) {
+    let (database, contents) = match open::open(dir, options.fdatasync) {
         Ok(parts) => parts,
         Err(error) => {
             // Nobody waits any more if the caller gave up on opening.
@@ -164,7 +165,8 @@ fn serve(
             return;
         }
     };
-    let published = Arc::new(Published::new(State::restored(loaded, options.history_bytes)));
+    let published =
+        Arc::new(Published::new(State::restored(contents.loaded, contents.groups, options.history_bytes)));
     if opened.send(Ok(Arc::clone(&published))).is_ok() {
         committer::run(database, &published, queue);
     }

@@ -22,10 +22,10 @@ use nix::{
 use tracing::{info, warn};
 
 use super::{
-    super::{Batch, Loaded, Record, Revision, RollingHash, digest},
     ballast,
     database::{Database, WriteError, words},
-    layout::{self, FORMAT, FORMAT_NAME, HEAD, Head},
+    layout::{self, FORMAT, FORMAT_NAME, Head},
+    read::{self, Contents},
 };
 
 /// Why a store could not be opened.
@@ -104,16 +104,15 @@ pub enum OpenError {
 }
 
 /// Opens `dir`, creating it if need be, and reads it whole.
-pub(super) fn open(dir: &Path, fdatasync: bool) -> Result<(Database, Loaded), OpenError> {
+pub(super) fn open(dir: &Path, fdatasync: bool) -> Result<(Database, Contents), OpenError> {
     create(dir)?;
     let lock = take_lock(dir)?;
     let database = open_sled(dir, lock, fdatasync)?;
-    let opened = check_format(dir, &database).and_then(|()| read(dir, &database)).and_then(|loaded| {
-        sync_all(dir, &database)?;
-        Ok(loaded)
-    });
-    let loaded = match opened {
-        Ok(loaded) => loaded,
+    let contents = match check_format(dir, &database)
+        .and_then(|()| read::read(dir, &database))
+        .and_then(|contents| sync_all(dir, &database).map(|()| contents))
+    {
+        Ok(contents) => contents,
         Err(error) => {
             if matches!(error, OpenError::Full { .. }) {
                 // As everywhere after a failed write: not even dropped. The process is about to give up.
@@ -129,7 +128,7 @@ pub(super) fn open(dir: &Path, fdatasync: bool) -> Result<(Database, Loaded), Op
         }
         Err(error) => warn!(%error, "no space is held back: on a full disk this store will not open"),
     }
-    Ok((database, loaded))
+    Ok((database, contents))
 }
 
 fn create(dir: &Path) -> Result<(), OpenError> {
@@ -224,89 +223,6 @@ fn check_format(dir: &Path, database: &Database) -> Result<(), OpenError> {
     database.write(&first).map_err(|error| write_error(dir, error))
 }
 
-fn read(dir: &Path, database: &Database) -> Result<Loaded, OpenError> {
-    let corrupt = |key: String| OpenError::Corrupt { dir: dir.to_owned(), key };
-    let inconsistent = |what: String| OpenError::Inconsistent { dir: dir.to_owned(), what };
-    let mut records: Vec<Record> = Vec::new();
-    for_each_sealed(dir, &database.records, "records", |name, payload| {
-        layout::record(name, payload).map(|record| records.push(record))
-    })?;
-    let mut history: Vec<(Batch, RollingHash)> = Vec::new();
-    for_each_sealed(dir, &database.journal, "journal", |name, payload| {
-        layout::batch(name, payload).map(|batch| history.push(batch))
-    })?;
-    let mut head = None;
-    for piece in database.meta.scan_prefix(HEAD) {
-        let (key, sealed) = piece.map_err(|source| database_error(dir, source))?;
-        head = layout::split(&key).and_then(|(name, _)| layout::unseal(name, &sealed)).and_then(Head::read);
-    }
-    let head = head.ok_or_else(|| corrupt("meta/head".to_owned()))?;
-
-    let records_digest = records
-        .iter()
-        .fold(0, |all, record| all ^ digest::record(&record.key, &record.value, record.mod_revision));
-    if records_digest != head.records_digest {
-        return Err(inconsistent(format!("its records are not those of revision {}", head.revision)));
-    }
-    let hash_before_history = history.first().map_or(head.hash, |(_, before)| *before);
-    let oldest =
-        history.first().map_or(head.revision, |(batch, _)| Revision(batch.revision.0.saturating_sub(1)));
-    let mut expected = (oldest, hash_before_history);
-    for (batch, before) in &history {
-        if batch.revision != expected.0.next() || *before != expected.1 {
-            return Err(inconsistent(format!(
-                "batch {} does not follow batch {}",
-                batch.revision, expected.0
-            )));
-        }
-        expected = (batch.revision, batch.hash);
-    }
-    if expected != (head.revision, head.hash) {
-        return Err(inconsistent(format!("its journal ends elsewhere than at revision {}", head.revision)));
-    }
-    Ok(Loaded {
-        revision: head.revision,
-        hash: head.hash,
-        records,
-        history: history.into_iter().map(|(batch, _)| batch).collect(),
-        hash_before_history,
-    })
-}
-
-/// Puts the pieces in `tree` together, breaks their seals, and hands them on.
-fn for_each_sealed(
-    dir: &Path,
-    tree: &::sled::Tree,
-    tree_name: &str,
-    mut take: impl FnMut(&[u8], &[u8]) -> Option<()>,
-) -> Result<(), OpenError> {
-    let mut finish = |name: &[u8], sealed: &[u8]| {
-        let taken = layout::unseal(name, sealed).and_then(|payload| take(name, payload));
-        taken
-            .ok_or_else(|| OpenError::Corrupt { dir: dir.to_owned(), key: layout::describe(tree_name, name) })
-    };
-    let mut open: Option<(Vec<u8>, Vec<u8>)> = None;
-    for piece in tree {
-        let (key, value) = piece.map_err(|source| database_error(dir, source))?;
-        let Some((name, number)) = layout::split(&key) else {
-            return finish(&key, &[]);
-        };
-        match &mut open {
-            Some((current, sealed)) if current == name => sealed.extend_from_slice(&value),
-            _ => {
-                if let Some((name, sealed)) = open.take() {
-                    finish(&name, &sealed)?;
-                }
-                if number != 0 {
-                    return finish(name, &[]);
-                }
-                open = Some((name.to_vec(), value.to_vec()));
-            }
-        }
-    }
-    open.map_or(Ok(()), |(name, sealed)| finish(&name, &sealed))
-}
-
 /// What sled wrote while opening becomes as durable as what we answer for.
 fn sync_all(dir: &Path, database: &Database) -> Result<(), OpenError> {
     database.sync().map_err(|error| write_error(dir, error))?;
@@ -342,7 +258,7 @@ fn io_error(dir: &Path, action: &'static str, path: &Path, source: io::Error) ->
     OpenError::Io { action, path: path.to_owned(), source }
 }
 
-fn database_error(dir: &Path, source: ::sled::Error) -> OpenError {
+pub(super) fn database_error(dir: &Path, source: ::sled::Error) -> OpenError {
     match source {
         ::sled::Error::Io(source) if source.kind() == io::ErrorKind::StorageFull => {
             OpenError::Full { dir: dir.to_owned() }
