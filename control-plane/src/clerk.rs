@@ -15,6 +15,8 @@ mod desk;
 mod follower;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::fmt::{self, Debug};
@@ -61,6 +63,7 @@ impl Debug for ClerkOptions {
 
 /// What a command came to.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most answers are leases, and each is moved a few times only")]
 pub enum Answer {
     /// A network.
     Network(Network),

@@ -24,6 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clerk::{ClerkHandle, SubmitError, WallClock};
 use crate::ledger::{Command, Ledger};
+use crate::store::Health;
 use crate::watch::Streams;
 
 use clocks::Clocks;
@@ -31,6 +32,8 @@ pub use clocks::Now;
 
 /// The longest grace.
 const LONGEST_GRACE: Duration = Duration::from_secs(3600);
+/// How often the ledger is told to forget what is over.
+const TIDY: Duration = Duration::from_secs(60);
 /// Commands in flight at once.
 const AT_ONCE: usize = 64;
 
@@ -107,7 +110,7 @@ fn wants_renewal(lease: &Expiring, now: SystemTime) -> bool {
     left <= lease.ttl * 11 / 12 + lease.ttl / 10 / 1024 * spread
 }
 
-/// Looks every `period` and submits what is due. Runs as long as the server.
+/// Looks every `period` and submits what is due, and has the ledger tidied. Runs as long as the server.
 pub async fn run(
     clerk: ClerkHandle,
     streams: Streams,
@@ -116,12 +119,23 @@ pub async fn run(
     period: Duration,
 ) {
     let mut expiry = Expiry::default();
+    let mut tidied: Option<Instant> = None;
+    let health = clerk.store_health();
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let leases = clerk.read(|ledger| expiring(ledger, &streams, lease_ttl));
-        let due = expiry.look(Now { wall: now(), monotonic: Instant::now() }, leases);
+        let monotonic = Instant::now();
+        let due = expiry.look(Now { wall: now(), monotonic }, leases);
+        if *health.borrow() != Health::Healthy {
+            // Nothing of it would be taken.
+            continue;
+        }
+        if tidied.is_none_or(|tidied| monotonic.duration_since(tidied) >= TIDY) {
+            tidied = Some(monotonic);
+            submit(&clerk, Command::Tidy).await;
+        }
         let expire = due.expire.into_iter().map(|(name, revision)| Command::ExpireLease { name, revision });
         let renew = due.renew.into_iter().map(|name| Command::RenewLease { name, epoch: None });
         stream::iter(renew.chain(expire))

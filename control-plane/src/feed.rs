@@ -14,6 +14,7 @@ mod entry;
 mod frames;
 mod history;
 mod network;
+mod replay;
 mod shared;
 mod token;
 mod verdict;
@@ -37,8 +38,9 @@ pub use shared::{FeedCounters, FeedOptions};
 pub use token::{Point, TOKEN_BYTES, Token, TokenKey};
 pub use verdict::{Incarnation, TokenVerdict};
 
-use history::{Before, History, Step};
+use history::History;
 use network::Beginning;
+use replay::Replay;
 use shared::Shared;
 use window::Window;
 
@@ -62,6 +64,14 @@ pub struct Scene {
     pub incarnation: Incarnation,
     /// Every network with its peers.
     pub networks: Vec<(Network, Vec<Peer>)>,
+}
+
+/// What one batch does to one network, encoded.
+#[derive(Debug, Default)]
+struct Changed {
+    network: Option<Bytes>,
+    /// `None` is gone.
+    peers: Vec<(NodeId, Option<Bytes>)>,
 }
 
 /// The feeds of all networks; cheap to clone.
@@ -97,15 +107,21 @@ impl Feeds {
         let mut window = Window::new(before);
         history.iter().for_each(|batch| window.push(batch.point));
         let point = window.newest();
-        let mut histories = self.histories(before, history, scene);
+        let mut replay = Replay::new(&self.shared, before);
+        if !scene.incarnation.adopting {
+            history.iter().for_each(|batch| replay.add(batch));
+        }
         self.shared.restart(window);
         *self.incarnation_mut() = scene.incarnation.clone();
         let mut feeds = self.feeds_mut();
         feeds.clear();
         for (network, peers) in &scene.networks {
-            let history = histories
-                .remove(&network.id)
-                .unwrap_or_else(|| History::new(point.revision, self.shared.options.history));
+            let history = if scene.incarnation.adopting {
+                // Not every lease that changes is seen while adopting, and a batch does not tell which.
+                History::new(point.revision, self.shared.options.history)
+            } else {
+                replay.take(&network.id)
+            };
             let beginning = Beginning {
                 network: entry::network(network),
                 entries: self.entries(peers),
@@ -167,7 +183,7 @@ impl Feeds {
         peers: Vec<(NetworkId, PeerChange)>,
         networks: Vec<(NetworkId, Option<Network>)>,
     ) {
-        let mut changed: HashMap<NetworkId, (Option<Bytes>, Vec<(NodeId, Option<Bytes>)>)> = HashMap::new();
+        let mut changed: HashMap<NetworkId, Changed> = HashMap::new();
         for (id, network) in networks {
             let Some(network) = network else {
                 if let Some(feed) = self.feeds_mut().remove(&id) {
@@ -177,17 +193,17 @@ impl Feeds {
             };
             let record = entry::network(&network);
             if self.feeds().contains_key(&id) {
-                changed.entry(id).or_default().0 = Some(record);
+                changed.entry(id).or_default().network = Some(record);
             } else {
                 self.create(id, record, point);
             }
         }
         for (id, change) in peers {
-            changed.entry(id).or_default().1.push(self.encoded(&change));
+            changed.entry(id).or_default().peers.push(self.shared.encoded(&change));
         }
-        for (id, (record, peers)) in changed {
+        for (id, Changed { network, peers }) in changed {
             if let Some(feed) = self.network(&id) {
-                feed.publish(point, record, peers);
+                feed.publish(point, network, peers);
             }
         }
     }
@@ -227,77 +243,9 @@ impl Feeds {
         }
     }
 
-    /// The histories of networks, as batches alone tell them: what a peer was before its first change is
-    /// not known.
-    fn histories(
-        &self,
-        before: Point,
-        history: &[Publication],
-        scene: &Scene,
-    ) -> HashMap<NetworkId, History> {
-        let limits = self.shared.options.history;
-        let mut floor = before.revision;
-        let mut histories: HashMap<NetworkId, (History, HashMap<NodeId, Option<Bytes>>)> = HashMap::new();
-        for Publication { point, peers, networks, cluster } in history {
-            if *cluster {
-                floor = point.revision;
-                histories.clear();
-            }
-            let mut changed: HashMap<&NetworkId, (Vec<Step>, bool)> = HashMap::new();
-            for (id, network) in networks {
-                if network.is_some() {
-                    changed.entry(id).or_default().1 = true;
-                } else {
-                    histories.insert(id.clone(), (History::new(point.revision, limits), HashMap::new()));
-                }
-            }
-            for (id, change) in peers {
-                let (node, after) = self.encoded(change);
-                let seen = &mut histories
-                    .entry(id.clone())
-                    .or_insert_with(|| (History::new(floor, limits), HashMap::new()))
-                    .1;
-                let before = match seen.insert(node.clone(), after.clone()) {
-                    None => Before::Unknown,
-                    Some(None) => Before::Absent,
-                    Some(Some(entry)) => Before::Entry(entry),
-                };
-                if before != after.clone().map_or(Before::Absent, Before::Entry) {
-                    changed.entry(id).or_default().0.push(Step { node, before, after });
-                }
-            }
-            for (id, (steps, network)) in changed {
-                let (history, _) = histories
-                    .entry(id.clone())
-                    .or_insert_with(|| (History::new(floor, limits), HashMap::new()));
-                history.push(*point, steps, network);
-            }
-        }
-        for (network, _) in &scene.networks {
-            histories
-                .entry(network.id.clone())
-                .or_insert_with(|| (History::new(floor, limits), HashMap::new()));
-        }
-        if scene.incarnation.adopting {
-            // While adopting, not every lease that changes is seen; history does not tell which.
-            histories.clear();
-        }
-        histories.into_iter().map(|(id, (history, _))| (id, history)).collect()
-    }
-
     fn entries(&self, peers: &[Peer]) -> BTreeMap<NodeId, Bytes> {
         self.shared.counters.entry_encodings.inc_by(peers.len() as u64);
         peers.iter().map(|peer| (peer.node.clone(), entry::peer(peer))).collect()
-    }
-
-    fn encoded(&self, change: &PeerChange) -> (NodeId, Option<Bytes>) {
-        match change {
-            PeerChange::Upsert(peer) => {
-                self.shared.counters.entry_encodings.inc();
-                (peer.node.clone(), Some(entry::peer(peer)))
-            }
-            PeerChange::Removed(node) => (node.clone(), None),
-        }
     }
 
     fn incarnation_mut(&self) -> RwLockWriteGuard<'_, Incarnation> {

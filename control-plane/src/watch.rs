@@ -15,7 +15,7 @@ mod handle;
 mod streams;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -34,7 +34,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Code, Status};
 
-use crate::feed::{Cursor, Ended, Feeds, NetworkFeed, Token, TokenVerdict};
+use crate::feed::{Cursor, Ended, Feeds, NetworkFeed, TokenVerdict};
 
 pub use handle::WatchHandle;
 use streams::Streaming;
@@ -99,7 +99,7 @@ impl Feeds {
             return Err(WatchRefusal::StoreLost(verdict));
         }
         let resume = match verdict {
-            TokenVerdict::Resume(point) => Some(Token { incarnation: self.incarnation().id, point }),
+            TokenVerdict::Resume(_) => self.open_token(&network, &token),
             _ => None,
         };
         let streaming = match &viewer {

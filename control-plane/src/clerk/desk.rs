@@ -60,6 +60,7 @@ struct Attempt {
 }
 
 /// What is answered once a commit was applied.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are answers")]
 enum Due {
     Answer(Answer),
     /// It was committed at another revision than expected, so what the head said of it may be wrong.

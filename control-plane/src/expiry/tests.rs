@@ -145,3 +145,45 @@ proptest! {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_nodes_lease_ends_and_its_peers_are_told_while_a_streaming_nodes_is_renewed() {
+    use std::sync::Arc;
+
+    use crate::clerk::testing::{Bench, feed_options, name};
+    use crate::ledger::{Defaults, LeaseState};
+    use crate::store::MemoryStore;
+    use crate::watch::tests::client::{Client, Set, node};
+    use crate::watch::{Viewer, WatchOpen};
+
+    let ttl = Duration::from_secs(60);
+    let defaults = Defaults { lease_ttl: ttl, ..Defaults::default() };
+    let bench = Bench::start_with(&Arc::new(MemoryStore::new()), defaults, feed_options()).await;
+    bench.begin(1).await;
+    bench.create("blue").await;
+    for (n, node) in ["silent", "streams"].into_iter().enumerate() {
+        bench.acquire(node, n as u16 + 1).await;
+    }
+    let watch = |viewer: Viewer| {
+        let open = WatchOpen { network: "blue".parse().unwrap(), token: bytes::Bytes::new(), viewer };
+        Client::new(bench.feeds.watch(&bench.streams, open).unwrap(), Set::default())
+    };
+    let _streams = watch(node("streams"));
+    let mut observer = watch(Viewer::Observer);
+    observer.read().await;
+    assert_eq!(observer.set.peers.len(), 2);
+
+    let period = Duration::from_secs(1);
+    let (clerk, streams, now) = (bench.clerk.clone(), bench.streams.clone(), bench.time.clock());
+    let running = tokio::spawn(run(clerk, streams, ttl, now, period));
+    for _ in 0..200 {
+        bench.time.pass(period);
+        tokio::time::sleep(period).await;
+    }
+    observer.read().await;
+    assert_eq!(observer.set.peers.keys().collect::<Vec<_>>(), ["streams"]);
+    let lease = |node: &str| bench.clerk.read(|ledger| ledger.lease(&name(node))).unwrap();
+    assert!(matches!(lease("silent").state, LeaseState::Held { .. }));
+    assert!(lease("streams").expires.unwrap() > (bench.time.clock())());
+    running.abort();
+}

@@ -49,8 +49,8 @@ pub(super) enum Before {
 struct Change {
     point: Point,
     steps: Vec<Step>,
-    /// Whether the network itself changed.
-    network: bool,
+    /// The network's new record, if that changed.
+    network: Option<Bytes>,
 }
 
 /// Recent changes, oldest first.
@@ -68,8 +68,8 @@ pub(super) struct History {
 pub(super) struct Fold {
     /// What each changed peer has become; `None` is gone.
     pub(super) peers: BTreeMap<NodeId, Option<Bytes>>,
-    /// Whether the network itself changed.
-    pub(super) network: bool,
+    /// The network's record, if that changed.
+    pub(super) network: Option<Bytes>,
 }
 
 impl History {
@@ -89,8 +89,8 @@ impl History {
     }
 
     /// Adds a batch, and forgets the oldest ones beyond the limits.
-    pub(super) fn push(&mut self, point: Point, steps: Vec<Step>, network: bool) {
-        if steps.is_empty() && !network {
+    pub(super) fn push(&mut self, point: Point, steps: Vec<Step>, network: Option<Bytes>) {
+        if steps.is_empty() && network.is_none() {
             return;
         }
         let change = Change { point, steps, network };
@@ -117,9 +117,9 @@ impl History {
     pub(super) fn fold(&self, after: u64, upto: u64) -> Fold {
         let start = self.changes.partition_point(|change| change.point.revision <= after);
         let mut first: BTreeMap<&NodeId, (&Before, &Option<Bytes>)> = BTreeMap::new();
-        let mut network = false;
+        let mut network = None;
         for change in self.changes.range(start..).take_while(|change| change.point.revision <= upto) {
-            network |= change.network;
+            network = change.network.as_ref().or(network);
             for step in &change.steps {
                 first
                     .entry(&step.node)
@@ -132,14 +132,17 @@ impl History {
             Before::Absent => after.is_some(),
             Before::Entry(entry) => after.as_ref() != Some(entry),
         });
-        Fold { peers: changed.map(|(node, (_, after))| (node.clone(), after.clone())).collect(), network }
+        Fold {
+            peers: changed.map(|(node, (_, after))| (node.clone(), after.clone())).collect(),
+            network: network.cloned(),
+        }
     }
 }
 
 impl Change {
     /// What it weighs: the entries that it keeps alive, names, and what surrounds them.
     fn bytes(&self) -> usize {
-        let overhead = size_of::<Self>();
+        let overhead = size_of::<Self>() + self.network.as_ref().map_or(0, Bytes::len);
         self.steps.iter().fold(overhead, |sum, step| {
             let before = if let Before::Entry(entry) = &step.before { entry.len() } else { 0 };
             let after = step.after.as_ref().map_or(0, Bytes::len);
@@ -172,18 +175,18 @@ mod tests {
     #[test]
     fn the_last_change_wins_and_what_came_to_nothing_is_dropped() {
         let mut history = History::new(0, HistoryLimits::default());
-        history.push(point(1), vec![step("a", Before::Absent, Some("a1"))], false);
-        history.push(point(2), vec![step("b", Before::Absent, Some("b1"))], false);
-        history.push(point(4), vec![step("a", Before::Entry(entry("a1")), Some("a2"))], false);
-        history.push(point(5), vec![step("b", Before::Entry(entry("b1")), None)], true);
-        history.push(point(6), vec![step("a", Before::Entry(entry("a2")), Some("a1"))], false);
+        history.push(point(1), vec![step("a", Before::Absent, Some("a1"))], None);
+        history.push(point(2), vec![step("b", Before::Absent, Some("b1"))], None);
+        history.push(point(4), vec![step("a", Before::Entry(entry("a1")), Some("a2"))], None);
+        history.push(point(5), vec![step("b", Before::Entry(entry("b1")), None)], Some(entry("network")));
+        history.push(point(6), vec![step("a", Before::Entry(entry("a2")), Some("a1"))], None);
         let a = |text| ("a".to_owned(), Some(entry(text)));
         assert_eq!(folded(&history, 0, 4), [a("a2"), ("b".to_owned(), Some(entry("b1")))]);
         assert_eq!(folded(&history, 0, 6), [a("a1")], "b came and went");
         assert_eq!(folded(&history, 1, 6), [], "a came back to where it was");
         assert_eq!(folded(&history, 4, 5), [("b".to_owned(), None)]);
         assert_eq!(folded(&history, 6, 6), []);
-        assert!(history.fold(4, 5).network && !history.fold(5, 6).network);
+        assert_eq!((history.fold(4, 5).network, history.fold(5, 6).network), (Some(entry("network")), None));
         assert_eq!((history.first_after(2), history.first_after(3)), (Some(4), Some(4)));
         assert_eq!(history.first_after(6), None);
     }
@@ -192,11 +195,11 @@ mod tests {
     fn the_oldest_goes_beyond_the_limit_and_raises_the_floor() {
         let mut history = History::new(0, HistoryLimits { bytes: 1 << 20, steps: 2 });
         for revision in [3, 5, 8] {
-            history.push(point(revision), vec![step("a", Before::Unknown, Some("a"))], false);
+            history.push(point(revision), vec![step("a", Before::Unknown, Some("a"))], None);
         }
         assert_eq!(history.floor(), 3);
         let mut history = History::new(0, HistoryLimits { bytes: 1, steps: 9 });
-        history.push(point(4), vec![step("a", Before::Unknown, Some("a"))], false);
+        history.push(point(4), vec![step("a", Before::Unknown, Some("a"))], None);
         assert_eq!((history.floor(), history.first_after(0)), (4, None));
     }
 }

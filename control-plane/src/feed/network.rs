@@ -145,14 +145,13 @@ impl NetworkFeed {
         let mut state = self.state();
         let network = network.filter(|network| *network != state.network);
         let steps: Vec<_> = peers.into_iter().filter_map(|(node, after)| state.step(node, after)).collect();
-        let changed = network.is_some();
-        if let Some(network) = network {
-            state.network = network;
-        }
-        if steps.is_empty() && !changed {
+        if steps.is_empty() && network.is_none() {
             return;
         }
-        state.history.push(point, steps, changed);
+        if let Some(network) = &network {
+            state.network = network.clone();
+        }
+        state.history.push(point, steps, network);
         state.last = point;
         self.schedule(&mut state);
     }
@@ -307,29 +306,30 @@ impl NetworkFeed {
             out.extend(frames.iter().cloned());
             return Ok(());
         };
-        if fold.peers.len() > 1 || fold.network {
+        if fold.peers.len() > 1 || fold.network.is_some() {
             let others = fold.peers.iter().filter(|(node, _)| *node != viewer);
-            out.extend(self.delta(state, fold.network, others));
+            out.extend(self.delta(state, fold.network.as_deref(), others));
         }
         if own.is_some() { Ok(()) } else { Err(Ended::LeaseGone) }
     }
 
     fn fold(&self, state: &State, after: u64) -> Folded {
         let fold = state.history.fold(after, state.visible.revision);
-        let empty = fold.peers.is_empty() && !fold.network;
-        let frames = if empty { Vec::new() } else { self.delta(state, fold.network, fold.peers.iter()) };
+        let empty = fold.peers.is_empty() && fold.network.is_none();
+        let network = fold.network.as_deref();
+        let frames = if empty { Vec::new() } else { self.delta(state, network, fold.peers.iter()) };
         Folded { fold, frames }
     }
 
     fn delta<'a>(
         &self,
         state: &State,
-        network: bool,
+        network: Option<&[u8]>,
         peers: impl Iterator<Item = (&'a NodeId, &'a Option<Bytes>)>,
     ) -> Vec<Bytes> {
         self.shared.counters.delta_encodings.inc();
         let token = self.seal(state, state.visible);
-        frames::delta(peers, network.then_some(&*state.network), &token)
+        frames::delta(peers, network, &token)
     }
 
     fn push_heartbeat(&self, state: &mut State, cursor: &mut Cursor, head: Point, out: &mut VecDeque<Bytes>) {

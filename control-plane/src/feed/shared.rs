@@ -3,14 +3,17 @@
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+use loden_proto::names::{NetworkId, NodeId};
 use prometheus_client::metrics::counter::Counter;
 
 use super::debounce::CpuTime;
+use super::entry;
 use super::history::HistoryLimits;
 use super::token::{Point, TokenKey};
 use super::verdict::{Incarnation, TokenVerdict, judge};
 use super::window::Window;
-use loden_proto::names::NetworkId;
+use crate::ledger::PeerChange;
 
 /// How feeds behave.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +87,17 @@ impl Shared {
     pub(super) fn restart(&self, window: Window) {
         self.reached(window.newest());
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
+    }
+
+    /// A change of a peer, encoded; `None` is gone.
+    pub(super) fn encoded(&self, change: &PeerChange) -> (NodeId, Option<Bytes>) {
+        match change {
+            PeerChange::Upsert(peer) => {
+                self.counters.entry_encodings.inc();
+                (peer.node.clone(), Some(entry::peer(peer)))
+            }
+            PeerChange::Removed(node) => (node.clone(), None),
+        }
     }
 
     pub(super) fn judge(&self, network: &NetworkId, token: &[u8]) -> TokenVerdict {
