@@ -22,8 +22,14 @@ struct Flags {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let flags = Flags::parse();
+async fn main() -> ExitCode {
+    run(&Flags::parse()).await.unwrap_or_else(|error| {
+        eprintln!("loden-demo: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let say = move |what: &str| {
         // A closed terminal is no reason to stop.

@@ -61,7 +61,7 @@ impl Actor {
 
 /// What the control plane lists of the network's leases.
 pub(super) async fn leases(deployment: &Deployment, network: &str) -> anyhow::Result<Vec<serde_json::Value>> {
-    let listed = deployment.lodenctl_json(&["lease", "list", "--network", network]).await?;
+    let listed = deployment.lodenctl_json(&["lease", "list", network]).await?;
     listed.as_array().cloned().context("lodenctl lease list printed no array")
 }
 

@@ -272,7 +272,7 @@ async fn network(deployment: &Deployment) -> anyhow::Result<NetworkFacts> {
         name: NETWORK.to_owned(),
         pool: POOL.to_owned(),
         vni: number(&network["vni"]).context("the network has no VNI")?,
-        port: number(&network["backend"]["vxlan"]["port"])
+        port: number(&network["backend"]["port"])
             .and_then(|port| u16::try_from(port).ok())
             .context("the network has no VXLAN port")?,
     })

@@ -64,6 +64,7 @@ impl Node {
         let mut command = Command::new(&self.binaries.agent);
         command
             .args(["--server", &self.server])
+            .args(["--iface", "eth0"])
             .arg("--identity")
             .arg(self.home.join("identity"))
             .arg("--state-dir")
