@@ -91,6 +91,17 @@ pub enum Update {
     Delta(Delta),
 }
 
+impl Update {
+    /// Where to resume after it.
+    #[must_use]
+    pub const fn token(&self) -> Option<&Token> {
+        match self {
+            Self::Snapshot(snapshot) => Some(&snapshot.token),
+            Self::Delta(delta) => delta.token.as_ref(),
+        }
+    }
+}
+
 /// Which peers an update touched.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Changes {

@@ -28,7 +28,7 @@ use tracing::warn;
 
 use crate::follow::Feed;
 use crate::iface::{Choice, Selection};
-use crate::peers::{Changes, PeerSet, Update};
+use crate::peers::{Changes, PeerSet, Token, Update};
 use crate::program::Program;
 use crate::session::{Timing, backoff};
 use crate::state::{Content, Held, Kept, NetworkFile};
@@ -103,6 +103,8 @@ pub(crate) struct Reconcile<D> {
     audit_due: Instant,
     last_drift: Option<Instant>,
     applied_at: Option<SystemTime>,
+    /// Of the last update; it differs from the set's while that is not whole.
+    told: Option<Token>,
     since: BTreeMap<String, SystemTime>,
 }
 
@@ -129,6 +131,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             audit_due: next_audit(),
             last_drift: None,
             applied_at: None,
+            told: None,
             since: BTreeMap::new(),
         }
     }
@@ -212,10 +215,12 @@ impl<D: Datapath + Host> Reconcile<D> {
             Update::Delta(delta) => self.file.append(delta),
             Update::Snapshot(_) => Ok(false),
         };
+        let token = update.token().cloned();
         let changes = self.peers.get_or_insert_default().apply(update);
         let newer = self.take_network(network);
         self.saved(kept).await;
         self.source = Some(Source::Server);
+        self.told = token.or_else(|| self.told.take());
         if newer || snapshot || self.program.desired().is_none() {
             self.rebuild("peers from the server").await;
         } else {

@@ -55,9 +55,9 @@ pub struct Applied {
     pub lease: Option<(Held, Network)>,
     /// MTU for pods in bytes, as the kernel's devices allow.
     pub mtu: u32,
-    /// Where a watch would resume from what is programmed.
+    /// Of the last message that is taken in.
     pub token: Option<Token>,
-    /// When that was programmed.
+    /// When the kernel last held all that was known.
     pub time: Option<SystemTime>,
     /// How long the last full pass took.
     pub last_pass: Duration,

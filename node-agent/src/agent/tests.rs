@@ -209,6 +209,10 @@ async fn while_the_server_adopts_nobody_is_deleted_and_the_lease_is_claimed() {
     settle().await;
     assert!(agent.ready().await.starts_with("default: 4 peers from server"));
     assert_eq!(world.routes().len(), 4);
+    let mut reports = world.server.reports();
+    let told =
+        |reports: &Vec<v1::ReportStatusRequest>| reports.last().is_some_and(|last| last.applied_token == [5]);
+    reports.wait_for(told).await.unwrap();
 
     world.snapshot(&watch, &[1, 5], false, 6).await;
     world.routes_become(&[1, 5]).await;

@@ -48,7 +48,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             unsaved: self.unsaved.clone(),
             lease: self.lease.clone(),
             mtu: self.mtu(),
-            token: self.peers.as_ref().and_then(PeerSet::token).cloned(),
+            token: self.told.clone().or_else(|| self.peers.as_ref()?.token().cloned()),
             time: self.applied_at,
             last_pass: self.program.last_pass(),
         }
