@@ -30,6 +30,8 @@ mod command;
 mod decide;
 mod key;
 mod network;
+#[cfg(test)]
+mod properties;
 mod read;
 mod record;
 mod refusal;

@@ -158,7 +158,9 @@ pub struct Decision {
     /// At most [`MAX_OPERATIONS`](crate::store::MAX_OPERATIONS), none twice. Empty: answer as soon as
     /// everything that this decision was based on is committed.
     pub changes: Vec<Change>,
-    /// What must still hold.
+    /// What must still hold, by the revisions in the ledger that decided. That may be ahead of what is
+    /// committed, by batches with the revisions they are expected to get; once one gets another revision,
+    /// everything decided after it has to be decided again.
     pub guards: Vec<Guard>,
     /// The command is not finished by this one commit: decide it again once this is accepted, and answer
     /// after the last. Each step leaves a ledger that is right by itself.

@@ -66,9 +66,10 @@ impl Ledger {
         {
             self.hold(&mut draft, other, context);
         }
+        let (key, revision) = (RecordKey::Lease(name.clone()), current.map(|current| current.revision));
+        draft.guard(&key, revision);
         if current.is_none_or(|current| current.record != lease) {
-            let key = RecordKey::Lease(name.clone());
-            draft.put(&key, &lease, current.map(|current| current.revision));
+            draft.put(&key, &lease, revision);
         }
         self.extend(&mut draft, entry, &name.node, &lease.subnets, context);
         draft.guard(&RecordKey::Network(name.network.clone()), Some(entry.revision()));

@@ -2,7 +2,7 @@
 
 use loden_proto::model::{Endpoint, Epoch, LeaseName};
 
-use super::draft::Draft;
+use super::draft::{Draft, revision_of};
 use super::endpoint;
 use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, Want};
@@ -91,6 +91,8 @@ impl Ledger {
         let mut draft = Draft::default();
         self.hold(&mut draft, name, context);
         draft.guard(&RecordKey::Expiry(name.clone()), Some(expiry.revision));
+        let reservation = entry.reservations.get(&name.node);
+        draft.guard(&RecordKey::Reservation(name.clone()), revision_of(reservation));
         Ok(draft.finish(Want::Nothing))
     }
 }

@@ -63,6 +63,10 @@ impl Ledger {
     }
 
     /// Changes a network's pools and MTU.
+    ///
+    /// That a pool is unused is known of everything accepted so far in this process. Replicas on a shared
+    /// store could lease a slot of it unseen, before the change: for them it would have to be marked first,
+    /// as a deletion is.
     pub(super) fn update_network(
         &self,
         id: &NetworkId,
