@@ -113,9 +113,7 @@ impl NetworkRecord {
             revision: revision.0,
         }
     }
-}
 
-impl NetworkRecord {
     /// The record of a network as it stands.
     pub(super) fn of(network: &Network, deleting: Option<Deletion>) -> Self {
         Self {
