@@ -59,7 +59,8 @@ async fn reopening_brings_back_records_history_and_hash() {
             revision = call.await.unwrap().0;
         }
         let before = load(&store).await;
-        assert!(before.history.len() < revision as usize, "history was trimmed");
+        // Whole groups are trimmed, and the first round may be one group.
+        assert!(round == 0 || before.history.len() < revision as usize, "history was trimmed");
         store.close().await;
         store = open(dir.path(), 20_000).await;
         assert_eq!(load(&store).await, before);
