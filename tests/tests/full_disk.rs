@@ -3,6 +3,8 @@
 //! Each step runs in a process of its own, as it does in production: a store that met an error is left
 //! alone until its process ends.
 
+#![cfg(test)]
+
 use std::{
     env,
     fs::{self, File},

@@ -9,6 +9,8 @@
 //!
 //! The control run leaves the fdatasync out and must lose something, else this test proves nothing.
 
+#![cfg(test)]
+
 use std::{
     collections::BTreeMap,
     env,
