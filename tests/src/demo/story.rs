@@ -104,12 +104,12 @@ impl Story<'_> {
         let half = report.mark("d leaves").unwrap_or_default();
         let end = report.timeline.last().map_or(half, |echo| echo.at + EVENT_INTERVAL);
         let until = "all pairs reach it";
-        self.outcome("a fourth host joins", until, joined, report.lost_between(Duration::ZERO, half), {
+        self.outcome("A fourth host joins", until, joined, report.lost_between(Duration::ZERO, half), {
             report.timeline.iter().filter(|echo| echo.at < half).count()
         });
         let sent = report.timeline.iter().filter(|echo| echo.at >= half).count();
         let until = "its routes are gone everywhere";
-        self.outcome("a host is taken away", until, left, report.lost_between(half, end), sent);
+        self.outcome("A host is taken away", until, left, report.lost_between(half, end), sent);
         self.timeline("A host joins and leaves", 0, 1, report);
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Story<'_> {
         converged(&self.deployment, &names).await?;
         let took = begin.elapsed();
         ping.mark("all agents are back");
-        self.finish(ping, "the control plane is killed", "all agents follow it again", took, (0, 2)).await
+        self.finish(ping, "The control plane is killed", "all agents follow it again", took, (0, 2)).await
     }
 
     async fn an_agent_is_killed(&mut self) -> anyhow::Result<()> {
@@ -144,7 +144,7 @@ impl Story<'_> {
         converged(&self.deployment, &["b"]).await?;
         let took = begin.elapsed();
         ping.mark("ready");
-        self.finish(ping, "an agent is killed", "it is ready and follows", took, (1, 2)).await
+        self.finish(ping, "An agent is killed", "it is ready and follows", took, (1, 2)).await
     }
 
     /// Starts a ping between two containers and lets it run a while.

@@ -4,12 +4,14 @@
 //! container: default route ─▶ host: route ─▶ gateway ─▶ neighbour ─▶ FDB ─▶ underlay route ─▶ the wire
 //! ```
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
+use serde_json::value::Index;
 
 use super::report::Hop;
 use super::stage::Actor;
@@ -32,7 +34,7 @@ pub(super) async fn follow(from: &Actor, to: &Actor, fabric: &Fabric, port: u16)
     let neighbours = ip(host, &["neigh", "show", &gateway, "dev", &device])?;
     let neighbour = neighbours.first().with_context(|| format!("{gateway} is no neighbour on {device}"))?;
     let mac = field(neighbour, "lladdr")?;
-    way.push(hop("neighbour", &device, &format!("{gateway} is at {mac} ({})", neighbour["state"][0])));
+    way.push(hop("neighbour", &device, &format!("{gateway} is at {mac} ({})", field(&neighbour["state"], 0)?.to_lowercase())));
 
     let entries = json(host, "bridge", &["-j", "fdb", "show", "dev", &device])?;
     let entry = entries.iter().find(|entry| entry["mac"] == mac.as_str());
@@ -106,7 +108,7 @@ fn describe_route(route: &Value) -> String {
     format!("{}{via} dev {} src {}", text("dst"), text("dev"), text("prefsrc"))
 }
 
-fn field(object: &Value, key: &str) -> anyhow::Result<String> {
+fn field<K: Index + Display + Copy>(object: &Value, key: K) -> anyhow::Result<String> {
     object[key].as_str().map(ToOwned::to_owned).with_context(|| format!("no {key} in {object}"))
 }
 
