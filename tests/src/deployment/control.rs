@@ -3,13 +3,16 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use hyper::StatusCode;
+use loden_transport::{ConnectOptions, Credentials, ServerAddress, connect};
+use tonic::transport::Channel;
 
 use super::{Binaries, UNDERLAY, http};
-use crate::hosts::{Host, Process};
+use crate::hosts::{Host, Inside, Process};
 use crate::wait;
 
 /// How long a start may take on a busy machine.
@@ -30,12 +33,14 @@ pub struct ControlPlane {
     pub state: PathBuf,
     binaries: Binaries,
     flags: Vec<String>,
+    /// Where its clients live; made with the first.
+    inside: OnceLock<Inside>,
 }
 
 impl ControlPlane {
     pub(super) fn new(host: Host, state: PathBuf, binaries: Binaries, flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { process: None, host, state, binaries, flags }
+        Self { process: None, host, state, binaries, flags, inside: OnceLock::new() }
     }
 
     /// Starts the process and waits until it serves.
@@ -54,7 +59,7 @@ impl ControlPlane {
     pub fn spawn(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(&self.binaries.control_plane);
         command
-            .args(["--listen", &format!("{}:{PORT}", address())])
+            .args(["--listen", &Self::address().to_string()])
             .args(["--operations", &format!("{}:{OPERATIONS}", address())])
             .args(["--cluster", "demo"])
             .arg("--state-dir")
@@ -101,7 +106,13 @@ impl ControlPlane {
     /// What clients dial.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("https://{}:{PORT}", address())
+        format!("https://{}", Self::address())
+    }
+
+    /// Where gRPC is served.
+    #[must_use]
+    pub fn address() -> SocketAddr {
+        SocketAddr::from((address(), PORT))
     }
 
     /// The directory of the admin's certificate.
@@ -110,13 +121,32 @@ impl ControlPlane {
         self.state.join("pki/admin")
     }
 
-    /// Issues a node's certificate into a directory.
+    /// A channel to it from its own host, as whoever the certificate in `identity` names. It
+    /// connects again by itself, also to a later process, and ends with this control plane.
+    ///
+    /// # Errors
+    /// When the identity cannot be read or the control plane refuses it.
+    pub async fn channel(&self, identity: &Path) -> anyhow::Result<Channel> {
+        let server: ServerAddress = Self::address().to_string().parse()?;
+        let credentials = Credentials::watched(identity)?;
+        let connecting = async move { connect(&[server], &credentials, &ConnectOptions::default()).await };
+        let inside = match self.inside.get() {
+            Some(inside) => inside,
+            None => {
+                let inside = self.host.runtime()?;
+                self.inside.get_or_init(|| inside)
+            }
+        };
+        Ok(inside.run(connecting).await??)
+    }
+
+    /// Issues a certificate for a `node`, `admin` or `reader` into a directory.
     ///
     /// # Errors
     /// When the program refuses.
-    pub async fn issue_node(&self, name: &str, out: &Path) -> anyhow::Result<()> {
+    pub async fn issue(&self, role: &str, name: &str, out: &Path) -> anyhow::Result<()> {
         let mut command = Command::new(&self.binaries.control_plane);
-        command.arg("--state-dir").arg(&self.state).args(["issue", "node", name, "--out"]).arg(out);
+        command.arg("--state-dir").arg(&self.state).args(["issue", role, name, "--out"]).arg(out);
         let output = tokio::task::spawn_blocking(move || command.output()).await?;
         let output = output.context("could not run loden-control-plane issue")?;
         let said = String::from_utf8_lossy(&output.stderr);

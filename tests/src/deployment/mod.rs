@@ -14,7 +14,7 @@ mod http;
 mod node;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
@@ -48,13 +48,23 @@ impl Deployment {
     /// # Errors
     /// When the machine or the control plane refuses.
     pub async fn start(name: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        let mut deployment = Self::prepare(name, flags).await?;
+        deployment.control.start().await?;
+        Ok(deployment)
+    }
+
+    /// As [`Self::start`], without starting the control plane: a test may put something else in
+    /// its place.
+    ///
+    /// # Errors
+    /// When the machine refuses.
+    pub async fn prepare(name: &str, flags: &[&str]) -> anyhow::Result<Self> {
         let binaries = Binaries::locate()?;
         let lab = Lab::new(name)?;
         let fabric = lab.fabric("fabric").await?;
         let host = lab.host("control").on(&fabric).address(underlay(1)).build().await?;
         let state = lab.directory().join("control-plane");
-        let mut control = ControlPlane::new(host, state, binaries.clone(), flags);
-        control.start().await?;
+        let control = ControlPlane::new(host, state, binaries.clone(), flags);
         Ok(Self { control, fabric, binaries, lab })
     }
 
@@ -72,12 +82,20 @@ impl Deployment {
     /// # Errors
     /// When the machine, the control plane or the agent refuses.
     pub async fn add_node(&self, name: &str, number: u8, flags: &[&str]) -> anyhow::Result<Node> {
-        let host = self.lab.host(name).on(&self.fabric).address(underlay(number)).build().await?;
-        let home = self.lab.directory().join(name);
-        self.control.issue_node(name, &home.join("identity")).await?;
-        let mut node = Node::new(name, host, home, self.control.endpoint(), self.binaries.clone(), flags);
+        let mut node = self.prepare_node(name, number, flags).await?;
         node.start()?;
         Ok(node)
+    }
+
+    /// As [`Self::add_node`], without starting its agent.
+    ///
+    /// # Errors
+    /// When the machine or the control plane's program refuses.
+    pub async fn prepare_node(&self, name: &str, number: u8, flags: &[&str]) -> anyhow::Result<Node> {
+        let host = self.lab.host(name).on(&self.fabric).address(underlay(number)).build().await?;
+        let home = self.lab.directory().join(name);
+        self.control.issue("node", name, &home.join("identity")).await?;
+        Ok(Node::new(name, host, home, self.control.endpoint(), self.binaries.clone(), flags))
     }
 
     /// Runs lodenctl as admin on the control plane's host; answers its output.
@@ -85,15 +103,7 @@ impl Deployment {
     /// # Errors
     /// When it exits with another code than 0; the error holds what it wrote.
     pub async fn lodenctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let mut command = Command::new(&self.binaries.lodenctl);
-        command
-            .args(["--server", &self.control.endpoint()])
-            .arg("--identity")
-            .arg(self.control.admin_identity())
-            .args(arguments);
-        let host = self.control.host.clone();
-        let output = tokio::task::spawn_blocking(move || host.enter(|| command.output())).await?;
-        let output = output.context("could not run lodenctl")?;
+        let output = self.run_lodenctl(arguments).await?;
         ensure!(
             output.status.success(),
             "lodenctl {} ended with {}: {}",
@@ -102,6 +112,22 @@ impl Deployment {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         String::from_utf8(output.stdout).context("lodenctl wrote no UTF-8")
+    }
+
+    /// As [`Self::lodenctl`]; answers how it ended and all that it wrote.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn run_lodenctl(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(&self.binaries.lodenctl);
+        command
+            .args(["--server", &self.control.endpoint()])
+            .arg("--identity")
+            .arg(self.control.admin_identity())
+            .args(arguments);
+        let host = self.control.host.clone();
+        let output = tokio::task::spawn_blocking(move || host.enter(|| command.output())).await?;
+        output.context("could not run lodenctl")
     }
 
     /// Runs lodenctl with `-o json`; answers what it printed.

@@ -58,6 +58,17 @@ impl Node {
         Ok(())
     }
 
+    /// Starts the agent as what another program, such as strace, runs, and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_under(&mut self, mut program: Command) -> anyhow::Result<()> {
+        let command = self.command();
+        program.arg(command.get_program()).args(command.get_args());
+        self.process = Some(self.host.spawn("agent", program)?);
+        Ok(())
+    }
+
     /// The agent's command line.
     #[must_use]
     pub fn command(&self) -> Command {
@@ -122,6 +133,20 @@ impl Node {
     /// When nobody answers.
     pub async fn get(&self, path: &str) -> anyhow::Result<(StatusCode, String)> {
         http::get(&self.host, OPERATIONS.into(), path).await
+    }
+
+    /// One of the agent's metrics, by its name; the network's label is not looked at.
+    ///
+    /// # Errors
+    /// When the agent does not answer or has no such metric.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let (_, text) = self.get("/metrics").await?;
+        let value = text.lines().find_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let value = rest.strip_prefix('{').and_then(|labels| Some(labels.split_once('}')?.1));
+            value.unwrap_or(rest).strip_prefix(' ')?.parse().ok()
+        });
+        value.with_context(|| format!("there is no metric {name} in:\n{text}"))
     }
 
     /// The node's `subnet.env`.

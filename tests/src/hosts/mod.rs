@@ -17,21 +17,25 @@ mod container;
 mod error;
 mod fabric;
 mod host;
+mod inside;
 mod lab;
 mod links;
 mod log;
 mod namespace;
 mod process;
 mod record;
+mod tables;
 
 pub use container::Container;
 pub use error::Error;
 pub use fabric::Fabric;
 pub use host::{Host, HostBuilder};
+pub use inside::Inside;
 pub use lab::Lab;
 pub use log::Log;
 pub use namespace::Namespace;
 pub use process::Process;
+pub use tables::{Tunnel, destination, link_layer_address};
 
 /// An address with its prefix length, from a literal such as `"192.0.2.1/24"`.
 ///

@@ -1,0 +1,223 @@
+//! What a namespace's kernel holds, as it tells by rtnetlink: not by the code under test.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressMessage},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
+};
+
+use super::{Error, Namespace, error::Doing};
+
+impl Namespace {
+    /// All links.
+    pub async fn links(&self) -> Result<Vec<LinkMessage>, Error> {
+        let dump = self.netlink.link().get().execute().try_collect();
+        dump.await.doing(|| format!("list the links of {}", self.full_name()))
+    }
+
+    /// All addresses.
+    pub async fn addresses(&self) -> Result<Vec<AddressMessage>, Error> {
+        let dump = self.netlink.address().get().execute().try_collect();
+        dump.await.doing(|| format!("list the addresses of {}", self.full_name()))
+    }
+
+    /// All routes of both families, in all tables.
+    pub async fn routes(&self) -> Result<Vec<RouteMessage>, Error> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            let dump = self.netlink.route().get(question).execute().try_collect::<Vec<_>>();
+            routes.extend(dump.await.doing(|| format!("list the routes of {}", self.full_name()))?);
+        }
+        Ok(routes)
+    }
+
+    /// All neighbours of both families.
+    pub async fn neighbours(&self) -> Result<Vec<NeighbourMessage>, Error> {
+        let mut all = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            all.extend(self.neighbours_of(family).await?);
+        }
+        Ok(all)
+    }
+
+    /// All forwarding database entries, of bridges and of VXLAN devices.
+    pub async fn fdb(&self) -> Result<Vec<NeighbourMessage>, Error> {
+        self.neighbours_of(AddressFamily::Bridge).await
+    }
+
+    async fn neighbours_of(&self, family: AddressFamily) -> Result<Vec<NeighbourMessage>, Error> {
+        let dump = self.netlink.neighbours().get().set_address_family(family).execute().try_collect();
+        dump.await.doing(|| format!("list the neighbours ({family:?}) of {}", self.full_name()))
+    }
+
+    /// Everything of the above that only changes when somebody changes it, a line for each: no
+    /// counters, no timers, no neighbours that the kernel has found by itself, and nothing that comes
+    /// and goes with its IPv6 link-local addresses (RFC 4862: after a second or two of silence).
+    pub async fn inventory(&self) -> Result<BTreeSet<String>, Error> {
+        let mut lines = BTreeSet::new();
+        for link in self.links().await? {
+            let kept = link.attributes.iter().filter(|attribute| is_link_setting(attribute));
+            let kept: Vec<_> = kept.map(|attribute| format!("{:?}", without_timers(attribute))).collect();
+            lines.insert(format!("link {:?} {}", link.header, kept.join(" ")));
+        }
+        for address in self.addresses().await?.iter().filter(|address| !is_link_local(address)) {
+            let kept = address.attributes.iter();
+            let kept: Vec<_> =
+                kept.filter(|attribute| !matches!(attribute, AddressAttribute::CacheInfo(_))).collect();
+            lines.insert(format!("address {:?} {kept:?}", address.header));
+        }
+        for route in self.routes().await?.iter().filter(|route| !is_kernels_v6(route)) {
+            let kept = route.attributes.iter();
+            let kept: Vec<_> =
+                kept.filter(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_))).collect();
+            lines.insert(format!("route {:?} {kept:?}", route.header));
+        }
+        let neighbours = self.neighbours().await?.into_iter().chain(self.fdb().await?);
+        let lasts = |neighbour: &NeighbourMessage| {
+            neighbour.header.state == NeighbourState::Permanent && !is_group(neighbour)
+        };
+        for neighbour in neighbours.filter(lasts) {
+            let kept = neighbour.attributes.iter();
+            let kept: Vec<_> =
+                kept.filter(|attribute| !matches!(attribute, NeighbourAttribute::CacheInfo(_))).collect();
+            lines.insert(format!("neighbour {:?} {kept:?}", neighbour.header));
+        }
+        Ok(lines)
+    }
+}
+
+fn is_link_local(address: &AddressMessage) -> bool {
+    let link_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    address
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, AddressAttribute::Address(address) if link_local(address)))
+}
+
+/// Comes with an address, and so with a link-local one.
+fn is_kernels_v6(route: &RouteMessage) -> bool {
+    route.header.address_family == AddressFamily::Inet6 && route.header.protocol == RouteProtocol::Kernel
+}
+
+/// A multicast group that a device listens to.
+fn is_group(entry: &NeighbourMessage) -> bool {
+    destination(entry).is_none()
+        && link_layer_address(entry).is_some_and(|mac| mac.starts_with(&[0x33, 0x33]))
+}
+
+fn is_link_setting(attribute: &LinkAttribute) -> bool {
+    matches!(
+        attribute,
+        LinkAttribute::IfName(_)
+            | LinkAttribute::IfAlias(_)
+            | LinkAttribute::Address(_)
+            | LinkAttribute::Mtu(_)
+            | LinkAttribute::Link(_)
+            | LinkAttribute::Controller(_)
+            | LinkAttribute::LinkInfo(_)
+    )
+}
+
+/// A bridge and its ports tell their timers with their settings.
+fn without_timers(attribute: &LinkAttribute) -> LinkAttribute {
+    let LinkAttribute::LinkInfo(infos) = attribute else { return attribute.clone() };
+    let vxlan = infos.contains(&LinkInfo::Kind(InfoKind::Vxlan));
+    let kept = infos
+        .iter()
+        .filter(|info| matches!(info, LinkInfo::Kind(_)) || (vxlan && matches!(info, LinkInfo::Data(_))));
+    LinkAttribute::LinkInfo(kept.cloned().collect())
+}
+
+/// Where a VXLAN device leads to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Tunnel {
+    /// Permanent forwarding database entries: inner MAC address to underlay address.
+    pub fdb: BTreeMap<Vec<u8>, IpAddr>,
+    /// Permanent neighbours: gateway to inner MAC address.
+    pub neighbours: BTreeMap<IpAddr, Vec<u8>>,
+    /// Routes with a gateway: destination to gateway.
+    pub routes: BTreeMap<IpNet, IpAddr>,
+}
+
+impl Namespace {
+    /// What leads into a device.
+    pub async fn tunnel(&self, device: &str) -> Result<Tunnel, Error> {
+        let index = self.link_index(device).await?;
+        let mut tunnel = Tunnel::default();
+        for entry in self.fdb().await?.iter().filter(|entry| is_permanent_on(entry, index)) {
+            let mac = link_layer_address(entry).unwrap_or_default();
+            // An entry without a destination shows as unspecified.
+            let to = destination(entry).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            tunnel.fdb.insert(mac, to);
+        }
+        for entry in self.neighbours().await?.iter().filter(|entry| is_permanent_on(entry, index)) {
+            if let Some(address) = destination(entry) {
+                tunnel.neighbours.insert(address, link_layer_address(entry).unwrap_or_default());
+            }
+        }
+        for route in self.routes().await? {
+            if let Some((to, gateway)) = leads_into(&route, index) {
+                tunnel.routes.insert(to, gateway);
+            }
+        }
+        Ok(tunnel)
+    }
+}
+
+/// The link-layer address of a neighbour or forwarding database entry.
+#[must_use]
+pub fn link_layer_address(entry: &NeighbourMessage) -> Option<Vec<u8>> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => Some(bytes.clone()),
+        _ => None,
+    })
+}
+
+/// Whom a neighbour entry is about, or where a forwarding database entry sends to.
+#[must_use]
+pub fn destination(entry: &NeighbourMessage) -> Option<IpAddr> {
+    entry.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        // The crate reads those of bridges as bytes.
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
+            16 => <[u8; 16]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+fn is_permanent_on(entry: &NeighbourMessage, link: u32) -> bool {
+    entry.header.ifindex == link && entry.header.state == NeighbourState::Permanent
+}
+
+fn leads_into(route: &RouteMessage, link: u32) -> Option<(IpNet, IpAddr)> {
+    let mut to = None;
+    let mut gateway = None;
+    let mut into = false;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => to = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => to = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Gateway(RouteAddress::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Oif(index) => into = *index == link,
+            _ => {}
+        }
+    }
+    let to = IpNet::new(to?, route.header.destination_prefix_length).ok()?;
+    into.then_some((to, gateway?))
+}
