@@ -7,7 +7,7 @@
 //!
 //! A step that fails fails alone. It is charged to the peer it belongs to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use loden_datapath::backend::{self, Delta, Desired};
@@ -214,10 +214,13 @@ impl Failures {
     fn rest(self) -> Option<String> {
         let entries =
             self.fdb.into_values().chain(self.neighbours.into_values()).chain(self.routes.into_values());
-        let rest: BTreeSet<_> = self.other.into_iter().chain(entries).collect();
-        let count = rest.len();
-        let first = rest.into_iter().next()?;
-        Some(if count == 1 { first } else { format!("{count} steps failed, first {first}") })
+        // In the order of the steps: what the others stood on comes first, and is the cause.
+        let mut rest = self.other.into_iter().chain(entries);
+        let first = rest.next()?;
+        Some(match rest.count() {
+            0 => first,
+            more => format!("{} steps failed, first {first}", more + 1),
+        })
     }
 }
 
