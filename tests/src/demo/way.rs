@@ -34,7 +34,11 @@ pub(super) async fn follow(from: &Actor, to: &Actor, fabric: &Fabric, port: u16)
     let neighbours = ip(host, &["neigh", "show", &gateway, "dev", &device])?;
     let neighbour = neighbours.first().with_context(|| format!("{gateway} is no neighbour on {device}"))?;
     let mac = field(neighbour, "lladdr")?;
-    way.push(hop("neighbour", &device, &format!("{gateway} is at {mac} ({})", field(&neighbour["state"], 0)?.to_lowercase())));
+    way.push(hop(
+        "neighbour",
+        &device,
+        &format!("{gateway} is at {mac} ({})", field(&neighbour["state"], 0)?.to_lowercase()),
+    ));
 
     let entries = json(host, "bridge", &["-j", "fdb", "show", "dev", &device])?;
     let entry = entries.iter().find(|entry| entry["mac"] == mac.as_str());
