@@ -125,8 +125,8 @@ impl Feeds {
             let beginning = Beginning {
                 network: entry::network(network),
                 entries: self.entries(peers),
+                point: if scene.incarnation.adopting { point } else { history.newest().unwrap_or(before) },
                 history,
-                point,
                 incarnation: scene.incarnation.id,
                 adopting: scene.incarnation.adopting,
             };
@@ -154,8 +154,8 @@ impl Feeds {
         self.shared.judge(network, token)
     }
 
-    /// The revision of a network's newest change; `None` if there is no such network. Right after a start it
-    /// is the store's revision.
+    /// The revision of a network's newest change; `None` if there is no such network. When the store's history
+    /// has none, it is where that begins.
     #[must_use]
     pub fn last_change(&self, network: &NetworkId) -> Option<u64> {
         self.network(network).map(|feed| feed.last_change())

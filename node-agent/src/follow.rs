@@ -21,7 +21,7 @@ use tracing::{debug, info};
 
 use crate::control::{self, ControlPlane};
 use crate::lease::told;
-use crate::peers::Update;
+use crate::peers::{Token, Update};
 use crate::session::{Effect, Input, Session};
 use crate::status::{LeaseView, Link};
 
@@ -31,7 +31,8 @@ pub(crate) enum Feed {
     /// A whole update.
     Update(Update),
     /// The set that came last is the server's; whether that is all there is.
-    Current { adopting: bool },
+    /// Where that is, when it moved without a change of the set.
+    Current { adopting: bool, token: Option<Token> },
 }
 
 /// Follows the peers until its channels close.
@@ -99,14 +100,14 @@ impl Follow {
                             return;
                         }
                     }
-                    Effect::Current { adopting } if told != Some(adopting) => {
-                        told = Some(adopting);
-                        if adopting {
+                    Effect::Current { adopting, token } if told != Some(adopting) || token.is_some() => {
+                        if adopting && told != Some(adopting) {
                             // The server has lost its store: it must hear of
                             // our lease from us.
                             self.again.notify_one();
                         }
-                        if self.feed.send(Feed::Current { adopting }).await.is_err() {
+                        told = Some(adopting);
+                        if self.feed.send(Feed::Current { adopting, token }).await.is_err() {
                             return;
                         }
                     }

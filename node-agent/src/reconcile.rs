@@ -193,8 +193,9 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     async fn fed(&mut self, feed: Feed) {
         match feed {
-            Feed::Current { adopting } => {
+            Feed::Current { adopting, token } => {
                 self.current = !adopting;
+                self.told = token.or_else(|| self.told.take());
                 if self.source == Some(Source::Disk) {
                     self.source = Some(Source::Server);
                 }

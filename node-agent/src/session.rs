@@ -116,6 +116,8 @@ pub enum Effect {
     Current {
         /// Whether the server is collecting leases.
         adopting: bool,
+        /// Where to resume, when it moved without a change of the set.
+        token: Option<Token>,
     },
 }
 
@@ -256,7 +258,10 @@ impl Session {
                 let snapshot = Snapshot { peers: all, refused: bad, network, adopting, token };
                 Ok((
                     Pages::None,
-                    vec![Effect::Apply(Update::Snapshot(snapshot)), Effect::Current { adopting }],
+                    vec![
+                        Effect::Apply(Update::Snapshot(snapshot)),
+                        Effect::Current { adopting, token: None },
+                    ],
                 ))
             }
             (pages @ (Pages::None | Pages::Delta(_)), Message::Delta { part, last }) => {
@@ -274,7 +279,8 @@ impl Session {
                     self.token = Some(token.clone());
                 }
                 let adopting = self.adopting;
-                Ok((Pages::None, vec![Effect::Apply(Update::Delta(whole)), Effect::Current { adopting }]))
+                let current = Effect::Current { adopting, token: None };
+                Ok((Pages::None, vec![Effect::Apply(Update::Delta(whole)), current]))
             }
             (Pages::None, Message::Heartbeat { interval, adopting, token }) => {
                 if let Some(interval) = interval.filter(|interval| !interval.is_zero()) {
@@ -283,10 +289,11 @@ impl Session {
                 // A set that was collected while adopting is not made whole by
                 // a heartbeat: a snapshot follows.
                 self.adopting |= adopting;
-                if let Some(token) = token.filter(|_| self.token.is_some()) {
-                    self.token = Some(token);
+                let token = token.filter(|token| self.token.as_ref().is_some_and(|known| known != token));
+                if let Some(token) = &token {
+                    self.token = Some(token.clone());
                 }
-                Ok((Pages::None, vec![Effect::Current { adopting }]))
+                Ok((Pages::None, vec![Effect::Current { adopting, token }]))
             }
             _ => Err(Reason::MissingPage),
         }

@@ -88,6 +88,11 @@ impl History {
         self.floor
     }
 
+    /// Where the newest change is, if any is known.
+    pub(super) fn newest(&self) -> Option<Point> {
+        self.changes.back().map(|change| change.point)
+    }
+
     /// Adds a batch, and forgets the oldest ones beyond the limits.
     pub(super) fn push(&mut self, point: Point, steps: Vec<Step>, network: Option<Bytes>) {
         if steps.is_empty() && network.is_none() {

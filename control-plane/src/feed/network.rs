@@ -235,7 +235,13 @@ impl NetworkFeed {
             self.push_snapshot(&mut state, cursor, head, viewer, out);
             return Ok(());
         }
-        self.push_fold(&mut state, cursor, viewer, out)
+        let (before, told) = (cursor.point, out.len());
+        self.push_fold(&mut state, cursor, viewer, out)?;
+        if cursor.point != before && out.len() == told {
+            // Its own change only, or none in the end: it learns that it has everything.
+            self.push_heartbeat(&mut state, cursor, head, out);
+        }
+        Ok(())
     }
 
     /// A sign of life with the newest place that the watcher has reached.

@@ -459,3 +459,15 @@ async fn an_endpoint_that_belongs_to_another_is_told_until_it_is_accepted() {
     world.server.refuse_endpoints(None);
     agent.ready().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_moves_without_a_change_of_the_peers_is_reported_too() {
+    let mut world = World::new();
+    let (_agent, watch) = world.ready_with(&[1], 1).await;
+    watch.heartbeat(false, 7).await;
+    let mut reports = world.server.reports();
+    let reported = |reports: &Vec<v1::ReportStatusRequest>| {
+        reports.last().is_some_and(|report| report.applied_token == [7])
+    };
+    reports.wait_for(reported).await.unwrap();
+}

@@ -54,8 +54,8 @@ fn words(effects: &[Effect]) -> Vec<String> {
             Effect::Close(reason) => format!("close: {reason}"),
             Effect::Apply(Update::Snapshot(set)) => format!("set {}", names(&set.peers)),
             Effect::Apply(Update::Delta(delta)) => format!("delta {}", names(&delta.upserts)),
-            Effect::Current { adopting: true } => "adopting".to_owned(),
-            Effect::Current { adopting: false } => "current".to_owned(),
+            Effect::Current { adopting: true, .. } => "adopting".to_owned(),
+            Effect::Current { adopting: false, .. } => "current".to_owned(),
         })
         .collect()
 }

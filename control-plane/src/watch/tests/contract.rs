@@ -37,7 +37,9 @@ async fn a_node_is_told_of_everybody_but_itself() {
     client.read().await;
     assert_eq!(client.set.peers.keys().collect::<Vec<_>>(), ["a", "c"]);
     stage.upsert("b", 4);
-    assert_eq!(client.read().await, NOTHING);
+    assert_eq!(client.read().await, HEARTBEAT, "how far it is");
+    let blue = "blue".parse().unwrap();
+    assert_eq!(stage.feeds.open_token(&blue, &client.set.token).unwrap().point, stage.point);
     stage.publish(vec![upsert("b", 5), upsert("c", 6)]);
     assert_eq!(client.read().await, DELTA);
     assert_eq!(client.set.peers, stage.expected(&viewer));
@@ -92,6 +94,25 @@ async fn a_known_token_gets_what_has_changed_since_as_one_delta() {
     let mut again = stage.open(&Viewer::Observer, set);
     assert_eq!(again.read().await, DELTA);
     assert_eq!(again.set.peers, stage.expected(&Viewer::Observer));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_a_token_moves_on_with_what_happened_elsewhere() {
+    let mut stage = Stage::new();
+    let (before, blue) = (stage.point, "blue".parse().unwrap());
+    stage.upsert("a", 1);
+    let changed = stage.point;
+    let mut client = stage.open(&Viewer::Observer, Set::default());
+    client.read().await;
+    stage.publish_batch(Publication::default());
+    let peers = vec![("blue".parse().unwrap(), upsert("a", 1))];
+    let batch = |point, peers| Publication { point, peers, ..Publication::default() };
+    let history = [batch(changed, peers), batch(stage.point, Vec::new())];
+    stage.feeds.begin(before, &history, &stage.scene);
+    assert_eq!(stage.feeds.last_change(&blue), Some(changed.revision));
+    let mut again = stage.open(&Viewer::Observer, client.set);
+    assert_eq!(again.read().await, HEARTBEAT);
+    assert_eq!(stage.feeds.open_token(&blue, &again.set.token).unwrap().point, stage.point);
 }
 
 #[tokio::test(start_paused = true)]
