@@ -25,7 +25,7 @@ use std::time::SystemTime;
 
 use loden_proto::model::Network;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::adoption::Settling;
 use crate::feed::{Feeds, Incarnation, Point, Publication, Scene};
@@ -115,6 +115,9 @@ pub enum ClerkError {
     /// The store was closed.
     #[error("the store was closed")]
     Closed,
+    /// A defect of ours ended one of its tasks.
+    #[error("a task of the ledger ended: {0}")]
+    Died(String),
 }
 
 /// Submits commands and reads the committed ledger; cheap to clone.
@@ -165,9 +168,14 @@ impl Clerk {
         Ok((tasks, handle))
     }
 
-    /// Waits until the ledger no longer follows the store, which ends a server.
+    /// Waits until the ledger no longer follows the store, or nothing is decided any more: both end a server.
     pub async fn ended(&mut self) -> ClerkError {
-        (&mut self.follower).await.unwrap_or(ClerkError::Closed)
+        let died = |error: JoinError| ClerkError::Died(error.to_string());
+        tokio::select! {
+            ended = &mut self.follower => ended.unwrap_or_else(died),
+            // Otherwise it ends only after the follower, which says why.
+            Err(error) = &mut self.desk => died(error),
+        }
     }
 }
 

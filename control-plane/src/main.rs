@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command as Program, ExitCode};
 use std::time::SystemTime;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use loden_control_plane::config::{Arguments, Command, Config, DEFAULT_FILE, IssueArgs};
 use loden_control_plane::identity::{Order, issue};
 use loden_control_plane::server::{Ending, Server};
@@ -104,6 +104,7 @@ async fn run(config: Config) -> anyhow::Result<Ended> {
                 Ended::Restart
             }
             Ending::StoreLost(error) => return Err(error).context("the ledger has lost its store"),
+            Ending::TaskDied(task) => bail!("a defect has ended the task \"{task}\" of the server"),
         },
     };
     server.shutdown().await;

@@ -13,11 +13,13 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
 use loden_process::operations::{self, Readiness};
 use loden_transport::{ServerConfigError, server_config};
 use prometheus_client::registry::Registry as MetricsRegistry;
@@ -89,6 +91,8 @@ pub struct Server {
     shared: Arc<Shared>,
     connections: TaskTracker,
     tasks: TaskTracker,
+    /// A task that a defect of ours has ended.
+    died: watch::Sender<Option<&'static str>>,
     stops: Stops,
     clerk: Clerk,
     /// Ours to close, if we have opened it.
@@ -102,6 +106,8 @@ pub enum Ending {
     StoreRecoverable(Cause),
     /// The ledger no longer follows the store: nothing that is served is true any more.
     StoreLost(ClerkError),
+    /// A defect has ended one of its tasks, which is named: without it the server would only look alive.
+    TaskDied(&'static str),
 }
 
 /// What ends when the server does, in this order.
@@ -184,7 +190,10 @@ impl Server {
     /// Resolves when the server cannot go on by itself.
     pub async fn ended(&mut self) -> Ending {
         let health = self.shared.clerk.store_health();
+        let mut died = self.died.subscribe();
         tokio::select! {
+            // The sender is ours, so it does not go first.
+            Ok(died) = died.wait_for(Option::is_some) => Ending::TaskDied(died.unwrap_or_default()),
             cause = recoverable(health) => Ending::StoreRecoverable(cause),
             error = self.clerk.ended() => Ending::StoreLost(error),
         }
@@ -258,6 +267,7 @@ impl Server {
             shared: Arc::clone(&shared),
             connections: TaskTracker::new(),
             tasks: TaskTracker::new(),
+            died: watch::Sender::default(),
             stops: Stops::default(),
             clerk,
             store: None,
@@ -271,24 +281,30 @@ impl Server {
             nodes: shared.nodes.clone(),
             tasks: server.connections.clone(),
         };
-        server.tasks.spawn(acceptor.run(listener, server.stops.accepting.clone()));
-        server.run(housekeeping::tell(Arc::clone(&shared), tell, reporter));
-        server.run(housekeeping::end_slow_clients(Arc::clone(&shared), config.max_lag));
-        server.run(shared.adoption.clone().run(shared.settling.clone()));
+        server.run("accepting", acceptor.run(listener, server.stops.accepting.clone()));
+        server.run("readiness", housekeeping::tell(Arc::clone(&shared), tell, reporter));
+        server.run("slow clients", housekeeping::end_slow_clients(Arc::clone(&shared), config.max_lag));
+        server.run("adoption", shared.adoption.clone().run(shared.settling.clone()));
         let (clerk, streams) = (shared.clerk.clone(), shared.streams.clone());
-        server.run(expiry::run(clerk, streams, config.lease_ttl, Arc::new(SystemTime::now), EXPIRY));
-        server.run(housekeeping::renew_certificate(Arc::new(pki), config, tls));
+        let now = Arc::new(SystemTime::now);
+        server.run("expiry", expiry::run(clerk, streams, config.lease_ttl, now, EXPIRY));
+        server.run("certificate", housekeeping::renew_certificate(Arc::new(pki), config, tls));
         server.serve_operations(operations, readiness);
         info!(listen = %server.listen, operations = %server.operations, id = %bundle.id(), "serving");
         Ok(server)
     }
 
-    /// Runs a task as long as the server is not told to end.
-    fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a task as long as the server is not told to end; the server ends if it panics.
+    fn run(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stops.accepting.clone();
+        let died = self.died.clone();
         self.tasks.spawn(async move {
-            // Its end is of no interest: it ends when it is stopped.
-            let _ = stop.run_until_cancelled_owned(task).await;
+            // What it shares with others is behind locks that bear a panic.
+            let ended = AssertUnwindSafe(stop.run_until_cancelled_owned(task)).catch_unwind();
+            if ended.await.is_err() {
+                error!(task = name, "a task of the server has panicked");
+                died.send_replace(Some(name));
+            }
         });
     }
 

@@ -259,3 +259,17 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_desk_that_died_is_no_quiet_clerk() {
+    let options = ClerkOptions {
+        defaults: Defaults::default(),
+        streaming: Arc::new(crate::watch::Streams::default()),
+        settling: Settling::default(),
+        now: Arc::new(|| panic!("no time for this test")),
+    };
+    let feeds = Feeds::new(crate::feed::TokenKey::new(b"key"), testing::feed_options());
+    let (mut tasks, clerk) = Clerk::start(Arc::new(MemoryStore::new()), feeds, options).await.unwrap();
+    assert!(matches!(clerk.submit(create("blue")).await, Err(SubmitError::Store(_))));
+    assert!(matches!(tasks.ended().await, ClerkError::Died(_)));
+}

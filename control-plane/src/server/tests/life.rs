@@ -11,7 +11,7 @@ use tonic::Code;
 
 use super::fixture::*;
 use crate::identity::IssuedRole;
-use crate::server::Server;
+use crate::server::{Ending, Server};
 
 #[tokio::test]
 async fn a_shutdown_ends_watches_with_unavailable_and_takes_no_time() {
@@ -128,4 +128,12 @@ async fn a_start_that_cannot_be_says_why() {
     let error = Server::start(config(&file)).await.unwrap_err();
     assert!(error.to_string().starts_with("state-dir: "), "{error}");
     running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_server_with_a_task_that_died_does_not_look_alive() {
+    let mut fixture = start().await;
+    fixture.server.run("dying", async { panic!("as the test wants it") });
+    let ending = tokio::time::timeout(LONG, fixture.server.ended()).await.unwrap();
+    assert!(matches!(ending, Ending::TaskDied("dying")), "{ending:?}");
 }
