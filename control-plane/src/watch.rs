@@ -78,7 +78,7 @@ pub struct WatchOpen {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum WatchRefusal {
     /// There is no such network.
-    #[error("network: \"{0}\" does not exist")]
+    #[error("{} does not exist", names::network(.0))]
     NotFound(NetworkId),
     /// The token shows that our store was lost or rolled back. A new incarnation must begin before
     /// anybody is given a set of peers.
