@@ -34,7 +34,9 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     fn applied(&mut self) -> Applied {
         let failures = self.failures();
-        let known = self.peers.as_ref().map_or(0, PeerSet::len);
+        // A server that is right does not name us to ourselves; one that is not makes no peer of it.
+        let others = |peers: &PeerSet| peers.len() - usize::from(peers.peer(&self.place.node).is_some());
+        let known = self.peers.as_ref().map_or(0, others);
         let refused = self.program.desired().map_or(0, |desired| desired.refused().len());
         let ungrounded = self.peers.as_ref().is_some_and(|peers| !peers.is_grounded());
         let follows = self.lease.as_ref().is_some_and(|(_, network)| follows(network));
