@@ -220,12 +220,15 @@ impl Adoption {
         self.mark()
     }
 
-    /// Notes which incarnation is served.
+    /// Notes which incarnation is served. What is noted already is not written: a server also starts on a
+    /// full disk.
     fn mark(&self) -> Result<(), AdoptionError> {
-        if let Some(cluster) = self.0.clerk.read(|ledger| ledger.cluster()) {
-            Marker::new(&self.0.options.marker).write(cluster.incarnation)?;
+        let marker = Marker::new(&self.0.options.marker);
+        let served = self.0.clerk.read(|ledger| ledger.cluster()).map(|cluster| cluster.incarnation);
+        match served {
+            Some(served) if marker.read()? != Some(served) => Ok(marker.write(served)?),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether a node with an active lease does not stream.

@@ -80,6 +80,17 @@ fn only_a_lost_store_adopts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_is_known_is_served_though_nothing_can_be_written() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+    drop(served(&store, dir.path()).await);
+    // Where the marker would be written first.
+    std::fs::create_dir(dir.path().join("incarnation.new")).unwrap();
+    let bench = Bench::start(&store).await;
+    start(&bench, dir.path()).await;
+    assert!(Marker::new(&dir.path().join("incarnation")).write(9).is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn tokens_survive_a_restart() {
     let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
     let (bench, adoption, _) = served(&store, dir.path()).await;
