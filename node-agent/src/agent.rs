@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use loden_datapath::{Datapath, Host};
 use loden_process::operations::Readiness;
@@ -22,7 +23,7 @@ use loden_proto::names::{NetworkId, NodeId};
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 use tracing::{error, info, warn};
 
@@ -289,6 +290,9 @@ impl SubnetFile {
     }
 }
 
+/// Between attempts to write the subnet file.
+const REWRITE: Duration = Duration::from_secs(1);
+
 /// Tells whether the agent is ready. The subnet file comes before that, and
 /// after forwarding works.
 async fn judge(
@@ -299,6 +303,7 @@ async fn judge(
 ) {
     loop {
         let mut now = Readiness::yes("");
+        let mut unwritten = false;
         for (network, overview) in &overviews {
             let overview = overview.borrow().clone();
             let mut one = overview.readiness(network);
@@ -307,6 +312,7 @@ async fn judge(
                 && let Err(error) = subnet.write(&overview)
             {
                 one = Readiness::no(format!("{network}: the subnet file cannot be written: {error}"));
+                unwritten = true;
             }
             now.ready &= one.ready;
             if !now.detail.is_empty() {
@@ -326,8 +332,11 @@ async fn judge(
             *before = now;
             true
         });
-        if changes.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() {
+                return;
+            },
+            () = sleep(REWRITE), if unwritten => {}
         }
     }
 }

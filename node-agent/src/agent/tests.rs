@@ -471,3 +471,21 @@ async fn what_moves_without_a_change_of_the_peers_is_reported_too() {
     };
     reports.wait_for(reported).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_subnet_file_that_cannot_be_written_is_tried_again_soon() {
+    let mut world = World::new();
+    let draft = world.subnet_file().with_extension("env.new");
+    fs::create_dir_all(&draft).unwrap();
+    let agent = world.start();
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], false, 1).await;
+    let text = agent.told(|_, text| text.contains("subnet file cannot be written")).await;
+    assert!(text.contains("default"), "{text}");
+    settle().await;
+    fs::remove_dir(&draft).unwrap();
+    let begin = tokio::time::Instant::now();
+    agent.ready().await;
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(world.subnet_file().exists());
+}
