@@ -218,7 +218,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         };
         let token = update.token().cloned();
         let changes = self.peers.get_or_insert_default().apply(update);
-        let newer = self.take_network(network);
+        let newer = self.take_network(network, snapshot);
         self.saved(kept).await;
         self.source = Some(Source::Server);
         self.told = token.or_else(|| self.told.take());
@@ -247,10 +247,11 @@ impl<D: Datapath + Host> Reconcile<D> {
         }
     }
 
-    /// The newer of the network that is known and the one that was told.
-    fn take_network(&mut self, told: Option<Network>) -> bool {
+    /// The newer of the network that is known and the one that was told. A snapshot's is the server's own,
+    /// whatever a store that was lost since has said.
+    fn take_network(&mut self, told: Option<Network>, snapshot: bool) -> bool {
         match (&mut self.lease, told) {
-            (Some((_, known)), Some(told)) if told.revision > known.revision => {
+            (Some((_, known)), Some(told)) if snapshot || told.revision > known.revision => {
                 *known = told;
                 true
             }

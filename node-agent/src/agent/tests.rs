@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use loden_datapath::tables::{AddressKey, RouteKey};
 use loden_datapath::{Error, Hint, Step};
-use loden_proto::model::{Backend, Peer};
+use loden_proto::model::{Backend, Network, Peer};
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1;
 use loden_proto::v1::watch_peers_response::Update;
@@ -488,4 +488,16 @@ async fn a_subnet_file_that_cannot_be_written_is_tried_again_soon() {
     agent.ready().await;
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert!(world.subnet_file().exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_rolled_back_is_believed_about_the_network() {
+    let mut world = World::new();
+    let (agent, watch) = world.ready_with(&[1], 1).await;
+    let with = |revision, mtu: u32| Network { revision, mtu: mtu.try_into().ok(), ..network() };
+    let mut overview = agent.overview();
+    watch.snapshot(&with(50, 1400), &[peer(1)], false, 2).await;
+    overview.wait_for(|overview| overview.applied.mtu == 1400).await.unwrap();
+    watch.snapshot(&with(7, 1300), &[peer(1)], true, 3).await;
+    overview.wait_for(|overview| overview.applied.mtu == 1300).await.unwrap();
 }
