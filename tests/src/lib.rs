@@ -1,5 +1,6 @@
-//! What tests, benchmarks and the demo share: hosts, traffic between them, and waiting.
+//! What tests, benchmarks and the demo share: hosts, traffic between them, clients, and waiting.
 
+pub mod client;
 pub mod demo;
 pub mod deployment;
 pub mod disk;
