@@ -225,7 +225,7 @@ impl NetworkFeed {
         let mut state = self.state();
         let behind = state.rings - cursor.rings;
         cursor.rings = state.rings;
-        if state.fan_out.took(behind, self.shared.options.cpu_time) {
+        if state.fan_out.took(behind, Instant::now(), self.shared.options.cpu_time) {
             self.schedule(&mut state);
         }
         if state.closed {
@@ -257,7 +257,7 @@ impl NetworkFeed {
     pub(crate) fn leave(self: &Arc<Self>, cursor: &Cursor) {
         let mut state = self.state();
         let behind = state.rings - cursor.rings;
-        if state.fan_out.leave(behind, self.shared.options.cpu_time) {
+        if state.fan_out.leave(behind, Instant::now(), self.shared.options.cpu_time) {
             self.schedule(&mut state);
         }
     }
@@ -359,7 +359,7 @@ impl NetworkFeed {
     /// Sees to it that the bell rings as soon as it may.
     fn schedule(self: &Arc<Self>, state: &mut State) {
         let now = Instant::now();
-        let due = state.fan_out.due(now);
+        let due = state.fan_out.due(now, self.shared.options.cpu_time);
         if state.last == state.visible {
             return;
         }
@@ -380,14 +380,18 @@ impl NetworkFeed {
         });
     }
 
-    fn ring_if_due(&self) {
+    fn ring_if_due(self: &Arc<Self>) {
         let mut state = self.state();
         let now = Instant::now();
-        if state.scheduled.is_some_and(|scheduled| scheduled <= now) {
-            state.scheduled = None;
-            if state.last != state.visible {
-                self.ring(state);
-            }
+        if state.scheduled.is_none_or(|scheduled| scheduled > now) {
+            return;
+        }
+        state.scheduled = None;
+        if state.fan_out.due(now, self.shared.options.cpu_time) > now {
+            // The watchers are still taking the last one.
+            self.schedule(&mut state);
+        } else if state.last != state.visible {
+            self.ring(state);
         }
     }
 
