@@ -40,7 +40,7 @@ use tower::Service;
 use tracing::{debug, info, warn};
 
 use crate::metrics::Metrics;
-use crate::registry::{Link, Registry};
+use crate::registry::{EndReason, Link, Registry};
 use crate::status::Nodes;
 
 /// Handshakes at once: they cost the most and anybody can begin one.
@@ -153,6 +153,10 @@ where
                 result = connection.as_mut() => break match result {
                     Ok(()) if draining => "the server shut down".to_owned(),
                     Ok(()) => "the client closed the connection".to_owned(),
+                    Err(error) if is_timeout(&error) => {
+                        link.end(EndReason::Silent);
+                        EndReason::Silent.to_string()
+                    }
                     Err(error) => format!("the connection was lost: {}", root_cause(&error)),
                 },
                 () = link.draining().cancelled(), if !draining => {
@@ -172,6 +176,13 @@ where
             self.nodes.connection_ended(node, &why);
         }
     }
+}
+
+/// Whether a ping (HTTP/2) or sent bytes (TCP) were not answered in time.
+fn is_timeout(error: &hyper::Error) -> bool {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source());
+    let timed_out = |cause: &io::Error| cause.kind() == io::ErrorKind::TimedOut;
+    error.is_timeout() || causes.any(|cause| cause.downcast_ref().is_some_and(timed_out))
 }
 
 fn root_cause(error: &dyn std::error::Error) -> String {

@@ -3,7 +3,7 @@
 //! ```text
 //! connection ──open──▶ Link ──▶ request extensions ──▶ its watches
 //!                       ▲
-//!  slow · too many · second instance · drain ──end(reason)
+//!  slow · silent · too many · second instance · drain ──end(reason)
 //! ```
 //!
 //! A stuck client's stream is not polled any more, so it can only be ended by its connection. The first
@@ -33,13 +33,15 @@ pub enum EndReason {
         /// Since it last took something.
         lag: Duration,
     },
+    /// Nothing has come from the client for too long, not even the answer to a ping.
+    Silent,
     /// The server is shutting down and the client has not gone by itself.
     Drained,
 }
 
 impl EndReason {
     /// Every kind, for metrics.
-    pub(crate) const LABELS: [&str; 3] = ["too_many", "slow", "drained"];
+    pub(crate) const LABELS: [&str; 4] = ["too_many", "slow", "silent", "drained"];
 
     /// The kind, for metrics.
     #[must_use]
@@ -47,7 +49,8 @@ impl EndReason {
         match self {
             Self::TooMany => Self::LABELS[0],
             Self::Slow { .. } => Self::LABELS[1],
-            Self::Drained => Self::LABELS[2],
+            Self::Silent => Self::LABELS[2],
+            Self::Drained => Self::LABELS[3],
         }
     }
 }
@@ -57,6 +60,7 @@ impl fmt::Display for EndReason {
         match self {
             Self::TooMany => write!(f, "more than {PER_NODE} connections of one node; the oldest was ended"),
             Self::Slow { lag } => write!(f, "the client has not read for {} s", lag.as_secs()),
+            Self::Silent => f.write_str("the client does not answer, not even to a ping"),
             Self::Drained => f.write_str("the server shut down"),
         }
     }
