@@ -9,6 +9,8 @@
 //! An acknowledged write must be there after the next start. One that was still open may be there or not,
 //! but nothing in between.
 
+#![cfg(test)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::path::PathBuf;

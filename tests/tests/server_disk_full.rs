@@ -5,6 +5,8 @@
 //!  small disk: state directory + filler ─▶ writes until one is refused ─▶ look at everything ─▶ space ─▶ on
 //! ```
 
+#![cfg(test)]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use loden_proto::v1;
 use loden_proto::v1::peer_service_client::PeerServiceClient;
 use loden_proto::v1::watch_peers_response::Update;
+use prost::Message;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
@@ -32,6 +33,8 @@ pub enum Seen {
 pub struct Follower {
     /// The peers as of the last message.
     pub peers: BTreeMap<String, v1::Peer>,
+    /// Bytes of all messages so far.
+    pub received: usize,
     network: String,
     instance: String,
     token: Vec<u8>,
@@ -44,6 +47,7 @@ impl Follower {
     pub fn observer(network: &str) -> Self {
         Self {
             peers: BTreeMap::new(),
+            received: 0,
             network: format!("networks/{network}"),
             instance: String::new(),
             token: Vec::new(),
@@ -81,6 +85,7 @@ impl Follower {
         loop {
             let message = stream.message().await?;
             let message = message.ok_or_else(|| Status::unavailable("the watch ended without a status"))?;
+            self.received += message.encoded_len();
             let update = message.update.ok_or_else(|| Status::internal("a message without an update"))?;
             let seen = match update {
                 Update::Snapshot(page) => {
