@@ -51,21 +51,25 @@ impl Lease {
 
     async fn keep(&mut self) -> Result<(), Ending> {
         let mut failures = 0;
-        let mut claims = true;
+        // What of ours was refused as invalid: our receivers first, then our claim too. A network that was
+        // deleted and made again has another VNI and perhaps other pools, and tells them with the lease.
+        let mut invalid = 0;
         loop {
-            let endpoint = self.endpoint().await?;
+            let mut endpoint = self.endpoint().await?;
+            if invalid > 0 {
+                endpoint.receivers.clear();
+            }
             let held = self.view.borrow().held.clone();
-            let claim = held.as_ref().filter(|_| claims).map(|(held, _)| held.subnets);
+            let claim = held.as_ref().filter(|_| invalid < 2).map(|(held, _)| held.subnets);
             match self.control.acquire(claim, &endpoint).await {
                 Ok(granted) => {
-                    (failures, claims) = (0, true);
+                    (failures, invalid) = (0, 0);
                     let taken = self.settle(&granted, held);
                     self.hold(granted, endpoint, taken).await?;
                 }
                 Err(status) => {
                     self.note("acquire", &status);
-                    // A claim that the network has no room for is not repeated.
-                    claims = claims && status.code() != Code::InvalidArgument;
+                    invalid += i32::from(status.code() == Code::InvalidArgument);
                     let wait = wait(&self.timing, failures, &status);
                     failures = failures.saturating_add(1);
                     tokio::select! {

@@ -268,6 +268,12 @@ impl<D: Datapath + Host> Reconcile<D> {
         {
             network = known.clone();
         }
+        if self.lease.as_ref().is_some_and(|(_, known)| known.vni != network.vni) {
+            // It was deleted and made again: whoever is in it now is not known yet.
+            self.peers = None;
+            self.source = None;
+            self.current = false;
+        }
         if !follows(&network) && view.confirmed {
             // There is nobody to be told of.
             self.peers.get_or_insert_default();

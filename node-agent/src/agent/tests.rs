@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use loden_datapath::tables::{AddressKey, RouteKey};
 use loden_datapath::{Error, Hint, Step};
-use loden_proto::model::{Backend, Network, Peer};
+use loden_proto::model::{Backend, Network, Peer, Pool, Subnets};
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1;
 use loden_proto::v1::watch_peers_response::Update;
@@ -500,4 +500,31 @@ async fn a_store_that_was_rolled_back_is_believed_about_the_network() {
     overview.wait_for(|overview| overview.applied.mtu == 1400).await.unwrap();
     watch.snapshot(&with(7, 1300), &[peer(1)], true, 3).await;
     overview.wait_for(|overview| overview.applied.mtu == 1300).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_is_made_again_with_another_vni_is_joined_again() {
+    let mut world = World::new();
+    let (agent, watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    let vni = 3.try_into().unwrap();
+    let pools = vec![Pool::new("10.50.0.0/16".parse().unwrap(), Some(24)).unwrap()];
+    let again = Network { vni, pools, created: UNIX_EPOCH + Duration::from_secs(9), ..network() };
+    world.server.grant_lease(&again, Subnets::new(["10.50.9.0/24".parse().unwrap()]).unwrap(), 7);
+    world.server.refuse_acquires(|request| {
+        let receivers = &request.endpoint.as_ref().unwrap().receivers;
+        let old = receivers
+            .iter()
+            .any(|receiver| matches!(&receiver.kind, Some(v1::receiver::Kind::Vxlan(vtep)) if vtep.vni != 3));
+        (old || !request.claim.is_empty()).then(|| Status::invalid_argument("of the network before"))
+    });
+    watch.end(reason::status(Code::NotFound, Reason::NotFound, "networks/default does not exist")).await;
+    let watch = world.watch().await;
+    assert_eq!(world.routes(), ["10.244.1.0/24"], "nobody else is known yet");
+    watch.snapshot(&again, &[], false, 2).await;
+    agent.told(|ready, text| ready && text == "default: 0 peers from server").await;
+    let devices = world.kernel.tables().devices;
+    assert!(devices.len() == 1 && devices.values().all(|device| device.vni == vni), "{devices:?}");
+    let text = fs::read_to_string(world.subnet_file()).unwrap();
+    assert!(text.contains("FLANNEL_SUBNET=10.50.9.1/24"), "{text}");
 }

@@ -152,6 +152,16 @@ impl Server {
         });
     }
 
+    /// Refuses some of what would be granted.
+    pub(crate) fn refuse_acquires(
+        &self,
+        refuse: impl Fn(&v1::AcquireLeaseRequest) -> Option<Status> + Send + 'static,
+    ) {
+        let mut grant = self.state.grant.lock().unwrap();
+        let mut before = std::mem::replace(&mut *grant, Box::new(|_| Err(Status::unavailable("unused"))));
+        *grant = Box::new(move |request| refuse(request).map_or_else(|| before(request), Err));
+    }
+
     pub(crate) fn refuse_watches(&self, status: Option<Status>) {
         *self.state.refuse_watch.lock().unwrap() = status;
     }
