@@ -1,0 +1,15 @@
+//! The documentation says what the programs do.
+//!
+//! ```text
+//!  *.md ──▶ blocks, tables, links ──▶ compared with --help, /metrics, the role table, the Makefile
+//! ```
+
+#![cfg(test)]
+
+mod commands;
+mod links;
+mod markdown;
+mod metrics;
+mod program;
+mod roles;
+mod settings;

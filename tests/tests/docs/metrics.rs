@@ -1,0 +1,54 @@
+//! The metrics that `operations.md` lists are those that the running programs have.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use loden_tests::deployment::Deployment;
+
+use crate::markdown::{code, document};
+
+/// Metrics by their names on the wire, from `# TYPE` lines.
+fn registered(exposition: &str) -> BTreeSet<String> {
+    let types = exposition.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    types
+        .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
+        .collect()
+}
+
+fn documented(heading: &str) -> BTreeSet<String> {
+    let rows = document("docs/operations.md").section(heading).rows();
+    let names: Vec<_> = rows.iter().map(|row| code(&row[0]).to_owned()).collect();
+    let set: BTreeSet<_> = names.iter().cloned().collect();
+    assert_eq!(set.len(), names.len(), "a metric is listed twice: {names:?}");
+    set
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_of_both_daemons_is_documented_and_no_other() -> anyhow::Result<()> {
+    let deployment = Deployment::start("docs-metrics", &[]).await?;
+    deployment.create_network("default", "10.244.0.0/16").await?;
+    let node = deployment.add_node("a", 11, &[]).await?;
+    node.ready(Duration::from_secs(30)).await?;
+    let (_, control) = deployment.control.get("/metrics").await?;
+    assert_eq!(registered(&control), documented("### Metrics of the control plane"));
+    let (_, agent) = node.get("/metrics").await?;
+    assert_eq!(registered(&agent), documented("### Metrics of the agent"));
+    Ok(())
+}
+
+/// `loden_…` words anywhere in the prose.
+#[test]
+fn every_metric_that_is_named_is_listed() {
+    let mut listed = documented("### Metrics of the control plane");
+    listed.extend(documented("### Metrics of the agent"));
+    for document in crate::markdown::documents() {
+        for (number, line) in document.prose() {
+            for quoted in line.split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("loden_")) {
+                let name = quoted.split([' ', '{', '=', ':']).next().unwrap();
+                // A crate of ours, not a metric.
+                let is_crate = quoted.contains("::") || quoted.contains(',');
+                assert!(is_crate || listed.contains(name), "{}:{number}: {name}", document.path.display());
+            }
+        }
+    }
+}
