@@ -31,6 +31,11 @@ async fn every_metric_of_both_daemons_is_documented_and_no_other() -> anyhow::Re
     node.ready(Duration::from_secs(30)).await?;
     let (_, control) = deployment.control.get("/metrics").await?;
     assert_eq!(registered(&control), documented("### Metrics of the control plane"));
+    let rows = document("docs/operations.md").section("### Metrics of the control plane").rows();
+    for reason in control.split("{reason=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        let ended = rows.iter().find(|row| row[0].contains("connections_ended"));
+        assert!(ended.is_some_and(|row| row[2].contains(&format!("`{reason}`"))), "{reason}");
+    }
     let (_, agent) = node.get("/metrics").await?;
     assert_eq!(registered(&agent), documented("### Metrics of the agent"));
     Ok(())
