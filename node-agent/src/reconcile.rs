@@ -84,6 +84,8 @@ pub(crate) struct Reconcile<D> {
     program: Program<D>,
     file: NetworkFile,
     lease: Option<(Held, Network)>,
+    /// What was granted last; the network may have changed since.
+    granted: Option<(Held, Network)>,
     peers: Option<PeerSet>,
     choice: Option<Choice>,
     prefixes: Vec<IpNet>,
@@ -115,6 +117,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             ends,
             program: Program::new(datapath),
             file,
+            granted: kept.lease.clone(),
             lease: kept.lease,
             peers: kept.peers,
             choice: None,
@@ -262,9 +265,12 @@ impl<D: Datapath + Host> Reconcile<D> {
     async fn leased(&mut self) {
         let view = self.ends.lease.borrow_and_update().clone();
         let Some((held, mut network)) = view.held else { return };
+        // Other news of the lease bring an old network along.
+        let granted = Some((held, network.clone()));
+        let fresh = self.granted != granted;
+        self.granted = granted;
         if let Some((_, known)) = &self.lease
-            && known.revision > network.revision
-            && known.created == network.created
+            && (!fresh || (known.revision > network.revision && known.created == network.created))
         {
             network = known.clone();
         }

@@ -500,6 +500,9 @@ async fn a_store_that_was_rolled_back_is_believed_about_the_network() {
     overview.wait_for(|overview| overview.applied.mtu == 1400).await.unwrap();
     watch.snapshot(&with(7, 1300), &[peer(1)], true, 3).await;
     overview.wait_for(|overview| overview.applied.mtu == 1300).await.unwrap();
+    // Acquired again, as whenever the server adopts.
+    settle().await;
+    assert_eq!(overview.borrow().applied.mtu, 1300);
 }
 
 #[tokio::test(start_paused = true)]
@@ -520,6 +523,9 @@ async fn a_network_that_is_made_again_with_another_vni_is_joined_again() {
     });
     watch.end(reason::status(Code::NotFound, Reason::NotFound, "networks/default does not exist")).await;
     let watch = world.watch().await;
+    let mut acquires = world.server.acquires();
+    acquires.wait_for(|acquires| acquires.last().is_some_and(|last| last.claim.is_empty())).await.unwrap();
+    settle().await;
     assert_eq!(world.routes(), ["10.244.1.0/24"], "nobody else is known yet");
     watch.snapshot(&again, &[], false, 2).await;
     agent.told(|ready, text| ready && text == "default: 0 peers from server").await;
