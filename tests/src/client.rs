@@ -159,6 +159,22 @@ pub fn endpoint(number: u16) -> v1::Endpoint {
     v1::Endpoint { address_v4: Ipv4Addr::new(198, 18, high, low).to_string(), ..Default::default() }
 }
 
+/// An endpoint as [`endpoint`] that receives VXLAN over IPv4 with this VNI, or so it says.
+#[must_use]
+pub fn vtep(number: u16, vni: u32) -> v1::Endpoint {
+    let [high, low] = number.to_be_bytes();
+    let receiver = v1::VxlanReceiver {
+        family: v1::AddressFamily::Ipv4.into(),
+        vni,
+        port: 8472,
+        mac: format!("02:00:5e:10:{high:02x}:{low:02x}"),
+        mtu: 1450,
+        gbp: false,
+    };
+    let kind = Some(v1::receiver::Kind::Vxlan(receiver));
+    v1::Endpoint { receivers: vec![v1::Receiver { kind }], ..endpoint(number) }
+}
+
 /// The network and the node of a lease's name.
 ///
 /// # Errors

@@ -14,6 +14,7 @@
 //! `nsenter` work while a test is stopped in a debugger.
 
 mod container;
+mod deletions;
 mod error;
 mod fabric;
 mod host;
@@ -27,6 +28,7 @@ mod record;
 mod tables;
 
 pub use container::Container;
+pub use deletions::RouteDeletions;
 pub use error::Error;
 pub use fabric::Fabric;
 pub use host::{Host, HostBuilder};
