@@ -167,11 +167,12 @@ proptest! {
             apply(&mut kernel, steps.steps());
             prop_assert_eq!(&kernel, desired.tables());
 
-            // The tables are those of the accepted peers; everybody is either
-            // accepted or named.
-            let refused = desired.refused();
-            let accepted: Vec<&Peer> =
-                present.values().filter(|peer| !refused.contains_key(&peer.node)).collect();
+            // The tables are those of the accepted peers; everybody is accepted,
+            // waiting or named.
+            let (refused, waiting) = (desired.refused(), desired.waiting());
+            let left_out = |node| refused.contains_key(node) || waiting.contains(node);
+            let accepted: Vec<&Peer> = present.values().filter(|peer| !left_out(&peer.node)).collect();
+            prop_assert!(waiting.iter().all(|node| present[node].endpoint.receivers.is_empty()));
             prop_assert!(refused.keys().all(|node| present.contains_key(node)));
             let (whole, errors) = backend::tables(&network, &me, accepted.iter().copied());
             prop_assert_eq!(errors, Vec::new());

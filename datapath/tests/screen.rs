@@ -108,12 +108,6 @@ fn bad_endpoints(network: &Network) -> Vec<(Peer, String)> {
                 .to_owned(),
         ),
         (
-            with(network, 9, |peer| peer.endpoint.receivers.clear()),
-            "it receives on nothing that this host can send to: it offers nothing; \
-             this host sends VXLAN over IPv4, VNI 1, without GBP"
-                .to_owned(),
-        ),
-        (
             with(network, 9, |peer| vtep(peer, |vtep| vtep.family = Family::V6)),
             "it receives on nothing that this host can send to: \
              it offers VXLAN over IPv6, VNI 1, without GBP (but no IPv6 underlay address); \
@@ -148,6 +142,22 @@ fn a_bad_peer_is_named_and_the_others_are_programmed() {
         let next = desired.apply(Delta { removed: vec![], upserted: vec![late] });
         assert_eq!(next.len(), alone.len(), "{reason}");
     }
+}
+
+#[test]
+fn a_peer_that_is_not_ready_to_receive_waits_and_is_not_refused() {
+    let network = network_v4();
+    let mut desired = Desired::new(network.clone(), me(&network));
+    let early = with(&network, 9, |peer| peer.endpoint.receivers.clear());
+    let plan = desired.replace([early]);
+    assert!(plan.is_empty() && desired.refused().is_empty(), "{plan:?}");
+    assert!(desired.waiting().contains(&node(9)));
+    let plan = desired.apply(Delta { removed: vec![], upserted: vec![peer(&network, 9)] });
+    assert!(!plan.is_empty() && desired.waiting().is_empty());
+    let early = with(&network, 9, |peer| peer.endpoint.receivers.clear());
+    desired.apply(Delta { removed: vec![], upserted: vec![early] });
+    desired.apply(Delta { removed: vec![node(9)], upserted: vec![] });
+    assert!(desired.waiting().is_empty());
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub struct Applied {
     pub source: Option<Source>,
     /// Peers that are programmed.
     pub peers: usize,
+    /// Peers that are not ready to receive yet.
+    pub waiting: usize,
     /// Peers that are refused or could not be programmed, by name.
     pub failures: BTreeMap<String, Failure>,
     /// Why the kernel does not hold the whole set.
@@ -121,6 +123,9 @@ impl Overview {
             return no(unfinished);
         }
         let mut text = format!("{network}: {} peers from {source}", applied.peers);
+        if applied.waiting > 0 {
+            text.push_str(&format!(", {} not ready to receive yet", applied.waiting));
+        }
         if !applied.failures.is_empty() {
             text.push_str(&format!(", {} left out", applied.failures.len()));
         }
@@ -173,6 +178,9 @@ mod tests {
         overview.link = Link { connected: true, opened: 1, problem: None };
         overview.applied.source = Some(Source::Server);
         assert_eq!(text(&overview), "yes default: 2 peers from server");
+
+        overview.applied.waiting = 3;
+        assert_eq!(text(&overview), "yes default: 2 peers from server, 3 not ready to receive yet");
 
         overview.applied.unfinished = Some("there is no device eth0".into());
         assert_eq!(text(&overview), "no default: there is no device eth0");

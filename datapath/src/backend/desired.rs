@@ -33,6 +33,7 @@ pub struct Desired {
     screen: Screen,
     tables: Tables,
     refused: BTreeMap<NodeId, Reason>,
+    waiting: BTreeSet<NodeId>,
 }
 
 impl Desired {
@@ -41,7 +42,7 @@ impl Desired {
     pub fn new(network: Network, me: Me) -> Self {
         let screen = Screen::new(&network, &me);
         let tables = own_tables(&network, &me);
-        Self { network, me, screen, tables, refused: BTreeMap::new() }
+        Self { network, me, screen, tables, refused: BTreeMap::new(), waiting: BTreeSet::new() }
     }
 
     /// The network.
@@ -68,6 +69,13 @@ impl Desired {
         &self.refused
     }
 
+    /// The peers that receive on nothing yet, as every node between its lease
+    /// and its first device: nothing is wrong with them.
+    #[must_use]
+    pub const fn waiting(&self) -> &BTreeSet<NodeId> {
+        &self.waiting
+    }
+
     /// Takes a change. The plan is about the changed entries only and is right
     /// when the kernel held what was desired before.
     pub fn apply(&mut self, delta: Delta) -> Plan {
@@ -90,9 +98,11 @@ impl Desired {
                 old.extend(entries);
             }
             self.refused.remove(&node);
+            self.waiting.remove(&node);
             let accepted = self.screen.accepted(&node).map(|peer| peer_tables(&self.network, &self.me, peer));
             match accepted {
                 Some(Ok(entries)) => new.extend(entries),
+                Some(Err(Reason::NotReady)) => drop(self.waiting.insert(node)),
                 Some(Err(reason)) => drop(self.refused.insert(node, reason)),
                 None => {
                     if let Some(reason) = self.screen.refused(&node) {

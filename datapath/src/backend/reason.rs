@@ -87,6 +87,9 @@ pub enum Reason {
         /// The network's VNI.
         ours: Vni,
     },
+    /// It offers no receiver: its agent has a lease and no device yet.
+    #[error("it is not ready to receive")]
+    NotReady,
     /// No receiver fits.
     #[error(
         "it receives on nothing that this host can send to: it offers {offered}; this host sends {wanted}"

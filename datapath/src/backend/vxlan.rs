@@ -123,9 +123,8 @@ fn choose<'a>(
 }
 
 fn why_none_fits(network: &Network, backend: VxlanBackend, me: &Me, peer: &Peer) -> Reason {
-    if let Some(first) = peer.endpoint.vteps().next()
-        && peer.endpoint.vteps().all(|receiver| receiver.vni != network.vni)
-    {
+    let Some(first) = peer.endpoint.vteps().next() else { return Reason::NotReady };
+    if peer.endpoint.vteps().all(|receiver| receiver.vni != network.vni) {
         return Reason::OtherVni { theirs: first.vni, ours: network.vni };
     }
     let describe = |family: Family, vni: Vni, gbp: bool| {

@@ -37,14 +37,17 @@ impl<D: Datapath + Host> Reconcile<D> {
         // A server that is right does not name us to ourselves; one that is not makes no peer of it.
         let others = |peers: &PeerSet| peers.len() - usize::from(peers.peer(&self.place.node).is_some());
         let known = self.peers.as_ref().map_or(0, others);
-        let refused = self.program.desired().map_or(0, |desired| desired.refused().len());
+        let desired = self.program.desired();
+        let refused = desired.map_or(0, |desired| desired.refused().len());
+        let waiting = desired.map_or(0, |desired| desired.waiting().len());
         let ungrounded = self.peers.as_ref().is_some_and(|peers| !peers.is_grounded());
         let follows = self.lease.as_ref().is_some_and(|(_, network)| follows(network));
         let adopting = "the control plane is still collecting leases and has not told all peers";
         let unfinished = self.no_interface.clone().or_else(|| self.program.unfinished());
         Applied {
             source: self.source.filter(|_| self.program.desired().is_some()),
-            peers: known.saturating_sub(refused + self.program.failed().len()),
+            peers: known.saturating_sub(refused + waiting + self.program.failed().len()),
+            waiting,
             failures,
             unfinished: unfinished.or_else(|| (ungrounded && follows).then(|| adopting.to_owned())),
             unsaved: self.unsaved.clone(),
