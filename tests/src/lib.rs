@@ -1,5 +1,6 @@
 //! What tests, benchmarks and the demo share: hosts, traffic between them, clients, and waiting.
 
+pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod deployment;

@@ -1,0 +1,55 @@
+//! How much is measured: enough for figures, or just enough to see that it works.
+
+use std::time::Duration;
+
+/// The size of a benchmark.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Scale {
+    quick: bool,
+    /// Agents of `fanout`.
+    pub agents: usize,
+}
+
+impl Scale {
+    /// For figures.
+    #[must_use]
+    pub const fn full() -> Self {
+        Self { quick: false, agents: 1000 }
+    }
+
+    /// To see that everything runs; the figures mean nothing.
+    #[must_use]
+    pub const fn quick() -> Self {
+        Self { quick: true, agents: 20 }
+    }
+
+    /// Runs of something that takes less than five seconds.
+    #[must_use]
+    pub const fn runs(&self) -> usize {
+        if self.quick { 1 } else { 5 }
+    }
+
+    /// Runs of something that takes longer.
+    #[must_use]
+    pub const fn long_runs(&self) -> usize {
+        if self.quick { 1 } else { 3 }
+    }
+
+    /// Runs of something that neighbours on the machine disturb: many short ones by turns.
+    #[must_use]
+    pub const fn many_runs(&self) -> usize {
+        if self.quick { 1 } else { 9 }
+    }
+
+    /// How long a rate is measured in one run.
+    #[must_use]
+    pub const fn slice(&self) -> Duration {
+        Duration::from_millis(if self.quick { 100 } else { 1000 })
+    }
+
+    /// `full` of something, or a hundredth of it.
+    #[must_use]
+    pub const fn count(&self, full: usize) -> usize {
+        if self.quick { full.div_ceil(100) } else { full }
+    }
+}

@@ -1,0 +1,80 @@
+//! `AcquireLease` over mTLS from another process, and the store that it filled, opened again.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use loden_control_plane::ledger::Ledger;
+use loden_control_plane::store::{Options, SledStore, Store};
+
+use super::super::metric::quantile;
+use super::super::swarm::{Answer, Kind, Order, Swarm};
+use super::super::usage::process_time;
+use super::super::{Say, Scale, Series};
+use crate::deployment::Deployment;
+
+const CALLERS: usize = 256;
+const LEASES: usize = 10_000;
+/// How long all leases of a run may take.
+const LIMIT: Duration = Duration::from_secs(300);
+/// How long a control plane may take to end.
+const END: Duration = Duration::from_secs(30);
+
+/// The runs.
+#[derive(Default)]
+pub(super) struct Leases {
+    pub(super) per_second: Series,
+    pub(super) p99: Series,
+    /// CPU time of the control plane per lease.
+    pub(super) cpu_micros: Series,
+    pub(super) reopen: Series,
+}
+
+/// Each run is a control plane of its own with an empty store.
+pub(super) async fn measure(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Leases> {
+    let program = std::env::current_exe()?;
+    let (callers, leases) = (scale.count(CALLERS), scale.count(LEASES));
+    let names: Vec<String> = (0..leases.div_ceil(callers)).map(|number| format!("net-{number}")).collect();
+    let mut all = Leases::default();
+    for run in 0..scale.runs() {
+        let mut deployment = Deployment::start("store", &[]).await?;
+        for (number, name) in names.iter().enumerate() {
+            deployment.create_network(name, &format!("10.{number}.0.0/16:26")).await?;
+        }
+        let server = deployment.control.process.as_ref().context("the control plane runs")?.pid();
+        let mut swarm = Swarm::start(&deployment, &program, Kind::Callers, callers).await?;
+        let cpu = process_time(server)?;
+        let order = Order::Acquire { networks: names.clone(), leases };
+        let Answer::Acquired { seconds, latencies } = swarm.order(&order, LIMIT).await? else {
+            bail!("the swarm has answered something else");
+        };
+        let cpu = process_time(server)?.saturating_sub(cpu);
+        drop(swarm);
+        let process = deployment.control.process.take().context("the control plane runs")?;
+        process.terminate()?;
+        process.wait_exit(END).await?;
+        let reopen = reopen(&deployment.control.state.join("store"), leases).await?;
+        let (per_second, p99) = (leases as f64 / seconds, quantile(&latencies, 0.99).unwrap_or_default());
+        say(&format!(
+            "run {} of {}: {per_second:.0} leases/s, p99 {p99:.1} ms; opened again in {reopen:.0} ms",
+            run + 1,
+            scale.runs()
+        ));
+        all.per_second.push(per_second);
+        all.p99.push(p99);
+        all.cpu_micros.push(cpu.as_secs_f64() * 1e6 / leases as f64);
+        all.reopen.push(reopen);
+    }
+    Ok(all)
+}
+
+/// Opens the store and makes a ledger of it, as a starting control plane does; in ms.
+async fn reopen(directory: &Path, leases: usize) -> anyhow::Result<f64> {
+    let begin = Instant::now();
+    let store = SledStore::open(directory, Options::default()).await?;
+    let ledger = Ledger::load(&store.load().await?)?;
+    let took = begin.elapsed().as_secs_f64() * 1e3;
+    ensure!(ledger.lease_count() == leases, "{} of {leases} leases were kept", ledger.lease_count());
+    store.close().await;
+    Ok(took)
+}
