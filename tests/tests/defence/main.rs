@@ -124,7 +124,6 @@ impl BadPeers {
         all.add("x-port-0", "must be a UDP port", |peer| vtep(peer).port = 0);
         all.add("x-port-big", "must be a UDP port", |peer| vtep(peer).port = 65_558);
         all.add("x-gbp", "receives on nothing that this host can send to", |peer| vtep(peer).gbp = true);
-        all.add("x-deaf", "receives on nothing", |peer| endpoint(peer).receivers.clear());
         all.add("x-nowhere", "is required", |peer| peer.endpoint = None);
         // Names.
         all.add("X_Name", "must be a DNS name", |_| ());
@@ -193,8 +192,11 @@ async fn bad_peers_are_named_and_do_not_delay_good_ones() -> anyhow::Result<()> 
     let BadPeers { peers: bad, mut says } = BadPeers::all(&own_mac);
     println!("{} bad peers", bad.len());
 
-    // At once, with good ones before and after them, and with the node itself.
-    let mut all = vec![good("good-2", 2), good("a", 11)];
+    // At once, with good ones before and after them, and with the node itself. One has only just
+    // joined: there is nothing wrong with it, and nowhere to send to.
+    let mut early = good("x-early", 50);
+    endpoint(&mut early).receivers.clear();
+    let mut all = vec![good("good-2", 2), good("a", 11), early];
     all.extend(bad.iter().cloned());
     all.push(good("good-3", 3));
     fake.snapshot(all, false).await?;
@@ -205,7 +207,8 @@ async fn bad_peers_are_named_and_do_not_delay_good_ones() -> anyhow::Result<()> 
     let left_out = a.metric("loden_agent_peers_left_out").await?;
     ensure!(left_out == says.len() as f64 && a.metric("loden_agent_peers").await? == 2.0, "{left_out}");
     let said = a.ready(SOON).await?;
-    ensure!(said.contains(&format!("2 peers from server, {} left out", says.len())), "{said}");
+    let left_out = format!("2 peers from server, 1 not ready to receive yet, {} left out", says.len());
+    ensure!(said.contains(&left_out), "{said}");
     let link = a.host.link(DEVICE).await?;
     let mac = loden_proto::model::Mac::try_from(own_mac.clone())?.octets().to_vec();
     ensure!(link.attributes.contains(&netlink_packet_route::link::LinkAttribute::Address(mac)));
