@@ -62,7 +62,11 @@ fn message(status: &Status) -> String {
         text => text,
     };
     match reason::retry_after(status) {
-        Some(after) => format!("{text} (try again in {})", humantime::format_duration(after)),
+        Some(after) => {
+            // Whole seconds are what a person waits.
+            let after = Duration::from_secs(after.as_secs_f64().ceil() as u64);
+            format!("{text} (try again in {})", humantime::format_duration(after))
+        }
         None => text.to_owned(),
     }
 }

@@ -29,7 +29,7 @@ pub(crate) enum Verb {
     Delete {
         /// Its name
         network: String,
-        /// Also when it has leases; they are released
+        /// Also when it has leases or reservations; they are given up
         #[arg(long)]
         force: bool,
     },

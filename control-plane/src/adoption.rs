@@ -7,9 +7,6 @@
 //!                                                └─▶ marker beside the key of tokens
 //! ```
 //!
-//! Adoption does not end while there is no network, and every network that is created meanwhile starts its
-//! time anew: whoever creates the lost networks again may come late.
-//!
 //! Key and marker live away from the store, so that they survive its loss. While adopting, leases are
 //! given only to nodes that claim them and snapshots say that the set is not whole.
 //!
@@ -26,6 +23,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use loden_proto::names::NetworkId;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
@@ -84,6 +83,19 @@ pub fn beginning(opened: Opened, id: u128, now: SystemTime, adopt: Duration) -> 
             adopt_until: Some(now + adopt),
         }),
     }
+}
+
+/// When adoption ends that was to end at `until`; `None`: not yet known.
+///
+/// With the store its networks were lost. Nobody can claim anything before an operator has created one again,
+/// so the time for claims counts from the newest network.
+#[must_use]
+pub fn adoption_ends(
+    until: SystemTime,
+    newest_network: Option<SystemTime>,
+    adopt: Duration,
+) -> Option<SystemTime> {
+    newest_network.map(|created| until.max(created + adopt))
 }
 
 /// How adoption and settling go.
@@ -174,22 +186,31 @@ impl Adoption {
         Ok(adoption)
     }
 
+    /// Looks at the token that a client brings. If it shows that the store was lost, a new incarnation begins:
+    /// whatever else is asked of the client comes later, for this store may not know its lease.
+    ///
+    /// # Errors
+    /// When the new incarnation cannot begin.
+    pub async fn heed(&self, network: &NetworkId, token: &Bytes) -> Result<(), AdoptionError> {
+        if self.0.feeds.judge(network, token).lost().is_none() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.0.beginning.lock().await;
+        // Somebody else may have noticed before.
+        let verdict = self.0.feeds.judge(network, token);
+        match verdict.lost() {
+            Some(predecessor) => self.begin_again(verdict, predecessor, network).await,
+            None => Ok(()),
+        }
+    }
+
     /// Begins a watch. If its token shows that the store was lost, a new incarnation begins first, and the
     /// watch begins with a set that says that it is not whole.
     ///
     /// # Errors
     /// When the network does not exist, or the new incarnation cannot begin.
     pub async fn watch(&self, open: WatchOpen) -> Result<WatchBody, OpenError> {
-        match self.0.feeds.watch(&self.0.streams, open.clone()) {
-            Err(WatchRefusal::StoreLost(_)) => {}
-            opened => return Ok(opened?),
-        }
-        let _one_at_a_time = self.0.beginning.lock().await;
-        // Somebody else may have noticed before.
-        let verdict = self.0.feeds.judge(&open.network, &open.token);
-        if let Some(predecessor) = verdict.lost() {
-            self.begin_again(verdict, predecessor, &open).await?;
-        }
+        self.heed(&open.network, &open.token).await?;
         Ok(self.0.feeds.watch(&self.0.streams, open)?)
     }
 
@@ -202,12 +223,11 @@ impl Adoption {
         &self,
         verdict: TokenVerdict,
         predecessor: u128,
-        open: &WatchOpen,
+        network: &NetworkId,
     ) -> Result<(), AdoptionError> {
         tracing::warn!(
             ?verdict,
-            viewer = ?open.viewer,
-            network = %open.network,
+            %network,
             "the store was lost or rolled back; collecting leases from the agents"
         );
         let lost = Opened::Lost { predecessor };
@@ -256,17 +276,20 @@ impl Adoption {
 
     async fn end_adoptions(&self) {
         loop {
-            let cluster = self.0.clerk.read(|ledger| ledger.cluster());
+            let (cluster, newest) = self
+                .0
+                .clerk
+                .read(|ledger| (ledger.cluster(), ledger.networks().map(|network| network.created).max()));
             let Some(until) = cluster.and_then(|cluster| cluster.adopt_until) else {
                 self.0.began.notified().await;
                 continue;
             };
-            let nothing_to_lease = self.0.clerk.read(|ledger| ledger.networks().next().is_none());
-            match until.duration_since((self.0.now)()) {
-                Ok(remaining) if !remaining.is_zero() => tokio::time::sleep(remaining.min(LOOK)).await,
-                // The ledger prolongs it when its networks are created again.
-                _ if nothing_to_lease => tokio::time::sleep(LOOK).await,
-                _ => self.end_adoption().await,
+            let ends = adoption_ends(until, newest, self.0.options.adopt);
+            let remaining = ends.map_or(LOOK, |ends| ends.duration_since((self.0.now)()).unwrap_or_default());
+            if remaining.is_zero() {
+                self.end_adoption().await;
+            } else {
+                tokio::time::sleep(remaining.min(LOOK)).await;
             }
         }
     }

@@ -166,8 +166,7 @@ impl Nodes {
     ) -> usize {
         let cells = self.cells();
         let behind = members.filter(|(node, network, current)| {
-            let filed = cells.get(*node).and_then(|cell| cell.filed.get(*network));
-            !filed.is_some_and(|filed| filed.report.is_converged(*current))
+            !cells.get(*node).is_some_and(|cell| cell.is_converged(network, *current))
         });
         behind.map(|(node, _, _)| node).collect::<BTreeSet<_>>().len()
     }
@@ -193,6 +192,11 @@ impl Nodes {
 }
 
 impl Cell {
+    /// Whether the node follows and has programmed everything. Of one that is away nobody knows.
+    fn is_converged(&self, network: &NetworkId, current: u64) -> bool {
+        self.watches > 0 && self.filed.get(network).is_some_and(|filed| filed.report.is_converged(current))
+    }
+
     fn new(now: SystemTime) -> Self {
         Self { watches: 0, since: now, reason: String::new(), version: String::new(), filed: BTreeMap::new() }
     }
@@ -220,7 +224,7 @@ fn in_network(cell: Option<&Cell>, membership: &Membership) -> v1::NodeNetwork {
     };
     if let Some(Filed { report, at, since }) = cell.and_then(|cell| cell.filed.get(&membership.network)) {
         view.applied_revision = report.applied;
-        view.converged = report.is_converged(membership.current);
+        view.converged = cell.is_some_and(|cell| cell.is_converged(&membership.network, membership.current));
         view.ready = report.ready;
         view.peers = report.peers;
         view.report_time = Some(timestamp(*at));
@@ -304,7 +308,11 @@ mod tests {
         assert_eq!(since, [Some(timestamp(later)), Some(timestamp(AT))]);
         assert_eq!(nodes.unconverged([(&node(), &network, 1)].into_iter()), 1);
         nodes.file(&node(), network.clone(), Report { applied: 1, ready: true, ..Default::default() }, later);
+        assert_eq!(nodes.unconverged([(&node(), &network, 1)].into_iter()), 1, "it is not connected");
+        let watch = nodes.watch_opened(node(), link(&Registry::default()), AT);
         assert_eq!(nodes.unconverged([(&node(), &network, 1)].into_iter()), 0);
+        drop(watch);
+        assert!(!nodes.view(&node(), &[membership(1)]).networks[0].converged);
     }
 
     #[test]

@@ -73,13 +73,18 @@ async fn open(
     let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(LARGEST_REQUEST));
     let wire = messages.message().await?.ok_or_else(|| Status::internal("the request has no message"))?;
     let network = names::parse_network(&wire.network).map_err(|invalid| invalid.at("network"))?;
-    let viewer = viewer(shared, caller, &network, &wire.instance_id)?;
+    let token = Bytes::from(wire.resume_token);
+    let heeded = shared.adoption.heed(&network, &token).await;
+    heeded.map_err(|error| refused(error.into()))?;
+    let viewer = admit(shared, caller, &network, &wire.instance_id)?;
     let node = match &viewer {
         Viewer::Node { node, .. } => Some(node.clone()),
         Viewer::Observer => None,
     };
-    let token = Bytes::from(wire.resume_token);
-    let body = shared.adoption.watch(WatchOpen { network, token, viewer }).await.map_err(refused)?;
+    let open = WatchOpen { network: network.clone(), token, viewer };
+    let body = shared.adoption.watch(open).await.map_err(refused)?;
+    // A lease that went before the watch was open is not told to it: look again.
+    admit(shared, caller, &network, &wire.instance_id)?;
     let handle = body.handle();
     let number = shared.watches.insert(handle, Arc::clone(&link));
     let connected = node.map(|node| shared.nodes.watch_opened(node, link, SystemTime::now()));
@@ -101,7 +106,7 @@ fn refused(error: OpenError) -> Status {
 }
 
 /// Who watches, if it may: a node must hold an active lease in the network, as this very instance.
-fn viewer(shared: &Shared, caller: &Caller, network: &NetworkId, instance: &str) -> Result<Viewer, Status> {
+fn admit(shared: &Shared, caller: &Caller, network: &NetworkId, instance: &str) -> Result<Viewer, Status> {
     let Role::Node(node) = &caller.id.role else { return Ok(Viewer::Observer) };
     let instance = parse_instance(instance)?;
     let name = LeaseName { network: network.clone(), node: node.clone() };
