@@ -12,7 +12,7 @@ use loden_transport::{ConnectOptions, Credentials, ServerAddress, connect};
 use tonic::transport::Channel;
 
 use super::{Binaries, UNDERLAY, http};
-use crate::hosts::{Host, Inside, Process};
+use crate::hosts::{Host, Inside, Process, die_with_us};
 use crate::wait;
 
 /// How long a start may take on a busy machine.
@@ -147,7 +147,9 @@ impl ControlPlane {
     pub async fn issue(&self, role: &str, name: &str, out: &Path) -> anyhow::Result<()> {
         let mut command = Command::new(&self.binaries.control_plane);
         command.arg("--state-dir").arg(&self.state).args(["issue", role, name, "--out"]).arg(out);
-        let output = tokio::task::spawn_blocking(move || command.output()).await?;
+        // Whoever gives up meanwhile removes the directory that it writes to.
+        die_with_us(&mut command);
+        let output = tokio::process::Command::from(command).kill_on_drop(true).output().await;
         let output = output.context("could not run loden-control-plane issue")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "no certificate for {name}: {}", said.trim());

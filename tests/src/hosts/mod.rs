@@ -37,6 +37,7 @@ pub use lab::Lab;
 pub use log::Log;
 pub use namespace::Namespace;
 pub use process::Process;
+pub(crate) use process::die_with_us;
 pub use tables::{Tunnel, destination, link_layer_address};
 
 /// An address with its prefix length, from a literal such as `"192.0.2.1/24"`.

@@ -57,6 +57,7 @@ impl Process {
         let begin = output.metadata().doing(|| format!("read {}", path.display()))?.len();
         let errors = output.try_clone().doing(|| format!("open {}", path.display()))?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+        die_with_us(&mut command);
         enter_before_exec(&mut command, namespace);
 
         let doing = || format!("run {} as {what}", command_line(&command));
@@ -215,15 +216,21 @@ fn lock(flag: &Mutex<bool>) -> MutexGuard<'_, bool> {
     flag.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Has the kernel kill the program when the thread that starts it ends, however that comes.
+#[allow(unsafe_code)]
+pub(crate) fn die_with_us(command: &mut Command) {
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+}
+
 #[allow(unsafe_code)]
 fn enter_before_exec(command: &mut Command, namespace: &Namespace) {
     let namespace = Arc::clone(&namespace.file);
     let enter = move || {
-        set_pdeathsig(Signal::SIGKILL)?;
         setns(&*namespace, CloneFlags::CLONE_NEWNET)?;
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
     unsafe { command.pre_exec(enter) };
 }
 

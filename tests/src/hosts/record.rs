@@ -13,6 +13,8 @@ use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -25,6 +27,8 @@ use nix::{
 use super::error::{Doing, Error};
 
 const RECORDS: &str = "/run/loden-lab";
+/// How long processes that were killed may still write files.
+const LAST_FILES: Duration = Duration::from_secs(1);
 /// Where named network namespaces live, for iproute2 and for us.
 pub(crate) const NAMESPACES: &str = "/run/netns";
 
@@ -128,7 +132,7 @@ impl Record {
         let failures: Vec<Error> = [
             self.kill_processes(),
             self.remove_namespaces(),
-            absent_is_done(fs::remove_dir_all(&self.directory))
+            absent_is_done(remove_directory(&self.directory))
                 .doing(|| format!("remove {}", self.directory.display())),
         ]
         .into_iter()
@@ -198,6 +202,21 @@ pub(crate) fn remove_namespace(name: &str) -> io::Result<()> {
         Err(error) => return Err(error.into()),
     }
     absent_is_done(fs::remove_file(path))
+}
+
+/// A process that was just killed may write its last file meanwhile.
+fn remove_directory(directory: &Path) -> io::Result<()> {
+    let begin = Instant::now();
+    loop {
+        match fs::remove_dir_all(directory) {
+            Err(error)
+                if error.kind() == io::ErrorKind::DirectoryNotEmpty && begin.elapsed() < LAST_FILES =>
+            {
+                thread::yield_now();
+            }
+            done => return done,
+        }
+    }
 }
 
 fn absent_is_done(result: io::Result<()>) -> io::Result<()> {
