@@ -7,6 +7,9 @@
 //!                                                └─▶ marker beside the key of tokens
 //! ```
 //!
+//! Adoption does not end while there is no network, and every network that is created meanwhile starts its
+//! time anew: whoever creates the lost networks again may come late.
+//!
 //! Key and marker live away from the store, so that they survive its loss. While adopting, leases are
 //! given only to nodes that claim them and snapshots say that the set is not whole.
 //!
@@ -83,19 +86,6 @@ pub fn beginning(opened: Opened, id: u128, now: SystemTime, adopt: Duration) -> 
             adopt_until: Some(now + adopt),
         }),
     }
-}
-
-/// When adoption ends that was to end at `until`; `None`: not yet known.
-///
-/// With the store its networks were lost. Nobody can claim anything before an operator has created one again,
-/// so the time for claims counts from the newest network.
-#[must_use]
-pub fn adoption_ends(
-    until: SystemTime,
-    newest_network: Option<SystemTime>,
-    adopt: Duration,
-) -> Option<SystemTime> {
-    newest_network.map(|created| until.max(created + adopt))
 }
 
 /// How adoption and settling go.
@@ -276,20 +266,17 @@ impl Adoption {
 
     async fn end_adoptions(&self) {
         loop {
-            let (cluster, newest) = self
-                .0
-                .clerk
-                .read(|ledger| (ledger.cluster(), ledger.networks().map(|network| network.created).max()));
+            let (cluster, nothing_to_lease) =
+                self.0.clerk.read(|ledger| (ledger.cluster(), ledger.networks().next().is_none()));
             let Some(until) = cluster.and_then(|cluster| cluster.adopt_until) else {
                 self.0.began.notified().await;
                 continue;
             };
-            let ends = adoption_ends(until, newest, self.0.options.adopt);
-            let remaining = ends.map_or(LOOK, |ends| ends.duration_since((self.0.now)()).unwrap_or_default());
-            if remaining.is_zero() {
-                self.end_adoption().await;
-            } else {
-                tokio::time::sleep(remaining.min(LOOK)).await;
+            match until.duration_since((self.0.now)()) {
+                Ok(remaining) if !remaining.is_zero() => tokio::time::sleep(remaining.min(LOOK)).await,
+                // The ledger prolongs it when a network is created.
+                _ if nothing_to_lease => tokio::time::sleep(LOOK).await,
+                _ => self.end_adoption().await,
             }
         }
     }

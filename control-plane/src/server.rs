@@ -358,6 +358,7 @@ fn defaults(config: &Config) -> Defaults {
     Defaults {
         lease_ttl: config.lease_ttl,
         cooldown: config.cooldown,
+        adopt: config.adopt_for,
         vnis: config.vni_ranges.iter().map(|range| range.0.clone()).collect(),
         allow_loopback: config.allow_loopback_underlay,
     }

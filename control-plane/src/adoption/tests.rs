@@ -79,16 +79,6 @@ fn only_a_lost_store_adopts() {
     assert_eq!(beginning(Opened::Lost { predecessor: 9 }, 5, now, ADOPT), Some(again));
 }
 
-#[test]
-fn the_time_for_claims_counts_from_the_newest_network() {
-    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    // Without a network nobody can claim: the time has not begun.
-    assert_eq!(adoption_ends(at(600), None, ADOPT), None);
-    assert_eq!(adoption_ends(at(600), Some(at(2000)), ADOPT), Some(at(2600)));
-    // A network that the store still had is not waited for.
-    assert_eq!(adoption_ends(at(9000), Some(at(10)), ADOPT), Some(at(9000)));
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_known_is_served_though_nothing_can_be_written() {
     let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));

@@ -129,6 +129,8 @@ pub struct Defaults {
     pub lease_ttl: Duration,
     /// How long a slot or VNI that was given back is kept from others.
     pub cooldown: Duration,
+    /// How long leases are collected from the agents after the store was lost.
+    pub adopt: Duration,
     /// VNIs to give to networks that ask for none.
     pub vnis: Vec<RangeInclusive<Vni>>,
     /// Whether loopback addresses are an underlay (fleets in one process).
@@ -140,6 +142,7 @@ impl Default for Defaults {
         Self {
             lease_ttl: Duration::from_secs(24 * 3600),
             cooldown: Duration::from_secs(3600),
+            adopt: Duration::from_secs(600),
             vnis: vec![Vni::MIN..=Vni::MAX],
             allow_loopback: false,
         }

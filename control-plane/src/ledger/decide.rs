@@ -46,7 +46,7 @@ impl Ledger {
             Command::BeginIncarnation { id, predecessor, adopt_until } => {
                 Ok(self.begin_incarnation(*id, *predecessor, *adopt_until))
             }
-            Command::EndAdoption => Ok(self.end_adoption()),
+            Command::EndAdoption => Ok(self.end_adoption(context)),
             Command::Tidy => Ok(self.tidy(context)),
         }
     }

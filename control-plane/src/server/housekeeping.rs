@@ -62,7 +62,9 @@ impl Facts {
             return Readiness::no(format!("the store does not take writes: {cause}"));
         }
         let mut detail = format!("{} networks, {} watches", self.networks, self.watches);
-        if let Some(left) = self.adopting {
+        if self.adopting.is_some() && self.networks == 0 {
+            detail.push_str("; adopting: the networks that were lost are to be created again");
+        } else if let Some(left) = self.adopting {
             detail.push_str(&format!(
                 "; adopting: leases held before the store was lost are collected for another {}",
                 time(left)
@@ -151,6 +153,9 @@ mod tests {
         assert!(busy.ready);
         assert!(busy.detail.contains("adopting") && busy.detail.contains("1m"), "{busy:?}");
         assert!(busy.detail.ends_with("settling: new nodes wait another 5s"), "{busy:?}");
+        let adopting = Some(Duration::ZERO);
+        let empty = Facts { adopting, networks: 0, watches: 0, ..facts.clone() }.readiness();
+        assert!(empty.ready && empty.detail.ends_with("are to be created again"), "{empty:?}");
         assert!(!Facts { draining: true, ..facts }.readiness().ready);
     }
 }

@@ -6,7 +6,7 @@ use super::draft::{Draft, revision_of};
 use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, Want};
 use crate::ledger::key::RecordKey;
-use crate::ledger::record::{ClusterRecord, Incarnation, Stamp};
+use crate::ledger::record::{ClusterRecord, Incarnation, Stamp, Stored};
 
 /// Most earlier lives that are kept; a record stays well below the store's limit.
 const MOST_PREDECESSORS: usize = 256;
@@ -44,14 +44,30 @@ impl Ledger {
         draft.finish(Want::Nothing)
     }
 
-    /// Ends the collecting of leases: those not confirmed are peers again.
-    pub(super) fn end_adoption(&self) -> Decision {
+    /// Ends the collecting of leases when it is time: those not confirmed are peers again. As long as there
+    /// is no network nobody can bring a lease, and it goes on.
+    pub(super) fn end_adoption(&self, context: &Context<'_>) -> Decision {
         let mut draft = Draft::default();
-        if let Some(cluster) = self.cluster.as_ref().filter(|cluster| cluster.record.adopt_until.is_some()) {
+        let now = Stamp::from(context.now);
+        let is_due = |cluster: &&Stored<ClusterRecord>| {
+            cluster.record.adopt_until.is_some_and(|until| until <= now) && !self.networks.is_empty()
+        };
+        if let Some(cluster) = self.cluster.as_ref().filter(is_due) {
             let record = ClusterRecord { adopt_until: None, ..cluster.record.clone() };
             draft.put(&RecordKey::Cluster, &record, Some(cluster.revision));
         }
         draft.finish(Want::Nothing)
+    }
+
+    /// A network that comes while leases are collected may be one that was lost: its nodes get the whole
+    /// time for bringing theirs.
+    pub(super) fn prolong_adoption(&self, draft: &mut Draft, context: &Context<'_>) {
+        let Some(cluster) = &self.cluster else { return };
+        let until = Stamp::from(context.now).plus(context.defaults.adopt);
+        if cluster.record.adopt_until.is_some_and(|before| before < until) {
+            let record = ClusterRecord { adopt_until: Some(until), ..cluster.record.clone() };
+            draft.put(&RecordKey::Cluster, &record, Some(cluster.revision));
+        }
     }
 
     /// Forgets what has cooled down and old requests, and goes on with deletions that a stop interrupted.
@@ -133,6 +149,8 @@ mod tests {
         rig.must(claim("blue", "a", 1, "10.1.1.0/24"));
         assert!(rig.must(acquire("blue", "a", 1)).changes.is_empty(), "a repeat needs no claim");
         assert_eq!(peers(&rig), ["a 10.1.1.0/24", "b 10.1.2.0/24"]);
+        assert!(rig.must(Command::EndAdoption).changes.is_empty(), "not before its time");
+        rig.pass(600);
         rig.must(Command::EndAdoption);
         assert!(rig.must(Command::EndAdoption).changes.is_empty());
         rig.must(acquire("blue", "new", 1));
@@ -185,8 +203,31 @@ mod tests {
         };
         rig.must(Command::AcquireLease { name, instance, claim, endpoint: with_vtep(7, 1) });
         assert!(matches!(rig.lease("blue", "a").state, LeaseState::Held { .. }));
+        rig.pass(600);
         rig.must(Command::EndAdoption);
         assert_eq!(peers(&rig), ["b 10.1.3.0/24"]);
+        rig.check();
+    }
+
+    #[test]
+    fn a_network_that_is_created_again_late_gives_its_nodes_the_whole_time() {
+        let mut rig = Rig::new();
+        rig.must(begin(&rig, 2));
+        rig.pass(3600);
+        assert!(rig.must(Command::EndAdoption).changes.is_empty(), "nobody could bring a lease yet");
+        rig.must(network("blue", &["10.1.0.0/22"]));
+        rig.refused(acquire("blue", "new", 1));
+        rig.pass(599);
+        assert!(rig.must(Command::EndAdoption).changes.is_empty());
+        rig.must(claim("blue", "a", 1, "10.1.1.0/24"));
+        rig.must(network("red", &["10.2.0.0/22"]));
+        rig.pass(599);
+        rig.must(claim("red", "a", 1, "10.2.1.0/24"));
+        rig.pass(1);
+        rig.must(Command::EndAdoption);
+        assert_eq!(rig.ledger.cluster().unwrap().adopt_until, None);
+        rig.must(network("green", &["10.3.0.0/22"]));
+        assert_eq!(rig.ledger.cluster().unwrap().adopt_until, None, "it does not begin again");
         rig.check();
     }
 

@@ -58,6 +58,7 @@ impl Ledger {
         let claim = VniRecord { network: spec.id.clone(), cooling_until: None };
         draft.put(&RecordKey::Vni(vni), &claim, revision_of(self.vnis.claim(vni)));
         draft.put(&RecordKey::Catalog, &CatalogRecord {}, self.catalog);
+        self.prolong_adoption(&mut draft, context);
         self.remember(&mut draft, request_id, &content, Made::Network(spec.id.clone()), context);
         Ok(draft.finish(Want::Network(spec.id.clone())))
     }
