@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::facts::{HostFacts, RouteLookup};
 use crate::hint::{Hint, Hints, Scope};
@@ -25,6 +25,7 @@ type Fault = Box<dyn FnMut(&Step) -> Option<Error> + Send>;
 pub struct Fake {
     state: Arc<Mutex<State>>,
     writes: Writes,
+    broken: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Default)]
@@ -87,6 +88,12 @@ impl Fake {
         self.with(|state| state.observe_faults.push_back(error));
     }
 
+    /// Ends as a kernel's worker does that panics: [`Datapath::failed`]
+    /// resolves, and nothing is done any more.
+    pub fn end(&self) {
+        self.broken.send_replace(true);
+    }
+
     /// All steps that were executed so far, the failed ones left out.
     #[must_use]
     pub fn executed(&self) -> Vec<Step> {
@@ -107,6 +114,9 @@ impl Fake {
 
 impl Datapath for Fake {
     async fn observe(&mut self, scope: &Scope) -> Result<Tables, Error> {
+        if *self.broken.borrow() {
+            return Err(Error::Closed);
+        }
         self.with(|state| {
             state.observations += 1;
             match state.observe_faults.pop_front() {
@@ -117,6 +127,9 @@ impl Datapath for Fake {
     }
 
     async fn execute(&mut self, plan: &Plan) -> Report {
+        if *self.broken.borrow() {
+            return Report::closed(plan);
+        }
         let writes = self.writes.clone();
         self.with(|state| {
             let mut report = Report::default();
@@ -137,6 +150,16 @@ impl Datapath for Fake {
 
     fn writes(&self) -> Writes {
         self.writes.clone()
+    }
+
+    fn failed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut broken = self.broken.subscribe();
+        async move {
+            if broken.wait_for(|broken| *broken).await.is_err() {
+                // Whoever could end it is gone.
+                std::future::pending().await
+            }
+        }
     }
 }
 

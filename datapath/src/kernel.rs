@@ -128,14 +128,17 @@ impl Datapath for Kernel {
 
     async fn execute(&mut self, plan: &Plan) -> Report {
         let report = self.call(|answer| Command::Execute(plan.clone(), answer)).await;
-        report.unwrap_or_else(|_| {
-            let failed = plan.steps().iter().map(|step| (step.clone(), Error::Closed));
-            Report { executed: 0, failed: failed.collect() }
-        })
+        report.unwrap_or_else(|_| Report::closed(plan))
     }
 
     fn writes(&self) -> Writes {
         self.writes.clone()
+    }
+
+    fn failed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let commands = self.commands.clone();
+        // The worker holds the other end, also while it panics.
+        async move { commands.closed().await }
     }
 }
 
@@ -157,5 +160,26 @@ impl Host for Kernel {
             }
         });
         Ok(hints)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_panics_is_noticed_without_a_call() {
+        let (commands, mut receiver) = mpsc::channel(1);
+        let kernel = Kernel { commands, writes: Writes::default() };
+        let failed = tokio::spawn(kernel.failed());
+        let worker = thread::spawn(move || {
+            let command: Option<Command> = receiver.blocking_recv();
+            panic!("a defect, at {}", if command.is_some() { "a command" } else { "the end" });
+        });
+        assert!(!failed.is_finished());
+        let facts = kernel.clone().facts().await;
+        assert!(matches!(facts, Err(Error::Closed)), "{facts:?}");
+        failed.await.unwrap();
+        assert!(worker.join().is_err());
     }
 }

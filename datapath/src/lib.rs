@@ -50,6 +50,10 @@ pub trait Datapath: Send + 'static {
 
     /// Counts the requests to write that were ever sent.
     fn writes(&self) -> Writes;
+
+    /// Resolves when nothing that is asked will be done any more, which only a
+    /// defect can bring about. What is in the kernel stays.
+    fn failed(&self) -> impl Future<Output = ()> + Send + 'static;
 }
 
 /// The host around a datapath, to be looked at only.
@@ -87,6 +91,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Of a datapath that has failed.
+    fn closed(plan: &Plan) -> Self {
+        let failed = plan.steps().iter().map(|step| (step.clone(), Error::Closed));
+        Self { executed: 0, failed: failed.collect() }
+    }
+
     /// Whether every step was done.
     #[must_use]
     pub fn is_complete(&self) -> bool {

@@ -22,7 +22,6 @@ use loden_proto::model::LeaseName;
 use loden_proto::names::{NetworkId, NodeId};
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 use tracing::{error, info, warn};
@@ -37,6 +36,7 @@ use crate::reconcile::{Ends, Place, Reconcile};
 use crate::session::{Session, Timing};
 use crate::state::{StateDir, StateError};
 use crate::status::{Applied, LeaseView, Link, Overview};
+use crate::tasks::{Ended, Tasks};
 use crate::{report, subnet_file};
 
 /// What an agent is told.
@@ -83,15 +83,16 @@ pub enum AgentError {
         /// Why not.
         source: loden_datapath::Error,
     },
-    /// A task ended, which only a defect can do.
-    #[error("a task of the agent ended: {0}")]
-    TaskEnded(String),
+    /// A task ended, which only a defect can bring about. Without it the agent
+    /// would go on as if it did its job: it has to be started again.
+    #[error("{0}; the agent ends and has to be started again, forwarding stays as it is")]
+    TaskEnded(Ended),
 }
 
 /// An agent whose tasks run. Dropping it ends them; the datapath stays.
 #[derive(Debug)]
 pub struct Agent {
-    tasks: JoinSet<&'static str>,
+    tasks: Tasks,
     overviews: BTreeMap<NetworkId, watch::Receiver<Overview>>,
     readiness: watch::Receiver<Readiness>,
     metrics: Vec<Measured>,
@@ -113,7 +114,7 @@ impl Agent {
         let instance = state.instance(rand::random())?;
         info!(node = %connection.node, %instance, "agent started");
         let (changed, changes) = watch::channel(());
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         let mut overviews = BTreeMap::new();
         let mut metrics = Vec::new();
         for network in &config.networks {
@@ -138,10 +139,7 @@ impl Agent {
         let (ready, readiness) = watch::channel(Readiness::no("starting"));
         let subnet = SubnetFile { path: config.subnet_file, network: first, written: None };
         let seen = overviews.clone();
-        tasks.spawn(async move {
-            judge(seen, changes, subnet, ready).await;
-            "readiness"
-        });
+        tasks.spawn("readiness", judge(seen, changes, subnet, ready));
         Ok(Self { tasks, overviews, readiness, metrics, _state: state })
     }
 
@@ -169,17 +167,13 @@ impl Agent {
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         let ended = tokio::select! {
             () = shutdown => None,
-            ended = self.tasks.join_next() => ended,
+            ended = self.tasks.ended() => Some(ended),
         };
         self.tasks.shutdown().await;
-        match ended {
-            None => Ok(()),
-            Some(Ok(task)) => Err(AgentError::TaskEnded(task.to_owned())),
-            Some(Err(error)) => {
-                error!(%error, "a task failed");
-                Err(AgentError::TaskEnded(error.to_string()))
-            }
-        }
+        ended.map_or(Ok(()), |ended| {
+            error!(task = ended.task, panic = ended.panic, "a task has ended; the agent ends with it");
+            Err(AgentError::TaskEnded(ended))
+        })
     }
 }
 
@@ -194,7 +188,7 @@ impl Parts {
     /// The tasks of one network.
     fn spawn<D: Datapath + Host>(
         self,
-        tasks: &mut JoinSet<&'static str>,
+        tasks: &mut Tasks,
         datapath: D,
         state: &StateDir,
     ) -> watch::Receiver<Overview> {
@@ -210,33 +204,20 @@ impl Parts {
         let again = Arc::new(Notify::new());
 
         let network = place.network.clone();
+        let named = |task: &str| format!("{task} of the network {network}");
+        let failed = datapath.failed();
+        tasks.spawn(named("the datapath"), failed);
         let ends = Ends { feed: fed, lease: lease.clone(), local, applied };
         let reconcile = Reconcile::new(place, ends, datapath, file, kept);
-        tasks.spawn(async move {
-            reconcile.run().await;
-            "reconcile"
-        });
+        tasks.spawn(named("reconcile"), reconcile.run());
         let keeper =
             Lease { control: control.clone(), timing, local: endpoint, view, again: Arc::clone(&again) };
-        tasks.spawn(async move {
-            keeper.run().await;
-            "lease"
-        });
+        tasks.spawn(named("lease"), keeper.run());
         let session = Session::new(timing, resume, Instant::now());
         let follow = Follow { control: control.clone(), session, lease: lease.clone(), feed, link, again };
-        tasks.spawn(async move {
-            follow.run().await;
-            "follow"
-        });
-        tasks.spawn(async move {
-            gather(programmed, lease, line, overview, changed).await;
-            "overview"
-        });
-        let reported = seen.clone();
-        tasks.spawn(async move {
-            report::run(control, network, reported).await;
-            "report"
-        });
+        tasks.spawn(named("follow"), follow.run());
+        tasks.spawn(named("overview"), gather(programmed, lease, line, overview, changed));
+        tasks.spawn(named("report"), report::run(control, network.clone(), seen.clone()));
         seen
     }
 }

@@ -23,8 +23,10 @@ pub mod session;
 pub mod state;
 pub mod status;
 pub mod subnet_file;
+mod tasks;
 
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use agent::{Agent, AgentConfig, AgentError, Connection};
+pub use tasks::Ended;

@@ -63,17 +63,24 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
         async move { drop(ended.changed().await) }
     };
     let metrics = Arc::new(Mutex::new(registry));
-    let operations = tokio::spawn(operations::serve(listener, readiness.clone(), metrics, stopped));
+    let mut operations = tokio::spawn(operations::serve(listener, readiness.clone(), metrics, stopped));
     tokio::spawn(announce(readiness));
 
+    let mut unserved = None;
     let result = agent.run(async {
-        let signal = shutdown.await;
-        info!(signal, "ending; forwarding stays as it is");
+        tokio::select! {
+            signal = shutdown => info!(signal, "ending; forwarding stays as it is"),
+            served = &mut operations => unserved = Some(served),
+        }
     });
-    let result = result.await;
+    result.await?;
+    if let Some(served) = unserved {
+        served??;
+        bail!("operations are not served any more; forwarding stays as it is");
+    }
     drop(ending);
     operations.await??;
-    Ok(result?)
+    Ok(())
 }
 
 /// Tells the service manager when the agent is ready for the first time.

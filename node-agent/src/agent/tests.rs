@@ -1,6 +1,8 @@
 //! A whole agent with a kernel in memory, a scripted control plane and a clock
 //! that only moves when everybody waits.
 
+mod endings;
+
 use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::server::{Server, Watch};
 use super::{network, peer};
-use crate::agent::{Agent, AgentConfig, Connection};
+use crate::agent::{Agent, AgentConfig, AgentError, Connection};
 use crate::iface::Selection;
 use crate::session::Timing;
 
@@ -122,9 +122,15 @@ impl Running {
         self.agent.overview(&self.network.id).unwrap()
     }
 
-    /// Ends it as a signal would, and waits until its tasks are gone.
+    /// Runs until `shutdown` resolves or it fails, and waits until its tasks are gone.
+    pub(crate) async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), self.agent.run(shutdown));
+        ended.await.expect("it runs on")
+    }
+
+    /// Ends it as a signal would.
     pub(crate) async fn stop(self) {
-        self.agent.run(async {}).await.unwrap();
+        self.run(async {}).await.unwrap();
     }
 }
 

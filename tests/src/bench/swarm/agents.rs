@@ -206,6 +206,10 @@ impl Datapath for Watched {
     fn writes(&self) -> Writes {
         self.fake.writes()
     }
+
+    fn failed(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.fake.failed()
+    }
 }
 
 impl Host for Watched {
