@@ -1,18 +1,23 @@
 //! Connections: accepted, authenticated, served, ended.
 //!
 //! ```text
-//! TCP ──≤ 256 at once──▶ TLS 1.3 handshake (5 s) ──▶ SpiffeId ──▶ Link in the registry
-//!                                                                   │
-//!         HTTP/2 (hyper) ◀── each request carries its Link ─────────┘
-//!           ends: by itself · Link::end (reset at once) · draining (GOAWAY, then gone)
+//! TCP ──admission──▶ TLS 1.3 handshake (5 s) ──▶ SpiffeId ──▶ Link in the registry
+//!                                                               │
+//!    HTTP/2 (hyper), preface within 5 s ◀── each request carries its Link
+//!      ends: by itself · Link::end (reset at once) · draining (GOAWAY, then gone)
 //! ```
 //!
 //! We serve connections ourselves, because a client that reads nothing can only be ended by its connection.
 
+mod admission;
+mod stream;
+#[cfg(test)]
+pub(crate) mod tests;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -28,10 +33,8 @@ use hyper_util::service::TowerToHyperService;
 use loden_transport::{Role, SpiffeId};
 use rustls::ServerConfig;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -39,26 +42,47 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 use tracing::{debug, info, warn};
 
+use self::admission::{Admission, Limits, Place};
+use self::stream::Watched;
 use crate::metrics::Metrics;
 use crate::registry::{EndReason, Link, Registry};
 use crate::status::Nodes;
 
-/// Handshakes at once: they cost the most and anybody can begin one.
-const HANDSHAKES: usize = 256;
-/// How long a handshake may take.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, tcp(7)).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
-/// After this time without a frame a ping is sent (HTTP/2, RFC 9113 §6.7).
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// How long the answer to a ping may take.
-const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
 /// What hyper holds per stream for a client that does not read, in bytes.
 const SEND_BUFFER: usize = 32 << 10;
 /// Streams of one connection at once.
 const STREAMS: u32 = 256;
 /// How long accepting pauses when the system refuses, for instance without descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long is waited for clients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// How long a connection may wait for its handshake: clients have given up by then.
+    wait: Duration,
+    /// How long a handshake may take.
+    handshake: Duration,
+    /// How long a client may take to begin HTTP/2; only then can it be pinged.
+    preface: Duration,
+    /// After this time without a frame a ping is sent (HTTP/2, RFC 9113 §6.7).
+    keep_alive: Duration,
+    /// How long the answer to a ping may take.
+    keep_alive_answer: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            wait: Duration::from_secs(10),
+            handshake: Duration::from_secs(5),
+            preface: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(10),
+            keep_alive_answer: Duration::from_secs(10),
+        }
+    }
+}
 
 /// Accepts and serves connections.
 pub(crate) struct Acceptor<S> {
@@ -69,6 +93,7 @@ pub(crate) struct Acceptor<S> {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) nodes: Nodes,
     pub(crate) tasks: TaskTracker,
+    pub(crate) patience: Patience,
 }
 
 impl<S, B> Acceptor<S>
@@ -82,31 +107,58 @@ where
     /// Accepts until `stop`; connections live on.
     pub(crate) async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let this = Arc::new(self);
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let admission = Admission::new(Limits::default());
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             let (tcp, remote) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     warn!(%error, "a connection cannot be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let permit = stop.run_until_cancelled(Arc::clone(&handshakes).acquire_owned()).await;
-            // The semaphore is never closed: no permit means that we stop.
-            let Some(Ok(permit)) = permit else { break };
+            let Some(place) = admission.enter(remote.ip()) else {
+                this.turn_away(&tcp, remote);
+                continue;
+            };
             let task = Arc::clone(&this);
+            let stop = stop.clone();
             this.tasks.spawn(async move {
-                match timeout(HANDSHAKE_TIME, task.handshake(tcp)).await {
-                    Ok(Ok((stream, id))) => {
-                        drop(permit);
-                        task.serve(stream, id, remote).await;
-                    }
-                    Ok(Err(error)) => task.refused(remote, &error),
-                    Err(_) => task.refused(remote, &io::Error::from(io::ErrorKind::TimedOut)),
+                // Who is still waiting when we stop is let go.
+                if let Some(Some((stream, id))) =
+                    stop.run_until_cancelled(task.authenticate(tcp, remote, place)).await
+                {
+                    task.serve(stream, id, remote).await;
                 }
             });
         }
+    }
+
+    /// Closes a connection at once: too many others wait.
+    fn turn_away(&self, tcp: &TcpStream, remote: SocketAddr) {
+        self.metrics.connections_turned_away.inc();
+        // Best effort: without it the close is orderly, and the kernel remembers it for a minute.
+        let _ = tcp.set_zero_linger();
+        debug!(%remote, "turned away: too many connections wait for their handshake");
+    }
+
+    /// Waits for the connection's turn and does its handshake.
+    async fn authenticate(
+        &self,
+        tcp: TcpStream,
+        remote: SocketAddr,
+        place: Place,
+    ) -> Option<(TlsStream<TcpStream>, SpiffeId)> {
+        let Ok(Some(_turn)) = timeout(self.patience.wait, place.turn()).await else {
+            self.turn_away(&tcp, remote);
+            return None;
+        };
+        match timeout(self.patience.handshake, self.handshake(tcp)).await {
+            Ok(Ok(authenticated)) => return Some(authenticated),
+            Ok(Err(error)) => self.refused(remote, &error),
+            Err(_) => self.refused(remote, &io::Error::from(io::ErrorKind::TimedOut)),
+        }
+        None
     }
 
     fn refused(&self, remote: SocketAddr, error: &io::Error) {
@@ -129,18 +181,21 @@ where
         self.metrics.connections_opened.inc();
         debug!(id = %link.id, %remote, "connected");
         let reset = Arc::new(AtomicBool::new(false));
-        let stream = Resettable { stream, reset: Arc::clone(&reset) };
+        let begun = CancellationToken::new();
+        let stream = Watched::new(stream, Arc::clone(&reset), begun.clone());
         let service = WithLink { service: self.service.clone(), link: Arc::clone(&link) };
         let gone = CancellationToken::new();
         let _gone = gone.clone().drop_guard();
         let connection = http2::Builder::new(UntilGone(gone))
             .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+            .keep_alive_interval(self.patience.keep_alive)
+            .keep_alive_timeout(self.patience.keep_alive_answer)
             .max_send_buf_size(SEND_BUFFER)
             .max_concurrent_streams(STREAMS)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut connection = pin!(connection);
+        let mut late = pin!(begun.run_until_cancelled(sleep(self.patience.preface)));
+        let mut waiting = true;
         let mut draining = false;
         let why = loop {
             tokio::select! {
@@ -159,6 +214,12 @@ where
                     }
                     Err(error) => format!("the connection was lost: {}", root_cause(&error)),
                 },
+                late = late.as_mut(), if waiting => {
+                    waiting = false;
+                    if late.is_some() {
+                        link.end(EndReason::NoPreface { after: self.patience.preface });
+                    }
+                }
                 () = link.draining().cancelled(), if !draining => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
@@ -226,56 +287,5 @@ impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for WithLink<S> {
     fn call(&mut self, mut request: Request<Incoming>) -> S::Future {
         request.extensions_mut().insert(Arc::clone(&self.link));
         self.service.call(request)
-    }
-}
-
-/// A stream that is closed by a TCP reset when told so.
-struct Resettable {
-    stream: TlsStream<TcpStream>,
-    reset: Arc<AtomicBool>,
-}
-
-impl Drop for Resettable {
-    fn drop(&mut self) {
-        if self.reset.load(Ordering::Relaxed) {
-            // Without it the close is orderly, only later.
-            let _ = self.stream.get_ref().0.set_zero_linger();
-        }
-    }
-}
-
-impl AsyncRead for Resettable {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Resettable {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

@@ -23,6 +23,7 @@ use crate::store::Health;
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     pub(crate) connections_opened: Counter,
+    pub(crate) connections_turned_away: Counter,
     pub(crate) handshakes_failed: Counter,
     pub(crate) denied: Counter,
     connections_ended: Family<Reason, Counter>,
@@ -68,6 +69,12 @@ impl Metrics {
         }
         let opened = self.connections_opened.clone();
         registry.register("loden_connections_opened", "Connections that passed the TLS handshake", opened);
+        let turned_away = self.connections_turned_away.clone();
+        registry.register(
+            "loden_connections_turned_away",
+            "Connections closed because too many wait for their TLS handshake",
+            turned_away,
+        );
         let failed = self.handshakes_failed.clone();
         registry.register("loden_handshakes_failed", "TLS handshakes that failed", failed);
         let ended = self.connections_ended.clone();

@@ -16,18 +16,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use loden_proto::names::NodeId;
 use loden_transport::{Role, SpiffeId};
 use tokio_util::sync::CancellationToken;
 
 /// Connections that one node may have at once; agents make a new one before they end the old one.
 pub const PER_NODE: usize = 8;
+/// Connections that any other identity may have at once: people and programs share it.
+pub const PER_OTHER: usize = 64;
 
 /// Why a connection was ended by us.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum EndReason {
-    /// The node has opened more connections than it may; the oldest goes.
-    TooMany,
+    /// The identity has opened more connections than it may; the oldest goes.
+    TooMany {
+        /// How many it may have.
+        limit: usize,
+    },
+    /// The client has not begun HTTP/2.
+    NoPreface {
+        /// How long it could have.
+        after: Duration,
+    },
     /// The client has not read for so long.
     Slow {
         /// Since it last took something.
@@ -41,16 +50,17 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every kind, for metrics.
-    pub(crate) const LABELS: [&str; 4] = ["too_many", "slow", "silent", "drained"];
+    pub(crate) const LABELS: [&str; 5] = ["too_many", "no_preface", "slow", "silent", "drained"];
 
     /// The kind, for metrics.
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
-            Self::TooMany => Self::LABELS[0],
-            Self::Slow { .. } => Self::LABELS[1],
-            Self::Silent => Self::LABELS[2],
-            Self::Drained => Self::LABELS[3],
+            Self::TooMany { .. } => Self::LABELS[0],
+            Self::NoPreface { .. } => Self::LABELS[1],
+            Self::Slow { .. } => Self::LABELS[2],
+            Self::Silent => Self::LABELS[3],
+            Self::Drained => Self::LABELS[4],
         }
     }
 }
@@ -58,7 +68,12 @@ impl EndReason {
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooMany => write!(f, "more than {PER_NODE} connections of one node; the oldest was ended"),
+            Self::TooMany { limit } => {
+                write!(f, "more than {limit} connections of one identity; the oldest was ended")
+            }
+            Self::NoPreface { after } => {
+                write!(f, "the client has not begun HTTP/2 within {} s", after.as_secs())
+            }
             Self::Slow { lag } => write!(f, "the client has not read for {} s", lag.as_secs()),
             Self::Silent => f.write_str("the client does not answer, not even to a ping"),
             Self::Drained => f.write_str("the server shut down"),
@@ -141,13 +156,14 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Table {
     links: BTreeMap<u64, Weak<Link>>,
-    /// Numbers of a node's connections, oldest first.
-    nodes: HashMap<NodeId, Vec<u64>>,
+    /// Numbers of an identity's connections, oldest first.
+    identities: HashMap<SpiffeId, Vec<u64>>,
     draining: bool,
 }
 
 impl Registry {
-    /// Registers a connection until its last [`Link`] is dropped. The node's oldest one ends if it has too many.
+    /// Registers a connection until its last [`Link`] is dropped. The oldest one of its
+    /// identity ends if that has too many.
     #[must_use]
     pub fn open(&self, id: SpiffeId, remote: SocketAddr) -> Arc<Link> {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
@@ -166,18 +182,17 @@ impl Registry {
             link.draining.cancel();
         }
         table.links.insert(number, Arc::downgrade(&link));
-        if let Role::Node(node) = &link.id.role {
-            let numbers = table.nodes.entry(node.clone()).or_default();
-            numbers.push(number);
-            if numbers.len() > PER_NODE {
-                let first = numbers.remove(0);
-                oldest = table.links.get(&first).and_then(Weak::upgrade);
-            }
+        let limit = if matches!(link.id.role, Role::Node(_)) { PER_NODE } else { PER_OTHER };
+        let numbers = table.identities.entry(link.id.clone()).or_default();
+        numbers.push(number);
+        if numbers.len() > limit {
+            let first = numbers.remove(0);
+            oldest = table.links.get(&first).and_then(Weak::upgrade);
         }
         // Dropping a link takes the lock.
         drop(table);
         if let Some(oldest) = oldest {
-            oldest.end(EndReason::TooMany);
+            oldest.end(EndReason::TooMany { limit });
         }
         link
     }
@@ -204,10 +219,17 @@ impl Registry {
 
     /// Ends all connections at once.
     pub fn end_all(&self, reason: &EndReason) {
-        let links: Vec<_> = self.inner.table().links.values().cloned().collect();
-        for link in links.iter().filter_map(Weak::upgrade) {
+        for link in self.links() {
             link.end(reason.clone());
         }
+    }
+
+    /// All connections, oldest first.
+    #[must_use]
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        // Dropping a link takes the lock.
+        let links: Vec<_> = self.inner.table().links.values().cloned().collect();
+        links.iter().filter_map(Weak::upgrade).collect()
     }
 }
 
@@ -221,11 +243,10 @@ impl Inner {
 impl Table {
     fn remove(&mut self, number: u64, id: &SpiffeId) {
         self.links.remove(&number);
-        let Role::Node(node) = &id.role else { return };
-        if let Some(numbers) = self.nodes.get_mut(node) {
+        if let Some(numbers) = self.identities.get_mut(id) {
             numbers.retain(|other| *other != number);
             if numbers.is_empty() {
-                self.nodes.remove(node);
+                self.identities.remove(id);
             }
         }
     }
@@ -240,17 +261,19 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_too_many_connections_of_a_node_ends() {
-        let registry = Registry::default();
-        let links: Vec<_> = (0..PER_NODE).map(|_| open(&registry, "node/a")).collect();
-        let others: Vec<_> = (0..PER_NODE + 1).map(|_| open(&registry, "admin/a")).collect();
-        assert!(links.iter().chain(&others).all(|link| link.reason().is_none()));
-        let ninth = open(&registry, "node/a");
-        assert_eq!(links[0].reason(), Some(&EndReason::TooMany));
-        assert!(links[0].ended().is_cancelled());
-        assert!(links[1].reason().is_none() && ninth.reason().is_none());
-        drop((links, others, ninth));
-        assert!(registry.is_empty());
+    fn the_oldest_of_too_many_connections_of_an_identity_ends() {
+        for (id, limit) in [("node/a", PER_NODE), ("admin/a", PER_OTHER), ("reader/a", PER_OTHER)] {
+            let registry = Registry::default();
+            let links: Vec<_> = (0..limit).map(|_| open(&registry, id)).collect();
+            let other = open(&registry, "node/b");
+            assert!(links.iter().chain([&other]).all(|link| link.reason().is_none()));
+            let newest = open(&registry, id);
+            assert_eq!(links[0].reason(), Some(&EndReason::TooMany { limit }));
+            assert!(links[0].ended().is_cancelled());
+            assert!(links[1].reason().is_none() && newest.reason().is_none() && other.reason().is_none());
+            drop((links, newest, other));
+            assert!(registry.is_empty() && registry.inner.table().identities.is_empty());
+        }
     }
 
     #[test]

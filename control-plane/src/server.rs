@@ -33,7 +33,7 @@ use tracing::{error, info, warn};
 use crate::adoption::{Adoption, AdoptionError, AdoptionOptions, Settling};
 use crate::clerk::{Clerk, ClerkError, ClerkOptions, WallClock};
 use crate::config::Config;
-use crate::connection::Acceptor;
+use crate::connection::{Acceptor, Patience};
 use crate::expiry;
 use crate::feed::{FeedOptions, Feeds, TokenKey};
 use crate::identity::{Pki, PkiError};
@@ -280,6 +280,7 @@ impl Server {
             metrics: Arc::clone(&shared.metrics),
             nodes: shared.nodes.clone(),
             tasks: server.connections.clone(),
+            patience: Patience::default(),
         };
         server.run("accepting", acceptor.run(listener, server.stops.accepting.clone()));
         server.run("readiness", housekeeping::tell(Arc::clone(&shared), tell, reporter));

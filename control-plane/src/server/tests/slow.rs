@@ -1,7 +1,6 @@
 //! A client that reads nothing.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -13,16 +12,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use loden_proto::v1::node_service_client::NodeServiceClient;
 use loden_proto::v1::watch_peers_response::Update;
 use loden_proto::v1::{self, WatchPeersRequest};
-use loden_transport::Bundle;
 use prost::Message;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsConnector;
 
 use super::fixture::*;
+use crate::connection::tests::secured;
 use crate::identity::IssuedRole;
 
 /// A connection with a window of a few bytes per stream, and a watch on it that is never read.
@@ -33,8 +28,7 @@ async fn stuck(
 ) -> (http::Response<Incoming>, JoinHandle<hyper::Result<()>>) {
     let bundle = fixture.bundle(IssuedRole::Node, node);
     let tcp = TcpStream::connect(fixture.server.listen()).await.unwrap();
-    let name = ServerName::try_from("control-plane.loden.loden").unwrap();
-    let tls = TlsConnector::from(Arc::new(client_config(&bundle))).connect(name, tcp).await.unwrap();
+    let tls = secured(tcp, &bundle).await.unwrap();
     let (mut requests, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(64)
         .handshake::<_, Full<Bytes>>(TokioIo::new(tls))
@@ -62,21 +56,6 @@ async fn stuck(
         std::future::pending::<Infallible>().await
     });
     (response, connection)
-}
-
-fn client_config(bundle: &Bundle) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(bundle.ca_pem().as_bytes()).unwrap()).unwrap();
-    let chain = vec![CertificateDer::from_pem_slice(bundle.certificate_pem().as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(bundle.key_pem().as_bytes()).unwrap();
-    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    config
 }
 
 #[tokio::test]
