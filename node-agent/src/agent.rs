@@ -37,7 +37,7 @@ use crate::session::{Session, Timing};
 use crate::state::{StateDir, StateError};
 use crate::status::{Applied, LeaseView, Link, Overview};
 use crate::tasks::{Ended, Tasks};
-use crate::{report, subnet_file};
+use crate::{announce, report, subnet_file};
 
 /// What an agent is told.
 #[derive(Clone, Debug)]
@@ -217,6 +217,7 @@ impl Parts {
         let follow = Follow { control: control.clone(), session, lease: lease.clone(), feed, link, again };
         tasks.spawn(named("follow"), follow.run());
         tasks.spawn(named("overview"), gather(programmed, lease, line, overview, changed));
+        tasks.spawn(named("announce"), announce::run(network.clone(), seen.clone()));
         tasks.spawn(named("report"), report::run(control, network.clone(), seen.clone()));
         seen
     }

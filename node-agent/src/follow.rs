@@ -17,11 +17,11 @@ use loden_proto::v1::WatchPeersResponse;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Status, Streaming};
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::control::{self, ControlPlane};
-use crate::lease::told;
 use crate::peers::{Token, Update};
+use crate::problem::Problem;
 use crate::session::{Effect, Input, Session};
 use crate::status::{LeaseView, Link};
 
@@ -92,8 +92,8 @@ impl Follow {
                     }
                     Effect::Close(reason) => {
                         line = Line::Idle;
-                        info!(%reason, "watch dropped");
-                        self.down(reason.to_string());
+                        debug!(%reason, "watch dropped");
+                        self.down(reason.into());
                     }
                     Effect::Apply(update) => {
                         if self.feed.send(Feed::Update(update)).await.is_err() {
@@ -119,14 +119,14 @@ impl Follow {
 
     fn ended(&self, status: &Status) -> Input {
         debug!(%status, "watch ended");
-        self.down(told(status));
+        self.down(Problem::of(status));
         if matches!(status.code(), Code::NotFound | Code::FailedPrecondition | Code::Aborted) {
             self.again.notify_one();
         }
         Input::Ended(reason::retry_after(status))
     }
 
-    fn down(&self, problem: String) {
+    fn down(&self, problem: Problem) {
         self.link.send_modify(|link| {
             link.connected = false;
             link.problem = Some(problem);

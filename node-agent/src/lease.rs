@@ -15,13 +15,13 @@ use std::time::{Duration, SystemTime};
 
 use loden_proto::model::{Endpoint, Network};
 use loden_proto::reason;
-use loden_transport::explain;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Code, Status};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::control::{ControlPlane, Granted};
+use crate::problem::Problem;
 use crate::session::{Timing, backoff};
 use crate::state::Held;
 use crate::status::{LeaseView, follows};
@@ -167,25 +167,15 @@ impl Lease {
     }
 
     fn note(&self, what: &str, status: &Status) {
-        let problem = told(status);
-        if self.view.borrow().problem.as_ref() != Some(&problem) {
-            warn!(%problem, "could not {what} the lease");
-        }
+        let problem = Problem::of(status);
+        debug!(%problem, "could not {what} the lease");
         self.view.send_modify(|view| {
             if means_lost(status) {
                 view.confirmed = false;
-                view.lost = Some(problem.clone());
+                view.lost = Some(problem.to_string());
             }
             view.problem = Some(problem);
         });
-    }
-}
-
-/// A status for people, its reason first.
-pub(crate) fn told(status: &Status) -> String {
-    match reason::of(status) {
-        Some(reason) => format!("{reason}: {}", status.message()),
-        None => explain(status),
     }
 }
 

@@ -9,6 +9,7 @@
 //! Unknown is not empty, and whatever fails, what forwards keeps forwarding.
 
 pub mod agent;
+mod announce;
 pub mod config;
 mod control;
 mod follow;
@@ -16,6 +17,7 @@ pub mod iface;
 mod lease;
 mod metrics;
 pub mod peers;
+pub mod problem;
 mod program;
 mod reconcile;
 mod report;

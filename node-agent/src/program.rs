@@ -115,8 +115,8 @@ impl<D: Datapath> Program<D> {
             info!(why, executed, failed, took = ?self.last_pass, "kernel changed");
         }
         self.failed.clear();
-        self.broken = None;
-        self.charge(report, peers);
+        let before = self.broken.take();
+        self.charge(report, peers, before);
         if let Some(device) = remade {
             self.broken = Some(format!(
                 "the device {device} has to be created again, which waits for the control plane"
@@ -141,19 +141,25 @@ impl<D: Datapath> Program<D> {
         if report.is_complete() {
             return true;
         }
-        self.charge(report, peers);
+        self.charge(report, peers, self.broken.clone());
         false
     }
 
     fn unreadable(&mut self, error: &Error) -> bool {
-        let broken = format!("the kernel could not be read: {}", explain(error));
-        warn!("{broken}");
-        self.broken = Some(broken);
+        self.broken_by(format!("the kernel could not be read: {}", explain(error)), self.broken.clone());
         false
     }
 
-    /// Finds out whose steps failed.
-    fn charge(&mut self, report: Report, peers: &PeerSet) {
+    /// Keeps what is wrong; a line of the log only where that is news.
+    fn broken_by(&mut self, broken: String, before: Option<String>) {
+        if before.as_ref() != Some(&broken) {
+            warn!("{broken}");
+        }
+        self.broken = Some(broken);
+    }
+
+    /// Finds out whose steps failed. `before` is what was wrong until now.
+    fn charge(&mut self, report: Report, peers: &PeerSet, before: Option<String>) {
         if report.is_complete() {
             return;
         }
@@ -161,14 +167,13 @@ impl<D: Datapath> Program<D> {
         if let Some(desired) = &self.desired {
             for peer in peers.iter() {
                 if let Some(reason) = failures.take(desired, peer) {
-                    warn!(peer = %peer.node, %reason, "peer not programmed");
+                    debug!(peer = %peer.node, %reason, "peer not programmed");
                     self.failed.insert(peer.node.clone(), reason);
                 }
             }
         }
         if let Some(broken) = failures.rest() {
-            warn!("{broken}");
-            self.broken = Some(broken);
+            self.broken_by(broken, before);
         }
     }
 }

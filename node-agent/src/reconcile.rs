@@ -24,7 +24,7 @@ use loden_proto::names::{NetworkId, NodeId};
 use loden_transport::explain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::follow::Feed;
 use crate::iface::{Choice, Selection};
@@ -305,10 +305,13 @@ impl<D: Datapath + Host> Reconcile<D> {
             Ok(content) => self.file.rewrite(content).await,
             Err(error) => Err(error),
         };
-        self.unsaved = written.err().map(|error| error.to_string());
-        if let Some(unsaved) = &self.unsaved {
-            warn!(error = %unsaved, "state not saved");
+        let unsaved = written.err().map(|error| error.to_string());
+        match (&self.unsaved, &unsaved) {
+            (None, Some(error)) => warn!(error, "state not saved"),
+            (Some(_), None) => info!("state saved again"),
+            _ => {}
         }
+        self.unsaved = unsaved;
     }
 
     /// Makes what is desired anew where the host, the lease or the network

@@ -9,6 +9,7 @@ use loden_proto::model::Network;
 use loden_proto::names::NetworkId;
 
 use crate::peers::Token;
+use crate::problem::Problem;
 use crate::state::Held;
 
 /// Where the peers in the kernel came from.
@@ -76,8 +77,8 @@ pub struct LeaseView {
     pub confirmed: bool,
     /// Why the lease is lost: the datapath stays, the node is not ready.
     pub lost: Option<String>,
-    /// The last failure that is no loss.
-    pub problem: Option<String>,
+    /// Why the last call did not go through; none when it did.
+    pub problem: Option<Problem>,
 }
 
 /// How the watch stands.
@@ -88,7 +89,35 @@ pub struct Link {
     /// Streams that were opened.
     pub opened: u64,
     /// Why the last one ended or could not be opened.
-    pub problem: Option<String>,
+    pub problem: Option<Problem>,
+}
+
+/// How the control plane stands towards this node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// It has not been heard yet.
+    Unheard,
+    /// It is there, and nothing is wrong.
+    Heard,
+    /// Something is.
+    Troubled(Problem),
+}
+
+/// For a sentence that says what else is.
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unheard => f.write_str("control plane away"),
+            Self::Heard => f.write_str("control plane connected"),
+            Self::Troubled(problem @ Problem::Away(_)) => write!(f, "control plane away ({problem})"),
+            Self::Troubled(problem @ Problem::Refused { .. }) => {
+                write!(f, "control plane refuses: {problem}")
+            }
+            Self::Troubled(problem @ Problem::Unreadable(_)) => {
+                write!(f, "control plane not understood: {problem}")
+            }
+        }
+    }
 }
 
 /// One network, all in all.
@@ -103,20 +132,38 @@ pub struct Overview {
 }
 
 impl Overview {
+    /// How the control plane stands. What it says of the lease counts more
+    /// than that a watch is not open, which may only follow from it.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let Self { applied, lease, link } = self;
+        let unwatched = link.problem.as_ref().filter(|_| !link.connected);
+        let network = applied.lease.as_ref().or(lease.held.as_ref());
+        let watched =
+            link.connected || (lease.granted && network.is_some_and(|(_, network)| !follows(network)));
+        // Somebody who is watched is not away, whatever the last call met.
+        let stale = |problem: &&Problem| link.connected && matches!(problem, Problem::Away(_));
+        match lease.problem.as_ref().filter(|problem| !stale(problem)).or(unwatched) {
+            Some(problem) => Standing::Troubled(problem.clone()),
+            None if watched => Standing::Heard,
+            None => Standing::Unheard,
+        }
+    }
+
     /// Whether a whole set is in the kernel, with the lease that it belongs
     /// to, and from where; or why not.
     #[must_use]
     pub fn readiness(&self, network: &NetworkId) -> Readiness {
-        let Self { applied, lease, link } = self;
+        let Self { applied, lease, .. } = self;
         let no = |why: &str| Readiness::no(format!("{network}: {why}"));
         if let Some(lost) = &lease.lost {
             return no(lost);
         }
         let Some(source) = applied.source else {
-            let problem = applied.unfinished.as_ref().or(lease.problem.as_ref()).or(link.problem.as_ref());
-            return no(&match problem {
-                Some(problem) => format!("peers are not known yet: {problem}"),
-                None => "peers are not known yet".to_owned(),
+            return no(&match (&applied.unfinished, self.standing()) {
+                (Some(unfinished), _) => format!("peers are not known yet: {unfinished}"),
+                (None, Standing::Unheard | Standing::Heard) => "peers are not known yet".to_owned(),
+                (None, troubled) => format!("peers are not known yet: {troubled}"),
             });
         };
         if let Some(unfinished) = &applied.unfinished {
@@ -129,11 +176,9 @@ impl Overview {
         if !applied.failures.is_empty() {
             text.push_str(&format!(", {} left out", applied.failures.len()));
         }
-        if !link.connected && applied.lease.as_ref().is_some_and(|(_, network)| follows(network)) {
-            text.push_str(", control plane away");
-            if let Some(problem) = lease.problem.as_ref().or(link.problem.as_ref()) {
-                text.push_str(&format!(" ({problem})"));
-            }
+        let standing = self.standing();
+        if standing != Standing::Heard {
+            text.push_str(&format!(", {standing}"));
         }
         if let Some(unsaved) = &applied.unsaved {
             text.push_str(&format!(", state not saved ({unsaved})"));
@@ -164,8 +209,9 @@ mod tests {
     fn ready_is_a_whole_set_in_the_kernel_and_a_lease() {
         let mut overview = Overview::default();
         assert_eq!(text(&overview), "no default: peers are not known yet");
-        overview.link.problem = Some("connection refused".into());
-        assert_eq!(text(&overview), "no default: peers are not known yet: connection refused");
+        overview.link.problem = Some(Problem::Away("connection refused".into()));
+        let away = "control plane away (connection refused)";
+        assert_eq!(text(&overview), format!("no default: peers are not known yet: {away}"));
 
         overview.applied.source = Some(Source::Disk);
         overview.applied.peers = 2;
@@ -187,5 +233,24 @@ mod tests {
         overview.applied.unfinished = None;
         overview.lease.lost = Some("SUBNET_TAKEN".into());
         assert_eq!(text(&overview), "no default: SUBNET_TAKEN");
+    }
+
+    #[test]
+    fn who_refuses_is_not_called_away_and_is_told_beside_an_open_watch() {
+        let mut overview = Overview::default();
+        overview.applied.source = Some(Source::Server);
+        overview.link = Link { connected: true, opened: 1, problem: None };
+        let reason = Some("INVALID_FIELD".to_owned());
+        let message = "endpoint.address_v4: \"192.0.2.9\" lies in a pool".to_owned();
+        overview.lease.problem =
+            Some(Problem::Refused { code: tonic::Code::InvalidArgument, reason, message });
+        let says = "control plane refuses: INVALID_FIELD: endpoint.address_v4: \"192.0.2.9\" lies in a pool \
+                    (INVALID_ARGUMENT)";
+        assert_eq!(text(&overview), format!("yes default: 0 peers from server, {says}"));
+
+        // It goes away after that: one cause, the one that was seen last by the lease.
+        overview.lease.problem = Some(Problem::Away("no answer".into()));
+        overview.link.connected = false;
+        assert_eq!(text(&overview), "yes default: 0 peers from server, control plane away (no answer)");
     }
 }

@@ -2,6 +2,7 @@
 //! that only moves when everybody waits.
 
 mod endings;
+mod refusals;
 
 use std::fs;
 use std::sync::{Arc, Mutex};
@@ -339,7 +340,7 @@ async fn another_instance_makes_the_node_not_ready_and_leaves_the_kernel() {
     });
     watch.end(reason::status(Code::Aborted, Reason::StaleEpoch, "a newer instance has the lease")).await;
     let text = agent.not_ready().await;
-    assert_eq!(text, "default: ANOTHER_INSTANCE: instance 00 of node-9 is streaming");
+    assert_eq!(text, "default: ANOTHER_INSTANCE: instance 00 of node-9 is streaming (ALREADY_EXISTS)");
     settle().await;
     assert_eq!(world.kernel.executed().len(), executed);
     world.server.grant_lease(&network(), peer(9).subnets, 2);
@@ -415,7 +416,8 @@ async fn a_network_without_backend_is_a_lease_that_is_renewed() {
 
     world.server.up(false);
     let agent = world.start();
-    assert_eq!(agent.ready().await, "default: 0 peers from disk");
+    let text = agent.ready().await;
+    assert!(text.starts_with("default: 0 peers from disk, control plane away"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -457,7 +459,7 @@ async fn an_endpoint_that_belongs_to_another_is_told_until_it_is_accepted() {
     let watch = world.watch().await;
     world.snapshot(&watch, &[1], false, 1).await;
     let text = agent.told(|_, text| text.contains("TAKEN")).await;
-    assert_eq!(text, "default: TAKEN: 192.0.2.9 is the address of node-4");
+    assert_eq!(text, "default: TAKEN: 192.0.2.9 is the address of node-4 (ALREADY_EXISTS)");
     world.server.refuse_endpoints(None);
     agent.ready().await;
 }

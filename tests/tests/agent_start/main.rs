@@ -139,6 +139,7 @@ async fn an_agent_that_starts_without_its_control_plane_writes_nothing_and_loses
     ping.mark("control plane started");
     deployment.control.start().await?;
     says(&b, "2 peers from server").await?;
+    a.process.as_ref().context("the agent runs")?.wait_for_log("control plane back", SOON).await?;
     ping.mark("agent connected");
     watch(&ping, Duration::from_secs(1)).await?;
     ensure!(b.metric(WRITES).await? == 0.0, "{}", b.metric(WRITES).await?);
@@ -146,6 +147,14 @@ async fn an_agent_that_starts_without_its_control_plane_writes_nothing_and_loses
     ensure!(writes.is_empty() && settings.is_empty(), "traced: {writes:?} {settings:?}");
     is_as_before(&b.host, &left).await?;
     ensure!(fs::read_to_string(b.subnet_file())? == file);
+
+    // The agent that ran on has told of it in one line each, and of nothing twice.
+    let log = a.process.as_ref().context("the agent runs")?.log();
+    for (level, line) in [("WARN", "control plane away"), ("INFO", "control plane back after")] {
+        let told: Vec<_> =
+            log.text()?.lines().filter(|text| text.contains(line)).map(str::to_owned).collect();
+        ensure!(told.len() == 1 && told[0].contains(level), "{line}: {told:#?}");
+    }
 
     let report = ping.stop().await?;
     println!("{} reads, 0 writes; {report}", second.requests()?.len());

@@ -209,6 +209,11 @@ async fn bad_peers_are_named_and_do_not_delay_good_ones() -> anyhow::Result<()> 
     let said = a.ready(SOON).await?;
     let left_out = format!("2 peers from server, 1 not ready to receive yet, {} left out", says.len());
     ensure!(said.contains(&left_out), "{said}");
+    // One line of the log for all of them, with a few names.
+    let process = a.process.as_ref().context("the agent runs")?;
+    let line = process.wait_for_log("peers left out: ", SOON).await?;
+    let rest = format!("and {} more; {} in all", says.len() - 3, says.len());
+    ensure!(line.contains("WARN") && line.contains(&rest) && line.contains("X_Name"), "{line}");
     let link = a.host.link(DEVICE).await?;
     let mac = loden_proto::model::Mac::try_from(own_mac.clone())?.octets().to_vec();
     ensure!(link.attributes.contains(&netlink_packet_route::link::LinkAttribute::Address(mac)));
@@ -230,6 +235,10 @@ async fn bad_peers_are_named_and_do_not_delay_good_ones() -> anyhow::Result<()> 
     let report = fake.report(SOON).await?;
     names(&report, &says)?;
     ensure!(report.peers == 6, "{report:?}");
+    let line = process.wait_for_log("4 peers no longer left out: ", SOON).await?;
+    ensure!(line.contains("INFO") && line.contains("x-mac-taken, x-mac-zero, x-taken and 1 more"), "{line}");
+    let lines = process.log().text()?.lines().filter(|line| line.contains("left out: ")).count();
+    ensure!(lines == 2, "{lines} lines of the log are about peers that are left out");
     let tunnel = a.host.tunnel(DEVICE).await?;
     ensure!(tunnel.routes.contains_key(&cidr("10.244.2.0/24")), "of x-taken: {tunnel:?}");
     ensure!(tunnel.fdb.contains_key(&vec![0x02, 0, 0x5e, 0x10, 0, 2]), "of x-mac-taken: {tunnel:?}");
