@@ -6,6 +6,8 @@
 # The reference that `make proto` compares the API with.
 BASE ?= main
 BUF := .tools/bin/buf
+# Run from where they were built: cargo run would build anew with one package's features.
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
 # Our own tools first; mkfs and nft live where an ordinary path does not look.
 export PATH := $(CURDIR)/.tools/bin:$(PATH):/usr/sbin:/sbin
@@ -15,7 +17,7 @@ help: ## List the targets
 
 demo: tools ## Three real hosts in namespaces, joined by Loden; report in target/demo (ARGS=…)
 	cargo build --locked --release --workspace --bins
-	cargo run --locked --release -p loden-tests --bin loden-demo -- $(ARGS)
+	$(RELEASE)/loden-demo $(ARGS)
 
 # All targets are built at once, so that the programs the tests start are built with the
 # features the tests are built with, and nothing is compiled twice.
@@ -33,7 +35,7 @@ check: tools ## Format, lints, documentation, dependency arrows, API style
 
 bench: tools ## All benchmarks, or one (NAME=throughput); results in target/bench
 	cargo build --locked --release --workspace --bins
-	cargo run --locked --release -p loden-tests --bin loden-bench -- $(NAME)
+	$(RELEASE)/loden-bench $(NAME)
 
 proto: tools ## API style, and what would break clients of BASE (main)
 	$(BUF) lint proto
