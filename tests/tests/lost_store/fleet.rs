@@ -1,0 +1,229 @@
+//! Real agents in one network, each with a container, and what must hold of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{anyhow, ensure};
+use ipnet::IpNet;
+use loden_datapath::tables::PROTOCOL;
+use loden_proto::v1;
+use loden_proto::v1::network_service_client::NetworkServiceClient;
+use loden_proto::v1::node_service_client::NodeServiceClient;
+use loden_tests::client::{self, Identities};
+use loden_tests::deployment::{Deployment, Node};
+use loden_tests::hosts::{Container, ip};
+use loden_tests::traffic::Ping;
+use loden_tests::wait;
+use netlink_packet_route::route::RouteProtocol;
+use tonic::transport::Channel;
+
+use crate::calm::Calm;
+use crate::newcomer::Newcomer;
+use crate::{DEVICE, NETWORK, PATIENCE, POOL, SLOT, status};
+
+/// Real agents in one network, each with a container.
+pub(crate) struct Fleet {
+    pub(crate) deployment: Deployment,
+    identities: Identities,
+    admin_identity: PathBuf,
+    pub(crate) nodes: BTreeMap<String, Node>,
+    containers: BTreeMap<String, Container>,
+}
+
+impl Fleet {
+    pub(crate) async fn start(name: &str, nodes: &[&str], adopt: &str) -> anyhow::Result<Self> {
+        let flags = ["--adopt-for", adopt, "--heartbeat", "1s", "--cooldown", "1s"];
+        let deployment = Deployment::start(name, &flags).await?;
+        // Kept apart from the state that is lost.
+        let identities = Identities::of(&deployment.control, &deployment.lab.directory().join("identities"))?;
+        let admin_identity = identities.admin("operator")?;
+        let mut fleet = Self {
+            deployment,
+            identities,
+            admin_identity,
+            nodes: BTreeMap::new(),
+            containers: BTreeMap::new(),
+        };
+        fleet.create_network().await?;
+        for (number, name) in (11..).zip(nodes) {
+            fleet.join(name, number).await?;
+        }
+        fleet.everybody_is_back(nodes, &fleet.subnets()).await?;
+        Ok(fleet)
+    }
+
+    pub(crate) async fn join(&mut self, name: &str, number: u8) -> anyhow::Result<()> {
+        let node = self.deployment.add_node(name, number, &[]).await?;
+        node.ready(PATIENCE).await?;
+        self.containers.insert(name.to_owned(), node.attach(&format!("pod-{name}")).await?);
+        self.nodes.insert(name.to_owned(), node);
+        Ok(())
+    }
+
+    pub(crate) async fn admin(&self) -> anyhow::Result<Channel> {
+        self.deployment.control.channel(&self.admin_identity).await
+    }
+
+    pub(crate) async fn create_network(&self) -> anyhow::Result<()> {
+        client::create_network(&self.admin().await?, NETWORK, POOL, SLOT).await?;
+        Ok(())
+    }
+
+    /// What everybody's `subnet.env` says.
+    pub(crate) fn subnets(&self) -> BTreeMap<String, IpNet> {
+        let subnet = |node: &Node| node.subnet_env().unwrap().subnet.trunc();
+        self.nodes.iter().map(|(name, node)| (name.clone(), subnet(node))).collect()
+    }
+
+    pub(crate) fn subnets_of(&self, names: &[&str]) -> BTreeSet<IpNet> {
+        let subnets = self.subnets();
+        names.iter().map(|name| subnets[*name]).collect()
+    }
+
+    /// Nodes that each would be given one of these subnets by a server that thinks it is free.
+    pub(crate) async fn newcomers_for(&self, subnets: &BTreeSet<IpNet>) -> anyhow::Result<Vec<Newcomer>> {
+        let admin = self.admin().await?;
+        let pool: IpNet = POOL.parse()?;
+        let mut wanted: BTreeMap<u32, IpNet> =
+            subnets.iter().map(|subnet| (offset(*subnet, pool), *subnet)).collect();
+        let mut found = Vec::new();
+        for number in 0_u8..100 {
+            let name = format!("new-{number}");
+            // Where a node begins in an empty network is where it begins in every network of that shape.
+            let scratch: IpNet = format!("10.245.{number}.0/26").parse()?;
+            client::create_network(&admin, &name, &scratch.to_string(), SLOT).await?;
+            let channel = self.deployment.control.channel(&self.identities.node(&name)?).await?;
+            let endpoint = client::endpoint(number.into());
+            let lease = client::acquire(&channel, &name, number.into(), endpoint).await?;
+            if wanted.remove(&offset(lease.subnets[0].parse()?, scratch)).is_some() {
+                found.push(Newcomer { number: number.into(), channel });
+            }
+            let request = v1::DeleteNetworkRequest { name: format!("networks/{name}"), force: true };
+            NetworkServiceClient::new(admin.clone()).delete_network(request).await?;
+            if wanted.is_empty() {
+                return Ok(found);
+            }
+        }
+        Err(anyhow!("nobody begins at {wanted:?}"))
+    }
+
+    /// Pings around between these, and listens for deleted routes.
+    pub(crate) async fn calm(&self, names: &[&str]) -> anyhow::Result<Calm> {
+        let mut calm = Calm { subnets: self.subnets(), deletions: BTreeMap::new(), pings: Vec::new() };
+        for (from, to) in names.iter().zip(names.iter().cycle().skip(1)) {
+            let deletions = self.nodes[*from].host.route_deletions(RouteProtocol::Other(PROTOCOL))?;
+            calm.deletions.insert((*from).to_owned(), deletions);
+            let ping = Ping::to(self.containers[*to].address()).start(&self.containers[*from])?;
+            ping.reach(PATIENCE).await?;
+            calm.pings.push((format!("{from} to {to}"), ping));
+        }
+        Ok(calm)
+    }
+
+    /// The server adopts, says so, and ends it; until then nobody has deleted a route.
+    pub(crate) async fn adoption_ends(&self, calm: &Calm) -> anyhow::Result<()> {
+        let admin = self.admin().await?;
+        let begun = wait::until("adoption to begin", PATIENCE, async || {
+            ensure!(status(&admin).await?.adopting_until.is_some(), "it does not adopt");
+            anyhow::Ok(())
+        });
+        begun.await?;
+        let told = wait::until("/readyz to tell", Duration::from_secs(3), async || {
+            let (_, ready) = self.deployment.control.get("/readyz").await?;
+            ensure!(ready.contains("adopting"), "it says {ready}");
+            anyhow::Ok(())
+        });
+        told.await?;
+        let ended = wait::until("adoption to end", PATIENCE, async || {
+            let deleted = calm.deleted();
+            if status(&admin).await?.adopting_until.is_none() {
+                return Ok(Ok(()));
+            }
+            if deleted.values().any(|deleted| !deleted.is_empty()) {
+                return Ok(Err(anyhow!("routes were deleted during adoption: {deleted:?}")));
+            }
+            Err(anyhow!("it adopts"))
+        });
+        ended.await?
+    }
+
+    /// These are connected, converged, ready and have these subnets.
+    pub(crate) async fn everybody_is_back(
+        &self,
+        names: &[&str],
+        subnets: &BTreeMap<String, IpNet>,
+    ) -> anyhow::Result<()> {
+        let admin = self.admin().await?;
+        for name in names {
+            let what = format!("{name} to converge");
+            let converged = wait::until(&what, PATIENCE, async || {
+                let request = v1::GetNodeRequest { name: format!("nodes/{name}") };
+                let node = NodeServiceClient::new(admin.clone()).get_node(request).await?.into_inner();
+                let converged = node.networks.iter().all(|network| network.converged);
+                ensure!(node.connected && converged && node.networks.len() == 1, "{node:?}");
+                ensure!(node.networks[0].subnets == [subnets[*name].to_string()], "{node:?}");
+                anyhow::Ok(())
+            });
+            converged.await?;
+            self.nodes[*name].ready(PATIENCE).await?;
+        }
+        let now = self.subnets();
+        let same = names.iter().all(|name| now[*name] == subnets[*name]);
+        ensure!(same, "the subnets were {subnets:?}, now they are {now:?}");
+        Ok(())
+    }
+
+    /// These agents know exactly these subnets, and these are leased.
+    pub(crate) async fn only_these_are_left(
+        &self,
+        names: &[&str],
+        subnets: &BTreeSet<IpNet>,
+    ) -> anyhow::Result<()> {
+        let leases = client::leases(&self.admin().await?).await?;
+        let active = leases.iter().filter(|lease| lease.state == v1::LeaseState::Active as i32);
+        let leased: BTreeSet<IpNet> =
+            active.flat_map(|lease| &lease.subnets).map(|subnet| subnet.parse()).collect::<Result<_, _>>()?;
+        ensure!(leased == *subnets, "{subnets:?} are in use, leased are {leased:?}");
+        let own = self.subnets();
+        for name in names {
+            let what = format!("{name} to know the others only");
+            let forgotten = wait::until(&what, PATIENCE, async || {
+                let routes = self.nodes[*name].host.tunnel(DEVICE).await?.routes;
+                let known: BTreeSet<_> =
+                    routes.into_keys().filter(|net| u32::from(net.prefix_len()) == SLOT).collect();
+                let others = subnets.iter().filter(|subnet| **subnet != own[*name]).copied().collect();
+                ensure!(known == others, "it has routes to {known:?}");
+                anyhow::Ok(())
+            });
+            forgotten.await?;
+        }
+        Ok(())
+    }
+
+    /// Where the others send what is for c.
+    pub(crate) async fn c_is_reached_at(&self, address: &str) -> anyhow::Result<()> {
+        for name in self.nodes.keys().filter(|name| *name != "c") {
+            let host = &self.nodes[name].host;
+            let what = format!("{name} to send to {address}");
+            let sent = wait::until(&what, PATIENCE, async || {
+                let fdb = host.tunnel(DEVICE).await?.fdb;
+                let expected = fdb.values().any(|to| *to == ip(address));
+                let old = fdb.values().any(|to| *to == ip("192.0.2.13"));
+                ensure!(expected && !old, "it sends to {fdb:?}");
+                anyhow::Ok(())
+            });
+            sent.await?;
+        }
+        Ok(())
+    }
+}
+
+/// The number of a subnet in its pool.
+fn offset(subnet: IpNet, pool: IpNet) -> u32 {
+    let number = |net: IpNet| match net {
+        IpNet::V4(net) => u32::from(net.network()),
+        IpNet::V6(_) => unreachable!("every network here is IPv4"),
+    };
+    (number(subnet) - number(pool)) >> (32 - SLOT)
+}

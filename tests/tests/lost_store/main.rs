@@ -1,0 +1,151 @@
+//! The control plane's state is lost, or is an old copy, while real agents run: nobody loses a peer or a
+//! subnet, and nobody new gets a subnet that is in use.
+//!
+//! ```text
+//!  agents, pings ─▶ state lost | copied back ─▶ newcomers ask at once ─▶ adoption ─▶ its end
+//!                     routes, pings, subnets: as before ────────────────────▶ │ only now: who is gone goes
+//! ```
+//!
+//! The pool is small and the newcomers are chosen so that an unwary server would give each of them a subnet
+//! that somebody else has.
+
+#![cfg(test)]
+
+mod calm;
+mod fleet;
+mod newcomer;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use loden_proto::v1;
+use loden_proto::v1::cluster_service_client::ClusterServiceClient;
+use loden_tests::hosts::cidr;
+use loden_tests::wait;
+use tonic::transport::Channel;
+
+use crate::fleet::Fleet;
+use crate::newcomer::{ask_from_now_on, granted};
+
+const NETWORK: &str = "default";
+/// Seven slots: the first of eight is never given out.
+const POOL: &str = "10.244.0.0/26";
+const SLOT: u32 = 29;
+/// The first one, whenever it is allocated.
+const VNI: u32 = 1;
+const DEVICE: &str = "loden1a";
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than agents take to come back: at most 5 s of back-off, and 5 s more for a refusal.
+const ADOPT: &str = "20s";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_store_costs_no_peer_and_no_subnet() -> anyhow::Result<()> {
+    the_store_is_lost("lost", ADOPT, async |_: &Fleet| Ok(())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_store_costs_nothing_either_when_the_network_is_created_again_late() -> anyhow::Result<()> {
+    the_store_is_lost("lost-late", "15s", async |fleet: &Fleet| {
+        // The operator comes when the time for adoption is over.
+        let admin = fleet.admin().await?;
+        let until = status(&admin).await?.adopting_until.context("it does not adopt")?;
+        let over = wait::until("the time for adoption to pass", PATIENCE, async || {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+            ensure!(now.as_secs() > until.seconds.cast_unsigned() + 2, "it is not over");
+            anyhow::Ok(())
+        });
+        Ok(over.await?)
+    })
+    .await
+}
+
+/// Loses the store, waits for `operator`, and has the network created again.
+async fn the_store_is_lost(
+    name: &str,
+    adopt: &str,
+    operator: impl AsyncFnOnce(&Fleet) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut fleet = Fleet::start(name, &["a", "b", "c", "gone"], adopt).await?;
+    let in_use = fleet.subnets_of(&["a", "b", "c"]);
+    let newcomers = fleet.newcomers_for(&in_use).await?;
+    let count = newcomers.len();
+    let calm = fleet.calm(&["a", "b", "c"]).await?;
+
+    fleet.deployment.control.kill9().await?;
+    fleet.nodes["gone"].process.as_ref().context("it does not run")?.kill9().await?;
+    fs::remove_dir_all(fleet.deployment.control.state.join("store"))?;
+    let asking = ask_from_now_on(newcomers);
+    fleet.deployment.control.start().await?;
+    operator(&fleet).await?;
+    fleet.create_network().await?;
+    fleet.adoption_ends(&calm).await?;
+
+    fleet.everybody_is_back(&["a", "b", "c"], &calm.subnets).await?;
+    let given = granted(asking, &in_use).await?;
+    ensure!(given.len() == count, "only {given:?} were given subnets");
+    let mut expected = in_use.clone();
+    expected.extend(given);
+    fleet.only_these_are_left(&["a", "b", "c"], &expected).await?;
+    let gone = calm.subnets["gone"];
+    for (name, deleted) in calm.deleted() {
+        ensure!(deleted == [gone], "{name} has deleted the routes to {deleted:?}");
+    }
+    calm.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_of_the_state_costs_no_peer_and_no_subnet() -> anyhow::Result<()> {
+    let mut fleet = Fleet::start("copied", &["a", "b", "c"], ADOPT).await?;
+    let state = fleet.deployment.control.state.clone();
+    let copy = fleet.deployment.lab.directory().join("an-hour-ago");
+    fleet.deployment.control.kill9().await?;
+    copy_directory(&state, &copy)?;
+    fleet.deployment.control.start().await?;
+
+    // Two more join, and one moves to another address.
+    for (name, number) in [("d", 21), ("e", 22)] {
+        fleet.join(name, number).await?;
+    }
+    let moved = fleet.nodes["c"].host.clone();
+    moved.remove_address("eth0", cidr("192.0.2.13/24")).await?;
+    moved.add_address("eth0", cidr("192.0.2.33/24")).await?;
+    let all = ["a", "b", "c", "d", "e"];
+    let subnets = fleet.subnets();
+    fleet.everybody_is_back(&all, &subnets).await?;
+    fleet.c_is_reached_at("192.0.2.33").await?;
+    let newcomers = fleet.newcomers_for(&fleet.subnets_of(&["d", "e"])).await?;
+    let calm = fleet.calm(&all).await?;
+
+    fleet.deployment.control.kill9().await?;
+    fs::remove_dir_all(&state)?;
+    copy_directory(&copy, &state)?;
+    let asking = ask_from_now_on(newcomers);
+    fleet.deployment.control.start().await?;
+    fleet.adoption_ends(&calm).await?;
+
+    fleet.everybody_is_back(&all, &subnets).await?;
+    fleet.c_is_reached_at("192.0.2.33").await?;
+    let given = granted(asking, &fleet.subnets_of(&all)).await?;
+    ensure!(given.len() == 2, "the two subnets that are left went to {given:?}");
+    let mut expected = fleet.subnets_of(&all);
+    expected.extend(given);
+    fleet.only_these_are_left(&all, &expected).await?;
+    for (name, deleted) in calm.deleted() {
+        ensure!(deleted.is_empty(), "{name} has deleted the routes to {deleted:?}");
+    }
+    calm.end().await
+}
+
+async fn status(admin: &Channel) -> anyhow::Result<v1::ClusterStatus> {
+    let mut cluster = ClusterServiceClient::new(admin.clone());
+    Ok(cluster.get_cluster_status(v1::GetClusterStatusRequest {}).await?.into_inner())
+}
+
+fn copy_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let output = Command::new("cp").arg("-a").arg(from).arg(to).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
