@@ -1,84 +1,14 @@
 //! The client's end: a gRPC channel to the control plane.
 
-use std::time::Duration;
-
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::bundle::BundleError;
 use crate::connector::Connector;
 use crate::credentials::Credentials;
+use crate::error::ConnectError;
 use crate::explain::explain;
+use crate::options::ConnectOptions;
 use crate::server_address::ServerAddress;
-
-/// How long to wait for what. The defaults are the ones that agents use.
-#[derive(Clone, Debug)]
-pub struct ConnectOptions {
-    /// For the look-up of one server's name, and for TCP and TLS to one of
-    /// its addresses. 3 s.
-    pub connect_timeout: Duration,
-    /// After this time without a frame an HTTP/2 ping is sent, also while
-    /// nothing is asked. 5 s.
-    pub keep_alive: Duration,
-    /// After this time in which nothing came back the connection is dead. 9 s.
-    pub silence: Duration,
-    /// Sent as `user-agent`: the program and its version.
-    pub user_agent: String,
-}
-
-impl Default for ConnectOptions {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(3),
-            keep_alive: Duration::from_secs(5),
-            silence: Duration::from_secs(9),
-            user_agent: concat!("loden/", env!("CARGO_PKG_VERSION")).to_owned(),
-        }
-    }
-}
-
-/// There is no channel.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Our identity cannot be read.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// Our certificate or key is not usable.
-    #[error("our certificate cannot be used")]
-    Tls(#[from] rustls::Error),
-    /// The cluster's name is too long for a DNS name around it.
-    #[error("{name:?}, which the server's certificate must carry, is not a DNS name")]
-    ServerName {
-        /// The name.
-        name: String,
-    },
-    /// There is nothing to dial.
-    #[error("no server is given")]
-    NoServer,
-    /// The user agent has characters that a header may not have.
-    #[error("user agent {user_agent:?} is not a header value")]
-    UserAgent {
-        /// As given.
-        user_agent: String,
-    },
-    /// Nobody answers, or somebody who is not the control plane, or it
-    /// refuses us. The text says which.
-    #[error("{reason}")]
-    Unreachable {
-        /// What happened, server by server.
-        reason: String,
-        /// As reported by the channel.
-        source: tonic::transport::Error,
-    },
-}
-
-impl ConnectError {
-    /// Whether it is the other side's doing: trying again may help.
-    #[must_use]
-    pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
-    }
-}
 
 /// A channel that connects at its first call, and again after a loss. A
 /// connection goes to the first of `servers` that answers, the next one begins

@@ -4,7 +4,6 @@
 //! addresses, in turn ─▶ look up ─▶ TCP ─▶ TLS 1.3 ─▶ is it the control plane? ─▶ has it accepted us? ─▶ HTTP/2
 //! ```
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +15,6 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncBufReadExt;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -26,73 +24,15 @@ use tonic::codegen::http::Uri;
 use tower::Service;
 use tracing::debug;
 
-use crate::client::ConnectOptions;
 use crate::credentials::{Credentials, Loaded};
-use crate::explain::tls_reason;
+use crate::options::ConnectOptions;
 use crate::server_address::ServerAddress;
-use crate::spiffe::{IdentityError, Role, SpiffeId};
+use crate::spiffe::{Role, SpiffeId};
+use crate::unreachable::{Attempt, AttemptError, Unreachable};
 
 /// How long a server may wait for our first bytes before it says anything. One
 /// that speaks HTTP/2 sends its settings at once (RFC 9113 §3.4).
 const ACCEPTANCE: Duration = Duration::from_secs(1);
-
-/// No replica could be reached; why not, one by one.
-#[derive(Debug)]
-pub struct Unreachable {
-    /// The attempts, in order.
-    pub attempts: Vec<Attempt>,
-}
-
-/// One failed attempt.
-#[derive(Debug, thiserror::Error)]
-#[error("{server}: {error}")]
-pub struct Attempt {
-    /// What was dialled.
-    pub server: ServerAddress,
-    /// What went wrong.
-    pub error: AttemptError,
-}
-
-/// Why a server could not be connected to.
-#[derive(Debug, thiserror::Error)]
-pub enum AttemptError {
-    /// The name has no address.
-    #[error("the name cannot be looked up: {0}")]
-    Lookup(io::Error),
-    /// TCP failed.
-    #[error("{address}: {source}")]
-    Tcp {
-        /// The address dialled.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Nothing came within the time.
-    #[error("no answer within {} s", .0.as_secs_f32())]
-    Silent(Duration),
-    /// TLS failed, here or there.
-    #[error("{}", tls_reason(.0))]
-    Tls(io::Error),
-    /// The certificate does not say whose it is.
-    #[error("the server's certificate: {0}")]
-    Identity(IdentityError),
-    /// A certificate of our CA, but not a control plane's.
-    #[error("the server is {0}, not the control plane of our cluster")]
-    NotControlPlane(SpiffeId),
-}
-
-impl fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the control plane cannot be reached: ")?;
-        for (index, attempt) in self.attempts.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{attempt}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Unreachable {}
 
 /// Dials the servers in turn: the first connection goes to the first one that
 /// answers, the next connection to the one after it.
@@ -205,16 +145,5 @@ fn check(certificates: Option<&[CertificateDer<'_>]>, loaded: &Loaded) -> Result
         Ok(())
     } else {
         Err(AttemptError::NotControlPlane(id))
-    }
-}
-
-impl ConnectOptions {
-    /// Sets the socket so that a dead peer is noticed.
-    fn apply(&self, socket: &TcpStream) -> io::Result<()> {
-        socket.set_nodelay(true)?;
-        let socket = SockRef::from(socket);
-        let keepalive = TcpKeepalive::new().with_time(self.keep_alive).with_interval(self.keep_alive);
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(self.silence))
     }
 }

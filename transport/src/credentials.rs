@@ -13,7 +13,7 @@ use rustls_pki_types::ServerName;
 use tracing::{info, warn};
 
 use crate::bundle::{Bundle, FILES};
-use crate::client::ConnectError;
+use crate::error::ConnectError;
 use crate::spiffe::SpiffeId;
 
 /// A client's identity. Cheap to clone; the clones share it.

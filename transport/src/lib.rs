@@ -15,19 +15,25 @@ mod bundle;
 mod client;
 mod connector;
 mod credentials;
+mod error;
 mod explain;
+mod options;
 mod server;
 mod server_address;
 mod spiffe;
+mod tls_reason;
+mod unreachable;
 
 pub use bundle::{Bundle, BundleError};
-pub use client::{ConnectError, ConnectOptions, connect, connect_lazy};
-pub use connector::{Attempt, AttemptError, Unreachable};
+pub use client::{connect, connect_lazy};
 pub use credentials::Credentials;
+pub use error::ConnectError;
 pub use explain::{explain, is_unreachable};
+pub use options::ConnectOptions;
 pub use server::{ServerConfigError, server_config};
 pub use server_address::{DEFAULT_PORT, ServerAddress, ServerAddressError};
 pub use spiffe::{IdentityError, Principal, Role, SpiffeId};
+pub use unreachable::{Attempt, AttemptError, Unreachable};
 
 use std::sync::Arc;
 
