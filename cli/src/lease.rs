@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use serde::Serialize;
 
 use crate::age;
-use crate::connection::{Connection, PAGE};
+use crate::connection::{Connection, PAGE, all_pages};
 use crate::endpoint::EndpointView;
 use crate::failure::Failure;
 use crate::network;
@@ -64,16 +64,12 @@ fn name(network: &str, node: &str) -> String {
 async fn list(connection: &Connection, network: Option<&str>) -> Result<Vec<LeaseView>, Failure> {
     let mut client = connection.leases();
     let parent = network::name(network.unwrap_or("-"));
-    let (mut views, mut page_token) = (Vec::new(), String::new());
-    loop {
+    let leases = all_pages(async |page_token| {
         let request = v1::ListLeasesRequest { parent: parent.clone(), page_size: PAGE, page_token };
         let page = client.list_leases(request).await?.into_inner();
-        views.extend(page.leases.into_iter().map(LeaseView::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(views);
-        }
-    }
+        Ok((page.leases, page.next_page_token))
+    });
+    Ok(leases.await?.into_iter().map(LeaseView::from).collect())
 }
 
 /// Network and node of `networks/{network}/{collection}/{node}`.

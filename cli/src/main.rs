@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use loden_process::{completions, exit, settings};
 
-use crate::arguments::{Arguments, Noun, RemoteNoun, default_files};
+use crate::arguments::{Arguments, ConnectionArgs, Noun, RemoteNoun, default_files};
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -58,7 +58,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let limit = if noun.is_endless() { Duration::MAX } else { arguments.timeout.into() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let connection = Connection::open(&arguments.connection).await?;
+        let ConnectionArgs { server, identity } = &arguments.connection;
+        let connection = Connection::open(server, identity.as_deref()).await?;
         tokio::time::timeout(limit, answer(noun, &connection, arguments.output))
             .await
             .map_err(|_| Failure::TimedOut(limit))?

@@ -7,7 +7,7 @@ use loden_proto::v1;
 use serde::Serialize;
 
 use crate::age;
-use crate::connection::{Connection, PAGE};
+use crate::connection::{Connection, PAGE, all_pages};
 use crate::failure::Failure;
 use crate::output::{Output, View};
 use crate::pool::Pool;
@@ -147,16 +147,12 @@ pub(crate) fn short(name: &str) -> String {
 
 async fn list(connection: &Connection) -> Result<Vec<NetworkView>, Failure> {
     let mut client = connection.networks();
-    let (mut views, mut page_token) = (Vec::new(), String::new());
-    loop {
+    let networks = all_pages(async |page_token| {
         let request = v1::ListNetworksRequest { page_size: PAGE, page_token };
         let page = client.list_networks(request).await?.into_inner();
-        views.extend(page.networks.into_iter().map(NetworkView::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(views);
-        }
-    }
+        Ok((page.networks, page.next_page_token))
+    });
+    Ok(networks.await?.into_iter().map(NetworkView::from).collect())
 }
 
 impl From<Create> for v1::Network {

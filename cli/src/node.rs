@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use serde::Serialize;
 
 use crate::age;
-use crate::connection::{Connection, PAGE};
+use crate::connection::{Connection, PAGE, all_pages};
 use crate::failure::Failure;
 use crate::network;
 use crate::output::{Output, View, or_dash};
@@ -41,16 +41,12 @@ impl Verb {
 /// All nodes, by name.
 pub(crate) async fn list(connection: &Connection) -> Result<Vec<NodeView>, Failure> {
     let mut client = connection.nodes();
-    let (mut views, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let page =
-            client.list_nodes(v1::ListNodesRequest { page_size: PAGE, page_token }).await?.into_inner();
-        views.extend(page.nodes.into_iter().map(NodeView::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(views);
-        }
-    }
+    let nodes = all_pages(async |page_token| {
+        let request = v1::ListNodesRequest { page_size: PAGE, page_token };
+        let page = client.list_nodes(request).await?.into_inner();
+        Ok((page.nodes, page.next_page_token))
+    });
+    Ok(nodes.await?.into_iter().map(NodeView::from).collect())
 }
 
 /// A node as shown.

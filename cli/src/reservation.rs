@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use serde::Serialize;
 
 use crate::age;
-use crate::connection::{Connection, PAGE};
+use crate::connection::{Connection, PAGE, all_pages};
 use crate::failure::Failure;
 use crate::output::{Output, View};
 use crate::{lease, network};
@@ -69,16 +69,12 @@ fn name(network: &str, node: &str) -> String {
 async fn list(connection: &Connection, network: Option<&str>) -> Result<Vec<ReservationView>, Failure> {
     let mut client = connection.leases();
     let parent = network::name(network.unwrap_or("-"));
-    let (mut views, mut page_token) = (Vec::new(), String::new());
-    loop {
+    let reservations = all_pages(async |page_token| {
         let request = v1::ListReservationsRequest { parent: parent.clone(), page_size: PAGE, page_token };
         let page = client.list_reservations(request).await?.into_inner();
-        views.extend(page.reservations.into_iter().map(ReservationView::from));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(views);
-        }
-    }
+        Ok((page.reservations, page.next_page_token))
+    });
+    Ok(reservations.await?.into_iter().map(ReservationView::from).collect())
 }
 
 /// A reservation as shown.
