@@ -14,6 +14,7 @@ use netlink_packet_route::{
         BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkInfo,
         LinkMessage, State,
     },
+    route::RouteMessage,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -178,26 +179,21 @@ impl Namespace {
     /// Adds a route through a gateway. `0.0.0.0/0` or `::/0` makes it the default route.
     pub async fn add_route(&self, to: IpNet, gateway: IpAddr) -> Result<(), Error> {
         let doing = || format!("add route {to} via {gateway} in {}", self.full_name());
-        let route = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(to.network(), to.prefix_len())
-            .doing(doing)?
-            .gateway(gateway)
-            .doing(doing)?
-            .build();
+        let route = route(to, gateway).doing(doing)?;
         self.netlink.route().add(route).execute().await.doing(doing)
     }
 
     /// Removes a route through a gateway.
     pub async fn remove_route(&self, to: IpNet, gateway: IpAddr) -> Result<(), Error> {
         let doing = || format!("remove route {to} via {gateway} in {}", self.full_name());
-        let route = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(to.network(), to.prefix_len())
-            .doing(doing)?
-            .gateway(gateway)
-            .doing(doing)?
-            .build();
+        let route = route(to, gateway).doing(doing)?;
         self.netlink.route().del(route).execute().await.doing(doing)
     }
+}
+
+fn route(to: IpNet, gateway: IpAddr) -> Result<RouteMessage, Box<dyn std::error::Error + Send + Sync>> {
+    let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(to.network(), to.prefix_len())?;
+    Ok(route.gateway(gateway)?.build())
 }
 
 /// Why a link does not carry traffic yet; `None` if it does.
