@@ -1,7 +1,7 @@
 //! A deployment of the real programs on hosts of this machine.
 //!
 //! ```text
-//!  Deployment ── lab, fabric 192.0.2.0/24
+//!  Deployment ── lab, fabric 192.0.2.0/24 or 2001:db8::/64
 //!   ├─ ControlPlane   host "control", .1; loden-control-plane
 //!   └─ Node …         host NAME, .11 and up; loden-agent; containers on cni0
 //! ```
@@ -12,22 +12,20 @@ mod binaries;
 mod control;
 mod http;
 mod node;
+mod ready;
+mod underlay;
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Output};
 
 use anyhow::{Context, ensure};
-use ipnet::IpNet;
 
 pub use binaries::Binaries;
 pub use control::ControlPlane;
 pub use http::get;
 pub use node::{Node, SubnetEnv};
+pub use underlay::Underlay;
 
 use crate::hosts::{Fabric, Lab};
-
-/// The underlay that all hosts share: TEST-NET-1 (RFC 5737).
-const UNDERLAY: [u8; 3] = [192, 0, 2];
 
 /// A control plane and the ground for its nodes. Dropping it ends and removes everything.
 #[derive(Debug)]
@@ -36,19 +34,28 @@ pub struct Deployment {
     pub control: ControlPlane,
     /// The segment of all hosts.
     pub fabric: Fabric,
+    underlay: Underlay,
     binaries: Binaries,
     /// Last, so that processes end before their hosts go.
     pub lab: Lab,
 }
 
 impl Deployment {
+    /// As [`Self::start_over`] an IPv4 underlay.
+    ///
+    /// # Errors
+    /// When the machine or the control plane refuses.
+    pub async fn start(name: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        Self::start_over(Underlay::V4, name, flags).await
+    }
+
     /// Makes the ground and starts the control plane with these extra flags; waits until it
     /// serves.
     ///
     /// # Errors
     /// When the machine or the control plane refuses.
-    pub async fn start(name: &str, flags: &[&str]) -> anyhow::Result<Self> {
-        let mut deployment = Self::prepare(name, flags).await?;
+    pub async fn start_over(underlay: Underlay, name: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        let mut deployment = Self::prepare_over(underlay, name, flags).await?;
         deployment.control.start().await?;
         Ok(deployment)
     }
@@ -59,13 +66,17 @@ impl Deployment {
     /// # Errors
     /// When the machine refuses.
     pub async fn prepare(name: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        Self::prepare_over(Underlay::V4, name, flags).await
+    }
+
+    async fn prepare_over(underlay: Underlay, name: &str, flags: &[&str]) -> anyhow::Result<Self> {
         let binaries = Binaries::locate()?;
         let lab = Lab::new(name)?;
         let fabric = lab.fabric("fabric").await?;
-        let host = lab.host("control").on(&fabric).address(underlay(1)).build().await?;
+        let host = lab.host("control").on(&fabric).address(underlay.address(control::NUMBER)).build().await?;
         let state = lab.directory().join("control-plane");
-        let control = ControlPlane::new(host, state, binaries.clone(), flags);
-        Ok(Self { control, fabric, binaries, lab })
+        let control = ControlPlane::new(host, underlay, state, binaries.clone(), flags);
+        Ok(Self { control, fabric, underlay, binaries, lab })
     }
 
     /// Creates a VXLAN network.
@@ -76,7 +87,7 @@ impl Deployment {
         self.lodenctl(&["network", "create", name, "--pool", pool]).await.map(drop)
     }
 
-    /// Makes a host with the underlay address 192.0.2.`number`, issues its certificate, and
+    /// Makes a host with the underlay's address of this number, issues its certificate, and
     /// starts its agent with these extra flags. It is not ready when this returns.
     ///
     /// # Errors
@@ -92,7 +103,8 @@ impl Deployment {
     /// # Errors
     /// When the machine or the control plane's program refuses.
     pub async fn prepare_node(&self, name: &str, number: u8, flags: &[&str]) -> anyhow::Result<Node> {
-        let host = self.lab.host(name).on(&self.fabric).address(underlay(number)).build().await?;
+        let host =
+            self.lab.host(name).on(&self.fabric).address(self.underlay.address(number)).build().await?;
         let home = self.lab.directory().join(name);
         self.control.issue("node", name, &home.join("identity")).await?;
         Ok(Node::new(name, host, home, self.control.endpoint(), self.binaries.clone(), flags))
@@ -138,11 +150,4 @@ impl Deployment {
         let text = self.lodenctl(&[arguments, &["-o", "json"]].concat()).await?;
         serde_json::from_str(&text).with_context(|| format!("lodenctl printed no JSON: {text}"))
     }
-}
-
-/// 192.0.2.`number`/24.
-fn underlay(number: u8) -> IpNet {
-    let [a, b, c] = UNDERLAY;
-    // A prefix length of 24 is valid for every IPv4 address.
-    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(a, b, c, number)), 24)
 }

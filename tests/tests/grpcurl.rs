@@ -68,7 +68,7 @@ impl Tool {
         let mut command = self.command(control);
         command.arg("-d").arg(request.to_string());
         match self {
-            Self::Grpcurl(_) => command.arg(ControlPlane::address().to_string()).arg(method),
+            Self::Grpcurl(_) => command.arg(control.address().to_string()).arg(method),
             Self::BufCurl(_) => command.arg(format!("{}/{method}", control.endpoint())),
         };
         command
@@ -77,7 +77,7 @@ impl Tool {
     fn list(&self, control: &ControlPlane) -> Command {
         let mut command = self.command(control);
         match self {
-            Self::Grpcurl(_) => command.arg(ControlPlane::address().to_string()).arg("list"),
+            Self::Grpcurl(_) => command.arg(control.address().to_string()).arg("list"),
             Self::BufCurl(_) => command.arg("--list-services").arg(control.endpoint()),
         };
         command
@@ -86,7 +86,7 @@ impl Tool {
     fn describe(&self, control: &ControlPlane, service: &str) -> Command {
         let mut command = self.command(control);
         match self {
-            Self::Grpcurl(_) => command.arg(ControlPlane::address().to_string()).args(["describe", service]),
+            Self::Grpcurl(_) => command.arg(control.address().to_string()).args(["describe", service]),
             // Of all services at once.
             Self::BufCurl(_) => command.arg("--list-methods").arg(control.endpoint()),
         };

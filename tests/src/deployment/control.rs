@@ -1,6 +1,6 @@
 //! The control plane's process on its host.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -11,12 +11,13 @@ use hyper::StatusCode;
 use loden_transport::{ConnectOptions, Credentials, ServerAddress, connect};
 use tonic::transport::Channel;
 
-use super::{Binaries, UNDERLAY, http};
+use super::{Binaries, Underlay, http, ready::ready};
 use crate::hosts::{Host, Inside, Process, die_with_us};
-use crate::wait;
 
 /// How long a start may take on a busy machine.
 const START: Duration = Duration::from_secs(30);
+/// The number of its host on the underlay.
+pub(super) const NUMBER: u8 = 1;
 /// The control plane's gRPC port.
 const PORT: u16 = 7443;
 /// The control plane's operations port.
@@ -31,6 +32,7 @@ pub struct ControlPlane {
     pub host: Host,
     /// Its state directory.
     pub state: PathBuf,
+    underlay: Underlay,
     binaries: Binaries,
     flags: Vec<String>,
     /// Where its clients live; made with the first.
@@ -38,9 +40,15 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    pub(super) fn new(host: Host, state: PathBuf, binaries: Binaries, flags: &[&str]) -> Self {
+    pub(super) fn new(
+        host: Host,
+        underlay: Underlay,
+        state: PathBuf,
+        binaries: Binaries,
+        flags: &[&str],
+    ) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { process: None, host, state, binaries, flags, inside: OnceLock::new() }
+        Self { process: None, host, state, underlay, binaries, flags, inside: OnceLock::new() }
     }
 
     /// Starts the process and waits until it serves.
@@ -59,8 +67,8 @@ impl ControlPlane {
     pub fn spawn(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(&self.binaries.control_plane);
         command
-            .args(["--listen", &Self::address().to_string()])
-            .args(["--operations", &format!("{}:{OPERATIONS}", address())])
+            .args(["--listen", &self.address().to_string()])
+            .args(["--operations", &self.operations().to_string()])
             .args(["--cluster", "demo"])
             .arg("--state-dir")
             .arg(&self.state)
@@ -83,16 +91,8 @@ impl ControlPlane {
     /// # Errors
     /// When it does not within `timeout`, with its last answer.
     pub async fn ready(&self, timeout: Duration) -> anyhow::Result<String> {
-        let ready = wait::until("the control plane to be ready", timeout, async || {
-            if let Some(status) = self.process.as_ref().and_then(Process::exit_status) {
-                return Err(anyhow!("it ended with {status}"));
-            }
-            let (status, body) = self.get("/readyz").await?;
-            ensure!(status == StatusCode::OK, "{status}: {body}");
-            Ok(body)
-        });
-        let tail = || self.process.as_ref().map(|process| process.log().tail()).unwrap_or_default();
-        ready.await.map_err(|error| anyhow!("{error}\n{}", tail()))
+        let process = self.process.as_ref();
+        ready("the control plane", process, timeout, async || self.get("/readyz").await).await
     }
 
     /// Gets a path of the operations port.
@@ -100,19 +100,23 @@ impl ControlPlane {
     /// # Errors
     /// When nobody answers.
     pub async fn get(&self, path: &str) -> anyhow::Result<(StatusCode, String)> {
-        http::get(&self.host, SocketAddr::from((address(), OPERATIONS)), path).await
+        http::get(&self.host, self.operations(), path).await
     }
 
     /// What clients dial.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("https://{}", Self::address())
+        format!("https://{}", self.address())
     }
 
     /// Where gRPC is served.
     #[must_use]
-    pub fn address() -> SocketAddr {
-        SocketAddr::from((address(), PORT))
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.underlay.address(NUMBER).addr(), PORT)
+    }
+
+    fn operations(&self) -> SocketAddr {
+        SocketAddr::new(self.underlay.address(NUMBER).addr(), OPERATIONS)
     }
 
     /// The directory of the admin's certificate.
@@ -127,7 +131,7 @@ impl ControlPlane {
     /// # Errors
     /// When the identity cannot be read or the control plane refuses it.
     pub async fn channel(&self, identity: &Path) -> anyhow::Result<Channel> {
-        let server: ServerAddress = Self::address().to_string().parse()?;
+        let server: ServerAddress = self.address().to_string().parse()?;
         let credentials = Credentials::watched(identity)?;
         let connecting = async move { connect(&[server], &credentials, &ConnectOptions::default()).await };
         let inside = match self.inside.get() {
@@ -155,9 +159,4 @@ impl ControlPlane {
         ensure!(output.status.success(), "no certificate for {name}: {}", said.trim());
         Ok(())
     }
-}
-
-fn address() -> Ipv4Addr {
-    let [a, b, c] = UNDERLAY;
-    Ipv4Addr::new(a, b, c, 1)
 }

@@ -6,13 +6,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow};
 use hyper::StatusCode;
 use ipnet::IpNet;
 
-use super::{Binaries, http};
+use super::{Binaries, http, ready::ready};
 use crate::hosts::{Container, Host, Process};
-use crate::wait;
 
 /// The agent's operations address, on its host's loopback.
 const OPERATIONS: ([u8; 4], u16) = ([127, 0, 0, 1], 7481);
@@ -114,17 +113,8 @@ impl Node {
     /// # Errors
     /// When it does not within `timeout`, with its last answer.
     pub async fn ready(&self, timeout: Duration) -> anyhow::Result<String> {
-        let what = format!("the agent of {} to be ready", self.name);
-        let ready = wait::until(&what, timeout, async || {
-            if let Some(status) = self.process.as_ref().and_then(Process::exit_status) {
-                return Err(anyhow!("it ended with {status}"));
-            }
-            let (status, body) = self.get("/readyz").await?;
-            ensure!(status == StatusCode::OK, "{status}: {body}");
-            Ok(body)
-        });
-        let tail = || self.process.as_ref().map(|process| process.log().tail()).unwrap_or_default();
-        ready.await.map_err(|error| anyhow!("{error}\n{}", tail()))
+        let what = format!("the agent of {}", self.name);
+        ready(&what, self.process.as_ref(), timeout, async || self.get("/readyz").await).await
     }
 
     /// Gets a path of the agent's operations port.
@@ -166,7 +156,7 @@ impl Node {
         SubnetEnv::parse(&text).with_context(|| format!("{} is not complete", path.display()))
     }
 
-    /// Attaches a container to the node's bridge, at the second address of its subnet; makes the
+    /// Attaches a container to the node's bridge, at the second address of each of its subnets; makes the
     /// bridge first. `name` is unique in the lab.
     ///
     /// # Errors
@@ -174,11 +164,23 @@ impl Node {
     pub async fn attach(&self, name: &str) -> anyhow::Result<Container> {
         let env = self.subnet_env()?;
         self.host.bridge(BRIDGE, env.subnet, env.mtu).await?;
-        let IpAddr::V4(gateway) = env.subnet.addr() else { return Err(anyhow!("the subnet is not IPv4")) };
-        let address = IpAddr::from(std::net::Ipv4Addr::from(u32::from(gateway) + 1));
-        let address = IpNet::new(address, env.subnet.prefix_len())?;
-        Ok(self.host.container(name, BRIDGE, address, gateway.into()).await?)
+        let (address, gateway) = (after(env.subnet)?, env.subnet.addr());
+        let mut container = self.host.container(name, BRIDGE, address, gateway).await?;
+        if let Some(subnet) = env.subnet_v6 {
+            self.host.add_address(BRIDGE, subnet).await?;
+            container.add(after(subnet)?, subnet.addr()).await?;
+        }
+        Ok(container)
     }
+}
+
+/// The address after this one, in the same subnet.
+fn after(net: IpNet) -> anyhow::Result<IpNet> {
+    let next = match net.addr() {
+        IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) + 1).into()),
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) + 1).into()),
+    };
+    Ok(IpNet::new(next, net.prefix_len())?)
 }
 
 /// What `subnet.env` says.
@@ -188,6 +190,8 @@ pub struct SubnetEnv {
     pub network: IpNet,
     /// The node's subnet with the bridge's address in it.
     pub subnet: IpNet,
+    /// The same of the network's IPv6 pool, where it has one.
+    pub subnet_v6: Option<IpNet>,
     /// MTU of the containers in bytes.
     pub mtu: u32,
 }
@@ -199,6 +203,7 @@ impl SubnetEnv {
         Ok(Self {
             network: key("FLANNEL_NETWORK")?.parse()?,
             subnet: key("FLANNEL_SUBNET")?.parse()?,
+            subnet_v6: keys.get("FLANNEL_IPV6_SUBNET").map(|subnet| subnet.parse()).transpose()?,
             mtu: key("FLANNEL_MTU")?.parse()?,
         })
     }
@@ -214,6 +219,9 @@ mod tests {
         let text = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.7.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
         let env = SubnetEnv::parse(text).unwrap();
         assert_eq!((env.network, env.subnet, env.mtu), (cidr("10.244.0.0/16"), cidr("10.244.7.1/24"), 1450));
+        assert_eq!(env.subnet_v6, None);
+        let both = format!("{text}FLANNEL_IPV6_SUBNET=fd00:244:0:7::1/64\n");
+        assert_eq!(SubnetEnv::parse(&both).unwrap().subnet_v6, Some(cidr("fd00:244:0:7::1/64")));
         assert!(SubnetEnv::parse("FLANNEL_MTU=1450\n").unwrap_err().to_string().contains("FLANNEL_NETWORK"));
     }
 }

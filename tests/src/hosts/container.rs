@@ -12,7 +12,7 @@ use super::{Error, Namespace, error::Doing, links, record};
 pub struct Container {
     namespace: Namespace,
     host: Namespace,
-    address: IpNet,
+    addresses: Vec<IpNet>,
 }
 
 impl Container {
@@ -33,13 +33,26 @@ impl Container {
         namespace.carries("eth0").await?;
         namespace.add_address("eth0", address).await?;
         namespace.add_route(links::everywhere(gateway), gateway).await?;
-        Ok(Self { namespace, host: host.clone(), address })
+        Ok(Self { namespace, host: host.clone(), addresses: vec![address] })
     }
 
-    /// The address of `eth0`.
+    /// Gives `eth0` one more address, and a default route of its family.
+    pub async fn add(&mut self, address: IpNet, gateway: IpAddr) -> Result<(), Error> {
+        self.namespace.add_address("eth0", address).await?;
+        self.namespace.add_route(links::everywhere(gateway), gateway).await?;
+        self.addresses.push(address);
+        Ok(())
+    }
+
+    /// The address that `eth0` was made with.
     #[must_use]
     pub fn address(&self) -> IpAddr {
-        self.address.addr()
+        self.addresses[0].addr()
+    }
+
+    /// All addresses that `eth0` was given.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().map(IpNet::addr)
     }
 
     /// Takes the container away: its link at once, its namespace with its last user.

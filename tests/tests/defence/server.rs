@@ -13,7 +13,7 @@ use loden_proto::v1::lease_service_server::{LeaseService, LeaseServiceServer};
 use loden_proto::v1::peer_service_server::{PeerService, PeerServiceServer};
 use loden_proto::v1::watch_peers_response::Update;
 use loden_proto::v1::{self, network::Backend};
-use loden_tests::deployment::{ControlPlane, Deployment};
+use loden_tests::deployment::Deployment;
 use loden_transport::server_config;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -48,7 +48,7 @@ impl Fake {
         let bundle = pki.server(&"control-plane".parse()?, &[], now)?;
         let acceptor = TlsAcceptor::from(server_config(&bundle)?);
         let socket =
-            deployment.control.host.enter(|| std::net::TcpListener::bind(ControlPlane::address()))?;
+            deployment.control.host.enter(|| std::net::TcpListener::bind(deployment.control.address()))?;
         socket.set_nonblocking(true)?;
         let listener = TcpListener::from_std(socket)?;
 

@@ -12,7 +12,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use loden_proto::v1;
-use loden_tests::deployment::{ControlPlane, Deployment};
+use loden_tests::deployment::Deployment;
 use loden_transport::{Bundle, control_plane_name};
 use prost::Message;
 use rustls::pki_types::pem::PemObject;
@@ -52,7 +52,7 @@ impl Stuck {
         unread: Unread,
     ) -> anyhow::Result<Self> {
         let bundle = Bundle::read(identity)?;
-        let tcp = deployment.control.host.connect(ControlPlane::address()).await?;
+        let tcp = deployment.control.host.connect(deployment.control.address()).await?;
         let socket = socket2::Socket::from(tcp.as_fd().try_clone_to_owned()?);
         let name = control_plane_name(&bundle.id().cluster);
         let tls = TlsConnector::from(Arc::new(tls(&bundle)?));

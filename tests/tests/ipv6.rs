@@ -1,0 +1,108 @@
+//! Networks of both families: their pods reach each other over an IPv4 underlay, and over one that has
+//! nothing but IPv6, where the agents reach the control plane over it as well.
+//!
+//! ```text
+//!  pod-a ── a ─┐  192.0.2.0/24 or 2001:db8::/64  ┌─ b ── pod-b      10.244.0.0/16
+//!              ├─────────────────────────────────┤                  fd00:244::/48
+//!           control                              └─ c ── pod-c, which comes last
+//! ```
+
+#![cfg(test)]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use loden_tests::deployment::{Deployment, Node, Underlay};
+use loden_tests::hosts::Container;
+use loden_tests::traffic::Ping;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const NODES: [(&str, u8); 3] = [("a", 11), ("b", 12), ("c", 13)];
+/// Of the hosts' interfaces, in bytes.
+const MTU: u32 = 1500;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_reach_each_other_in_both_families_over_an_ipv4_underlay() -> anyhow::Result<()> {
+    both_families_work(Underlay::V4, "both-over-4", "loden1a", 50).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_reach_each_other_in_both_families_over_an_ipv6_underlay_alone() -> anyhow::Result<()> {
+    both_families_work(Underlay::V6, "both-over-6", "loden1b", 70).await
+}
+
+/// `device` is the tunnel's, `overhead` what it costs in bytes.
+async fn both_families_work(
+    underlay: Underlay,
+    name: &str,
+    device: &str,
+    overhead: u32,
+) -> anyhow::Result<()> {
+    let mut deployment = Deployment::start_over(underlay, name, &[]).await?;
+    let pools = ["--pool", "10.244.0.0/16", "--pool", "fd00:244::/48"];
+    deployment.lodenctl(&[&["network", "create", "default"], &pools[..]].concat()).await?;
+    let mut pods = Vec::new();
+    for (name, number) in NODES {
+        let node = deployment.add_node(name, number, &[]).await?;
+        node.ready(PATIENCE).await?;
+        let env = node.subnet_env()?;
+        ensure!(env.mtu == MTU - overhead, "{name}: {env:?}");
+        let pod = node.attach(&format!("pod-{name}")).await?;
+        ensure!(pod.addresses().count() == 2, "{name}: {env:?}");
+        pods.push((node, pod));
+    }
+    all_reach_all(&pods).await?;
+    for ((node, _), (_, number)) in pods.iter().zip(NODES) {
+        only_this_family(&deployment, node, underlay.address(number).addr()).await?;
+        let others = NODES.iter().filter(|(other, _)| *other != node.name);
+        let expected: BTreeSet<_> = others.map(|(_, number)| underlay.address(*number).addr()).collect();
+        let tunnel = node.host.tunnel(device).await?;
+        let sends_to: BTreeSet<_> = tunnel.fdb.values().copied().collect();
+        ensure!(sends_to == expected, "{} sends to {sends_to:?}", node.name);
+        // A subnet of each family for each of the others.
+        ensure!(tunnel.routes.len() == 4, "{} has the routes {:?}", node.name, tunnel.routes);
+    }
+
+    // Everything that is not a kernel starts anew.
+    deployment.control.kill9().await?;
+    deployment.control.start().await?;
+    for (node, _) in &mut pods {
+        node.kill9().await?;
+        node.start()?;
+    }
+    for (node, _) in &pods {
+        node.ready(PATIENCE).await?;
+    }
+    all_reach_all(&pods).await
+}
+
+/// Every pod answers every other one in each family, also packets as long as the MTU lets them be.
+async fn all_reach_all(pods: &[(Node, Container)]) -> anyhow::Result<()> {
+    for (from, pod) in pods {
+        let mtu = usize::try_from(from.subnet_env()?.mtu)?;
+        for (to, other) in pods.iter().filter(|(to, _)| to.name != from.name) {
+            for target in other.addresses() {
+                let header = if target.is_ipv4() { 20 } else { 40 };
+                let ping = Ping::to(target).size(mtu - header).start(pod)?;
+                let reached = ping.reach(PATIENCE).await;
+                reached.with_context(|| format!("from {} to {}", from.name, to.name))?;
+                ping.stop().await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The control plane tells others this address of the node, and none of the other family.
+async fn only_this_family(deployment: &Deployment, node: &Node, address: IpAddr) -> anyhow::Result<()> {
+    let lease = deployment.lodenctl_json(&["lease", "get", "default", &node.name]).await?;
+    let endpoint = &lease["endpoint"];
+    let (this, other) = match address {
+        IpAddr::V4(_) => ("address_v4", "address_v6"),
+        IpAddr::V6(_) => ("address_v6", "address_v4"),
+    };
+    ensure!(endpoint[this] == address.to_string() && endpoint[other].is_null(), "{lease}");
+    Ok(())
+}
