@@ -57,9 +57,26 @@ pub(crate) struct NodeView {
     since: Option<String>,
     disconnect_reason: Option<String>,
     version: Option<String>,
+    pub(crate) address: Option<String>,
+    pub(crate) refused_agent: Option<RefusedView>,
     pub(crate) networks: Vec<MembershipView>,
     #[serde(skip)]
     changed: Option<Timestamp>,
+}
+
+/// Another agent with the node's identity.
+#[derive(Debug, Serialize)]
+pub(crate) struct RefusedView {
+    pub(crate) address: String,
+    instance_id: String,
+    time: Option<String>,
+}
+
+impl From<v1::RefusedAgent> for RefusedView {
+    fn from(wire: v1::RefusedAgent) -> Self {
+        let time = age::rfc3339(wire.refuse_time.as_ref());
+        Self { address: wire.address, instance_id: wire.instance_id, time }
+    }
 }
 
 /// A node in one network.
@@ -99,6 +116,8 @@ impl From<v1::Node> for NodeView {
             since: age::rfc3339(wire.since.as_ref()),
             disconnect_reason,
             version: given(wire.version),
+            address: given(wire.address),
+            refused_agent: wire.refused_agent.map(Into::into),
             networks: wire
                 .networks
                 .into_iter()
@@ -210,6 +229,8 @@ mod tests {
             disconnect_reason: String::new(),
             networks,
             version: "0.1.0".into(),
+            address: "192.0.2.1:40000".into(),
+            refused_agent: None,
         }
     }
 
@@ -249,6 +270,8 @@ mod tests {
                 "since": "1970-01-12T13:46:40Z",
                 "disconnect_reason": null,
                 "version": "0.1.0",
+                "address": "192.0.2.1:40000",
+                "refused_agent": null,
                 "networks": [{
                     "network": "blue",
                     "subnets": ["10.1.3.0/24"],

@@ -87,6 +87,7 @@ impl Follower {
         self.pages.clear();
         self.paged = Delta::default();
         let request = v1::WatchPeersRequest {
+            boot_id: String::new(),
             network: network::name(network),
             resume_token: self.token.clone(),
             instance_id: String::new(),

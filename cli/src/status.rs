@@ -11,7 +11,7 @@ use crate::age;
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::node::{self, NodeView};
-use crate::output::{Output, grid, json, print};
+use crate::output::{Output, grid, json, or_dash, print};
 
 pub(crate) async fn run(connection: &Connection, output: Output) -> Result<(), Failure> {
     let mut client = connection.cluster();
@@ -38,11 +38,22 @@ struct StatusView {
     leases: u32,
     watches: u32,
     nodes: usize,
+    copied: Vec<CopiedView>,
     unconverged: Vec<UnconvergedView>,
     #[serde(skip)]
     started: Option<Timestamp>,
     #[serde(skip)]
     adopting: Option<Timestamp>,
+}
+
+/// A node whose identity two agents have.
+#[derive(Debug, Serialize)]
+struct CopiedView {
+    node: String,
+    /// Where the one comes from that is served; none while it is away.
+    connected: Option<String>,
+    /// Where the one comes from that was refused.
+    refused: String,
 }
 
 /// A node that is not converged in a network.
@@ -63,6 +74,10 @@ impl StatusView {
                 reasons: membership.reasons.clone(),
             })
         });
+        let copied = nodes.iter().filter_map(|node| {
+            let refused = node.refused_agent.as_ref()?.address.clone();
+            Some(CopiedView { node: node.name.clone(), connected: node.address.clone(), refused })
+        });
         Self {
             cluster: wire.cluster,
             version: wire.version,
@@ -75,6 +90,7 @@ impl StatusView {
             leases: wire.leases,
             watches: wire.watches,
             nodes: nodes.len(),
+            copied: copied.collect(),
             unconverged: unconverged.collect(),
             started: wire.start_time,
             adopting: wire.adopting_until,
@@ -109,6 +125,14 @@ impl StatusView {
         for (name, fact) in facts {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{:width$} {fact}", format!("{name}:"));
+        }
+        if !self.copied.is_empty() {
+            let row = |of: &CopiedView| {
+                vec![of.node.clone(), or_dash(of.connected.clone().unwrap_or_default()), of.refused.clone()]
+            };
+            text.push_str("\nTwo agents with one identity (was a disk or certificate copied?):\n");
+            text.push_str(&grid(&["NODE", "CONNECTED", "REFUSED"], self.copied.iter().map(row)));
+            text.push('\n');
         }
         if self.unconverged.is_empty() {
             text.push_str("\nEvery node is converged.");
@@ -197,6 +221,31 @@ mod tests {
     }
 
     #[test]
+    fn both_agents_of_a_copied_identity_are_told() {
+        let node = v1::Node {
+            name: "nodes/a".into(),
+            connected: true,
+            address: "192.0.2.1:40000".into(),
+            refused_agent: Some(v1::RefusedAgent {
+                address: "192.0.2.9:40001".into(),
+                instance_id: "07".into(),
+                refuse_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+            }),
+            ..Default::default()
+        };
+        let text = StatusView::new(status(), &[node.into()]).text(SystemTime::UNIX_EPOCH);
+        assert!(
+            text.ends_with(
+                "\nTwo agents with one identity (was a disk or certificate copied?):\n\
+                 NODE  CONNECTED        REFUSED\n\
+                 a     192.0.2.1:40000  192.0.2.9:40001\n\
+                 \nEvery node is converged."
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn json_names_are_stable() {
         assert_eq!(
             serde_json::to_value(StatusView::new(status(), &nodes())).unwrap(),
@@ -212,6 +261,7 @@ mod tests {
                 "leases": 3,
                 "watches": 2,
                 "nodes": 2,
+                "copied": [],
                 "unconverged": [
                     {"node": "b", "network": "blue", "reasons": ["has applied revision 41 of 42"]},
                 ],

@@ -9,11 +9,12 @@
 //! One cell per node, written only for that node: nothing of it ever enters the peer feed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use loden_proto::convert::timestamp;
-use loden_proto::model::Subnets;
+use loden_proto::model::{InstanceId, Subnets};
 use loden_proto::names::{self, NetworkId, NodeId};
 use loden_proto::v1;
 
@@ -25,6 +26,8 @@ const REPORTS_PER_SECOND: u32 = 400;
 const SHORTEST_PACE: Duration = Duration::from_secs(2);
 /// Failures of one report that are kept.
 const FAILURES: usize = 100;
+/// How long a refused agent is shown: it tries again every few seconds.
+const REFUSED: Duration = Duration::from_secs(60);
 /// Longest text of a report that is kept, in characters.
 const TEXT: usize = 256;
 
@@ -40,7 +43,18 @@ struct Cell {
     since: SystemTime,
     reason: String,
     version: String,
+    /// Where its newest watch comes from.
+    address: Option<SocketAddr>,
+    refused: Option<Refused>,
     filed: BTreeMap<NetworkId, Filed>,
+}
+
+/// Another agent with the node's identity.
+#[derive(Debug)]
+struct Refused {
+    instance: InstanceId,
+    address: SocketAddr,
+    at: SystemTime,
 }
 
 #[derive(Debug)]
@@ -115,8 +129,21 @@ impl Nodes {
             cell.reason.clear();
         }
         cell.watches += 1;
+        cell.address = Some(link.remote);
         drop(cells);
         OpenWatch { nodes: self.clone(), node, link }
+    }
+
+    /// Keeps that another agent with a node's identity was refused.
+    pub(crate) fn refused(&self, node: &NodeId, instance: InstanceId, address: SocketAddr, now: SystemTime) {
+        if let Some(cell) = self.cells().get_mut(node) {
+            cell.refused = Some(Refused { instance, address, at: now });
+        }
+    }
+
+    /// Where a connected node's newest watch comes from.
+    pub(crate) fn address(&self, node: &NodeId) -> Option<SocketAddr> {
+        self.cells().get(node)?.address
     }
 
     /// Keeps why a connection of a node ended, if the node is gone with it.
@@ -172,7 +199,7 @@ impl Nodes {
     }
 
     /// A node with its memberships, for operators.
-    pub(crate) fn view(&self, node: &NodeId, memberships: &[Membership]) -> v1::Node {
+    pub(crate) fn view(&self, node: &NodeId, memberships: &[Membership], now: SystemTime) -> v1::Node {
         let cells = self.cells();
         let cell = cells.get(node);
         v1::Node {
@@ -182,6 +209,11 @@ impl Nodes {
             disconnect_reason: cell.map(|cell| cell.reason.clone()).unwrap_or_default(),
             networks: memberships.iter().map(|membership| in_network(cell, membership)).collect(),
             version: cell.map(|cell| cell.version.clone()).unwrap_or_default(),
+            address: cell
+                .and_then(|cell| cell.address)
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
+            refused_agent: cell.and_then(|cell| cell.refused.as_ref()).and_then(|refused| refused.view(now)),
         }
     }
 
@@ -198,7 +230,26 @@ impl Cell {
     }
 
     fn new(now: SystemTime) -> Self {
-        Self { watches: 0, since: now, reason: String::new(), version: String::new(), filed: BTreeMap::new() }
+        Self {
+            watches: 0,
+            since: now,
+            reason: String::new(),
+            version: String::new(),
+            address: None,
+            refused: None,
+            filed: BTreeMap::new(),
+        }
+    }
+}
+
+impl Refused {
+    fn view(&self, now: SystemTime) -> Option<v1::RefusedAgent> {
+        // A clock that went back does not show it for ever, only until it is there again.
+        now.duration_since(self.at).is_ok_and(|age| age <= REFUSED).then(|| v1::RefusedAgent {
+            address: self.address.to_string(),
+            instance_id: self.instance.to_string(),
+            refuse_time: Some(timestamp(self.at)),
+        })
     }
 }
 
@@ -209,6 +260,7 @@ impl Drop for OpenWatch {
         cell.watches -= 1;
         if cell.watches == 0 {
             cell.since = SystemTime::now();
+            cell.address = None;
             cell.reason =
                 self.link.reason().map_or_else(|| "the watch ended".to_owned(), ToString::to_string);
         }
@@ -273,14 +325,32 @@ mod tests {
         let first = nodes.watch_opened(node(), Arc::clone(&link), AT);
         let second = nodes.watch_opened(node(), Arc::clone(&link), AT);
         drop(first);
-        assert!(nodes.view(&node(), &[]).connected);
+        assert!(nodes.view(&node(), &[], AT).connected);
         link.end(EndReason::Slow { lag: Duration::from_secs(61) });
         drop(second);
-        let view = nodes.view(&node(), &[]);
+        let view = nodes.view(&node(), &[], AT);
         assert!(!view.connected);
         assert_eq!(view.disconnect_reason, "the client has not read for 61 s");
         nodes.retain(&BTreeSet::new());
-        assert_eq!(nodes.view(&node(), &[]).since, None);
+        assert_eq!(nodes.view(&node(), &[], AT).since, None);
+    }
+
+    #[test]
+    fn both_agents_of_a_copied_identity_are_shown_for_a_minute() {
+        let nodes = Nodes::default();
+        let other = "192.0.2.9:7".parse().unwrap();
+        nodes.refused(&node(), InstanceId(7), other, AT);
+        assert_eq!(nodes.view(&node(), &[], AT).refused_agent, None, "nobody is there");
+        let watch = nodes.watch_opened(node(), link(&Registry::default()), AT);
+        nodes.refused(&node(), InstanceId(7), other, AT);
+        let view = nodes.view(&node(), &[], AT + REFUSED);
+        assert_eq!(view.address, "192.0.2.1:1");
+        let refused = view.refused_agent.unwrap();
+        assert_eq!(refused.address, "192.0.2.9:7");
+        assert_eq!(refused.instance_id, InstanceId(7).to_string());
+        assert_eq!(nodes.view(&node(), &[], AT + REFUSED * 2).refused_agent, None);
+        drop(watch);
+        assert_eq!(nodes.view(&node(), &[], AT).address, "");
     }
 
     #[test]
@@ -303,7 +373,7 @@ mod tests {
         nodes.file(&node(), network.clone(), failing(&["b"]), AT);
         let later = AT + Duration::from_secs(9);
         nodes.file(&node(), network.clone(), failing(&["c", "b"]), later);
-        let view = nodes.view(&node(), &[membership(1)]);
+        let view = nodes.view(&node(), &[membership(1)], AT);
         let since: Vec<_> = view.networks[0].failures.iter().map(|failure| failure.since).collect();
         assert_eq!(since, [Some(timestamp(later)), Some(timestamp(AT))]);
         assert_eq!(nodes.unconverged([(&node(), &network, 1)].into_iter()), 1);
@@ -312,7 +382,7 @@ mod tests {
         let watch = nodes.watch_opened(node(), link(&Registry::default()), AT);
         assert_eq!(nodes.unconverged([(&node(), &network, 1)].into_iter()), 0);
         drop(watch);
-        assert!(!nodes.view(&node(), &[membership(1)]).networks[0].converged);
+        assert!(!nodes.view(&node(), &[membership(1)], AT).networks[0].converged);
     }
 
     #[test]

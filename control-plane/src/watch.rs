@@ -27,7 +27,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::{Body, Frame};
-use loden_proto::model::{InstanceId, LeaseName};
+use loden_proto::model::{BootId, InstanceId, LeaseName};
 use loden_proto::names::{self, NetworkId, NodeId};
 use loden_proto::reason::{self, Reason};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -38,7 +38,7 @@ use crate::feed::{Cursor, Ended, Feeds, NetworkFeed, TokenVerdict};
 
 pub use handle::WatchHandle;
 use streams::Streaming;
-pub use streams::Streams;
+pub use streams::{Elsewhere, Streams};
 
 /// Who watches.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -49,6 +49,8 @@ pub enum Viewer {
         node: NodeId,
         /// Its instance, as in AcquireLease.
         instance: InstanceId,
+        /// On which host it is, when that is told.
+        boot: Option<BootId>,
     },
     /// Somebody without a lease; sees everybody.
     Observer,
@@ -103,8 +105,9 @@ impl Feeds {
             _ => None,
         };
         let streaming = match &viewer {
-            Viewer::Node { node, instance } => {
-                Some(streams.enter(LeaseName { network: network.clone(), node: node.clone() }, *instance))
+            Viewer::Node { node, instance, boot } => {
+                let lease = LeaseName { network: network.clone(), node: node.clone() };
+                Some(streams.enter(lease, *instance, *boot))
             }
             Viewer::Observer => None,
         };

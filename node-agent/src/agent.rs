@@ -37,7 +37,7 @@ use crate::session::{Session, Timing};
 use crate::state::{StateDir, StateError};
 use crate::status::{Applied, LeaseView, Link, Overview};
 use crate::tasks::{Ended, Tasks};
-use crate::{announce, report, subnet_file};
+use crate::{announce, boot, report, subnet_file};
 
 /// What an agent is told.
 #[derive(Clone, Debug)]
@@ -112,6 +112,9 @@ impl Agent {
         let Some(first) = config.networks.first().cloned() else { return Err(AgentError::NoNetwork) };
         let state = StateDir::open(&config.state_dir)?;
         let instance = state.instance(rand::random())?;
+        let boot = boot::id()
+            .inspect_err(|error| warn!(%error, "a copy of this state on another host will not be noticed"));
+        let boot = boot.ok();
         info!(node = %connection.node, %instance, "agent started");
         let (changed, changes) = watch::channel(());
         let mut tasks = Tasks::default();
@@ -124,7 +127,7 @@ impl Agent {
             let datapath =
                 open(network).map_err(|source| AgentError::Datapath { network: network.clone(), source })?;
             let name = LeaseName { network: network.clone(), node: connection.node.clone() };
-            let control = ControlPlane::new(connection.channel.clone(), name, instance);
+            let control = ControlPlane::new(connection.channel.clone(), name, instance, boot);
             let writes = datapath.writes();
             let place = Place {
                 node: connection.node.clone(),

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::time::{Duration, SystemTime};
 
 use loden_proto::convert::{self, parse_subnets};
-use loden_proto::model::{Endpoint, Epoch, InstanceId, LeaseName, Network, Subnets};
+use loden_proto::model::{BootId, Endpoint, Epoch, InstanceId, LeaseName, Network, Subnets};
 use loden_proto::v1::lease_service_client::LeaseServiceClient;
 use loden_proto::v1::peer_service_client::PeerServiceClient;
 use loden_proto::v1::watch_peers_response::Update as Wire;
@@ -38,16 +38,28 @@ pub(crate) struct ControlPlane {
     peers: PeerServiceClient<Channel>,
     lease: LeaseName,
     instance: InstanceId,
+    boot: Option<BootId>,
 }
 
 impl ControlPlane {
-    pub(crate) fn new(channel: Channel, lease: LeaseName, instance: InstanceId) -> Self {
+    pub(crate) fn new(
+        channel: Channel,
+        lease: LeaseName,
+        instance: InstanceId,
+        boot: Option<BootId>,
+    ) -> Self {
         Self {
             leases: LeaseServiceClient::new(channel.clone()),
             peers: PeerServiceClient::new(channel),
             lease,
             instance,
+            boot,
         }
+    }
+
+    /// Empty when it is not known.
+    fn boot_id(&self) -> String {
+        self.boot.map(|boot| boot.to_string()).unwrap_or_default()
     }
 
     pub(crate) async fn acquire(
@@ -58,6 +70,7 @@ impl ControlPlane {
         let request = v1::AcquireLeaseRequest {
             network: names::network(&self.lease.network),
             instance_id: self.instance.to_string(),
+            boot_id: self.boot_id(),
             claim: claim.iter().flat_map(Subnets::iter).map(|subnet| subnet.to_string()).collect(),
             endpoint: Some(endpoint.into()),
         };
@@ -89,6 +102,7 @@ impl ControlPlane {
             network: names::network(&self.lease.network),
             resume_token: resume.map(Into::into).unwrap_or_default(),
             instance_id: self.instance.to_string(),
+            boot_id: self.boot_id(),
         };
         self.peers.watch_peers(request).await.map(Response::into_inner)
     }

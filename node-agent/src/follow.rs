@@ -120,7 +120,10 @@ impl Follow {
     fn ended(&self, status: &Status) -> Input {
         debug!(%status, "watch ended");
         self.down(Problem::of(status));
-        if matches!(status.code(), Code::NotFound | Code::FailedPrecondition | Code::Aborted) {
+        if matches!(
+            status.code(),
+            Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted
+        ) {
             self.again.notify_one();
         }
         Input::Ended(reason::retry_after(status))

@@ -10,6 +10,7 @@
 
 pub mod agent;
 mod announce;
+mod boot;
 pub mod config;
 mod control;
 mod follow;

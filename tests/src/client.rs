@@ -143,6 +143,7 @@ pub async fn acquire(
     endpoint: v1::Endpoint,
 ) -> Result<v1::Lease, Status> {
     let request = v1::AcquireLeaseRequest {
+        boot_id: String::new(),
         network: format!("networks/{network}"),
         instance_id: format!("{instance:032x}"),
         claim: Vec::new(),

@@ -1,10 +1,11 @@
 //! LeaseService.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use loden_proto::InvalidValue;
 use loden_proto::convert::{endpoint_or_missing, parse_subnets, timestamp};
-use loden_proto::model::{Epoch, InstanceId, LeaseName};
+use loden_proto::model::{BootId, Epoch, InstanceId, LeaseName};
 use loden_proto::names::{self, NetworkId};
 use loden_proto::v1::lease_service_server::LeaseService;
 use loden_proto::v1::{
@@ -17,10 +18,11 @@ use tonic::{Request, Response, Status};
 
 use super::network::{not_found, parse_request_id, wrong_answer};
 use super::page::Page;
-use super::refusal::failed;
+use super::refusal::{elsewhere, failed};
 use super::{Shared, caller};
-use crate::clerk::Answer;
-use crate::ledger::{Command, Lease, LeaseState, Reservation};
+use crate::clerk::{Answer, SubmitError};
+use crate::ledger::{Command, Lease, LeaseState, Refusal, Reservation};
+use crate::registry::Link;
 
 pub(super) struct Leases(pub(super) Arc<Shared>);
 
@@ -31,14 +33,31 @@ impl LeaseService for Leases {
         request: Request<AcquireLeaseRequest>,
     ) -> Result<Response<AcquireLeaseResponse>, Status> {
         let node = caller(&request)?.node()?.clone();
-        let AcquireLeaseRequest { network, instance_id, claim, endpoint } = request.into_inner();
+        let link = request.extensions().get::<Arc<Link>>().cloned();
+        let AcquireLeaseRequest { network, instance_id, claim, endpoint, boot_id } = request.into_inner();
         let network = names::parse_network(&network).map_err(|invalid| invalid.at("network"))?;
         let instance = parse_instance(&instance_id)?;
+        let boot = parse_boot(&boot_id)?;
         let claim = (!claim.is_empty()).then(|| parse_subnets(&claim, "claim")).transpose()?;
         let endpoint = endpoint_or_missing(endpoint)?;
         let name = LeaseName { network, node };
-        let command = Command::AcquireLease { name, instance, claim, endpoint };
-        match self.0.clerk.submit(command).await.map_err(failed)? {
+        let refused = |name: &LeaseName| {
+            if let Some(link) = &link {
+                self.0.nodes.refused(&name.node, instance, link.remote, SystemTime::now());
+            }
+        };
+        self.0.streams.acquire(&name, instance, boot).map_err(|other| {
+            refused(&name);
+            elsewhere(&name, other, self.0.nodes.address(&name.node))
+        })?;
+        let command = Command::AcquireLease { name: name.clone(), instance, claim, endpoint };
+        let answer = self.0.clerk.submit(command).await.map_err(|error| {
+            if matches!(error, SubmitError::Refused(Refusal::AnotherInstance { .. })) {
+                refused(&name);
+            }
+            failed(error)
+        });
+        match answer? {
             Answer::Lease(lease, network) => Ok(Response::new(AcquireLeaseResponse {
                 lease: Some(lease_to_wire(&lease)),
                 network: Some((&network).into()),
@@ -190,6 +209,12 @@ pub(super) fn parse_instance(text: &str) -> Result<InstanceId, InvalidValue> {
     text.parse().map_err(|invalid: InvalidValue| invalid.at("instance_id"))
 }
 
+/// The host that is told; empty is none.
+pub(super) fn parse_boot(text: &str) -> Result<Option<BootId>, InvalidValue> {
+    let boot = (!text.is_empty()).then(|| text.parse()).transpose();
+    boot.map_err(|invalid: InvalidValue| invalid.at("boot_id"))
+}
+
 fn required_epoch(epoch: u64) -> Result<Epoch, InvalidValue> {
     if epoch == 0 { Err(InvalidValue::missing("epoch")) } else { Ok(Epoch(epoch)) }
 }
@@ -246,6 +271,8 @@ mod tests {
     fn what_is_required_is_named() {
         assert_eq!(parse_instance("").unwrap_err().to_string(), "instance_id: is required");
         assert_eq!(parse_instance("7").unwrap_err().field, "instance_id");
+        assert_eq!(parse_boot("").unwrap(), None);
+        assert_eq!(parse_boot("7").unwrap_err().field, "boot_id");
         assert_eq!(required_epoch(0).unwrap_err().field, "epoch");
         assert_eq!(parse_name("networks/blue").unwrap_err().field, "name");
     }

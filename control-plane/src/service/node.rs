@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use loden_proto::names::{self, NodeId};
 use loden_proto::v1::node_service_server::NodeService;
@@ -24,7 +25,7 @@ impl NodeService for NodeReads {
         }
         let (mut memberships, _) = self.memberships(std::slice::from_ref(&node));
         let memberships = memberships.remove(&node).unwrap_or_default();
-        Ok(Response::new(self.0.nodes.view(&node, &memberships)))
+        Ok(Response::new(self.0.nodes.view(&node, &memberships, SystemTime::now())))
     }
 
     async fn list_nodes(
@@ -38,9 +39,10 @@ impl NodeService for NodeReads {
         let later = all.into_iter().filter(|node| after.as_ref().is_none_or(|after| node > after));
         let (nodes, next_page_token) = page.take(later, ToString::to_string);
         let (mut memberships, revision) = self.memberships(&nodes);
+        let now = SystemTime::now();
         let nodes = nodes.iter().map(|node| {
             let memberships = memberships.remove(node).unwrap_or_default();
-            self.0.nodes.view(node, &memberships)
+            self.0.nodes.view(node, &memberships, now)
         });
         Ok(Response::new(ListNodesResponse { nodes: nodes.collect(), next_page_token, revision }))
     }

@@ -1,12 +1,15 @@
 //! Refusals as statuses: one match, no default, so that a new refusal must be thought of here.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use loden_proto::model::LeaseName;
 use loden_proto::reason::{Reason, status, status_retry};
 use tonic::{Code, Status};
 
 use crate::clerk::SubmitError;
 use crate::ledger::Refusal;
+use crate::watch::Elsewhere;
 
 /// When to try again while the store does not write: it is probed about that often.
 const STORE_RETRY: Duration = Duration::from_secs(5);
@@ -44,6 +47,27 @@ pub(super) fn refused(refusal: Refusal) -> Status {
         }
         Refusal::Settling { retry_after } => {
             status_retry(Code::Unavailable, Reason::Settling, message, retry_after)
+        }
+    }
+}
+
+/// An agent whose instance is on another host, for the client.
+pub(super) fn elsewhere(lease: &LeaseName, other: Elsewhere, address: Option<SocketAddr>) -> Status {
+    match other {
+        Elsewhere::Streams(boot) => {
+            let from = address.map(|address| format!(" at {address}")).unwrap_or_default();
+            let message = format!(
+                "boot_id: another host{from}, of boot id {boot}, is connected with {lease} and the same \
+                 instance_id; was its disk copied?"
+            );
+            status(Code::AlreadyExists, Reason::AnotherInstance, message)
+        }
+        Elsewhere::Acquired(boot) => {
+            let message = format!(
+                "boot_id: another host, of boot id {boot}, has acquired {lease} with the same instance_id \
+                 since; acquire it first"
+            );
+            status(Code::FailedPrecondition, Reason::StaleEpoch, message)
         }
     }
 }

@@ -27,14 +27,14 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::Shared;
 use super::access::Caller;
 use super::door::LARGEST_REQUEST;
-use super::lease::parse_instance;
+use super::lease::{parse_boot, parse_instance};
 use super::network::not_found;
-use super::refusal::failed;
+use super::refusal::{elsewhere, failed};
 use crate::adoption::{AdoptionError, OpenError};
 use crate::ledger::LeaseState;
 use crate::registry::{EndReason, Link};
 use crate::status::OpenWatch;
-use crate::watch::{Viewer, WatchBody, WatchHandle, WatchOpen, WatchRefusal};
+use crate::watch::{Elsewhere, Viewer, WatchBody, WatchHandle, WatchOpen, WatchRefusal};
 
 /// How long a client that comes during a drain waits before it tries again, at least.
 const DRAIN_RETRY: Duration = Duration::from_millis(500);
@@ -76,7 +76,8 @@ async fn open(
     let token = Bytes::from(wire.resume_token);
     let heeded = shared.adoption.heed(&network, &token).await;
     heeded.map_err(|error| refused(error.into()))?;
-    let viewer = admit(shared, caller, &network, &wire.instance_id)?;
+    let ids = Ids { instance: wire.instance_id, boot: wire.boot_id };
+    let viewer = admit(shared, caller, &link, &network, &ids)?;
     let node = match &viewer {
         Viewer::Node { node, .. } => Some(node.clone()),
         Viewer::Observer => None,
@@ -84,7 +85,7 @@ async fn open(
     let open = WatchOpen { network: network.clone(), token, viewer };
     let body = shared.adoption.watch(open).await.map_err(refused)?;
     // A lease that went before the watch was open is not told to it: look again.
-    admit(shared, caller, &network, &wire.instance_id)?;
+    admit(shared, caller, &link, &network, &ids)?;
     let handle = body.handle();
     let number = shared.watches.insert(handle, Arc::clone(&link));
     let connected = node.map(|node| shared.nodes.watch_opened(node, link, SystemTime::now()));
@@ -105,10 +106,24 @@ fn refused(error: OpenError) -> Status {
     }
 }
 
-/// Who watches, if it may: a node must hold an active lease in the network, as this very instance.
-fn admit(shared: &Shared, caller: &Caller, network: &NetworkId, instance: &str) -> Result<Viewer, Status> {
+/// What tells an agent from a copy of it, as sent.
+struct Ids {
+    instance: String,
+    boot: String,
+}
+
+/// Who watches, if it may: a node must hold an active lease in the network, as this very instance on this very
+/// host.
+fn admit(
+    shared: &Shared,
+    caller: &Caller,
+    link: &Link,
+    network: &NetworkId,
+    ids: &Ids,
+) -> Result<Viewer, Status> {
     let Role::Node(node) = &caller.id.role else { return Ok(Viewer::Observer) };
-    let instance = parse_instance(instance)?;
+    let instance = parse_instance(&ids.instance)?;
+    let boot = parse_boot(&ids.boot)?;
     let name = LeaseName { network: network.clone(), node: node.clone() };
     let (exists, lease) =
         shared.clerk.read(|ledger| (ledger.network(network).is_some(), ledger.lease(&name)));
@@ -129,7 +144,15 @@ fn admit(shared: &Shared, caller: &Caller, network: &NetworkId, instance: &str) 
             );
             Err(reason::status(Code::FailedPrecondition, Reason::StaleEpoch, message))
         }
-        Some(_) => Ok(Viewer::Node { node: node.clone(), instance }),
+        Some(_) => match shared.streams.admit(&name, instance, boot) {
+            Ok(()) => Ok(Viewer::Node { node: node.clone(), instance, boot }),
+            Err(other) => {
+                if matches!(other, Elsewhere::Streams(_)) {
+                    shared.nodes.refused(node, instance, link.remote, SystemTime::now());
+                }
+                Err(elsewhere(&name, other, shared.nodes.address(node)))
+            }
+        },
     }
 }
 

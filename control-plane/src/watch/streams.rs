@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use loden_proto::model::{InstanceId, LeaseName};
+use loden_proto::model::{BootId, InstanceId, LeaseName};
 use tokio::sync::watch;
 
 use crate::ledger;
@@ -18,8 +18,35 @@ pub struct Streams {
 #[derive(Debug, Default)]
 struct Open {
     /// Several while a node replaces its connection; the newest is last.
-    by_lease: HashMap<LeaseName, Vec<(u64, InstanceId)>>,
+    by_lease: HashMap<LeaseName, Vec<OpenWatch>>,
+    /// On which host each lease was last acquired, as far as hosts tell: its endpoint is that host's.
+    acquired: HashMap<LeaseName, BootId>,
     next: u64,
+}
+
+#[derive(Debug)]
+struct OpenWatch {
+    id: u64,
+    instance: InstanceId,
+    boot: Option<BootId>,
+}
+
+/// The same instance is on another host: the agent's state was copied.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Elsewhere {
+    /// It streams there.
+    Streams(BootId),
+    /// It does not stream, but has acquired the lease since.
+    Acquired(BootId),
+}
+
+impl Open {
+    /// The other host on which an instance streams.
+    fn elsewhere(&self, lease: &LeaseName, instance: InstanceId, boot: BootId) -> Option<BootId> {
+        let watches = self.by_lease.get(lease)?.iter();
+        let mut boots = watches.filter(|watch| watch.instance == instance).filter_map(|watch| watch.boot);
+        boots.find(|other| *other != boot)
+    }
 }
 
 impl ledger::Streaming for Streams {
@@ -40,7 +67,7 @@ impl Streams {
     /// The instance of the newest open watch for a lease.
     #[must_use]
     pub fn instance(&self, lease: &LeaseName) -> Option<InstanceId> {
-        self.open().by_lease.get(lease)?.last().map(|(_, instance)| *instance)
+        self.open().by_lease.get(lease)?.last().map(|watch| watch.instance)
     }
 
     /// Whether a lease's node streams.
@@ -73,11 +100,56 @@ impl Streams {
         self.changed.subscribe()
     }
 
-    pub(super) fn enter(&self, lease: LeaseName, instance: InstanceId) -> Streaming {
+    /// Notes on which host a lease is about to be acquired. A host that has a watch open, though maybe not
+    /// noticed to be cut off yet, is never in its own way; one that does not tell who it is is in nobody's.
+    ///
+    /// # Errors
+    /// The same instance streams from another host.
+    pub fn acquire(
+        &self,
+        lease: &LeaseName,
+        instance: InstanceId,
+        boot: Option<BootId>,
+    ) -> Result<(), Elsewhere> {
+        let mut open = self.open();
+        let Some(boot) = boot else { return Ok(()) };
+        if let Some(other) = open.elsewhere(lease, instance, boot) {
+            return Err(Elsewhere::Streams(other));
+        }
+        // Another instance that streams has the lease, and this one will be refused.
+        let watches = open.by_lease.get(lease).into_iter().flatten();
+        if watches.last().is_none_or(|watch| watch.instance == instance) {
+            open.acquired.insert(lease.clone(), boot);
+        }
+        Ok(())
+    }
+
+    /// Whether the lease is still the one that a host has acquired.
+    ///
+    /// # Errors
+    /// The same instance streams from another host, or has acquired the lease there.
+    pub fn admit(
+        &self,
+        lease: &LeaseName,
+        instance: InstanceId,
+        boot: Option<BootId>,
+    ) -> Result<(), Elsewhere> {
+        let open = self.open();
+        let Some(boot) = boot else { return Ok(()) };
+        if let Some(other) = open.elsewhere(lease, instance, boot) {
+            return Err(Elsewhere::Streams(other));
+        }
+        match open.acquired.get(lease) {
+            Some(other) if *other != boot => Err(Elsewhere::Acquired(*other)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn enter(&self, lease: LeaseName, instance: InstanceId, boot: Option<BootId>) -> Streaming {
         let mut open = self.open();
         let id = open.next;
         open.next += 1;
-        open.by_lease.entry(lease.clone()).or_default().push((id, instance));
+        open.by_lease.entry(lease.clone()).or_default().push(OpenWatch { id, instance, boot });
         drop(open);
         self.changed.send_replace(());
         Streaming { streams: self.clone(), lease, id }
@@ -92,7 +164,7 @@ impl Drop for Streaming {
     fn drop(&mut self) {
         let mut open = self.streams.open();
         if let Some(watches) = open.by_lease.get_mut(&self.lease) {
-            watches.retain(|(id, _)| *id != self.id);
+            watches.retain(|watch| watch.id != self.id);
             if watches.is_empty() {
                 open.by_lease.remove(&self.lease);
             }
@@ -110,8 +182,8 @@ mod tests {
     fn the_newest_watch_counts_and_the_last_one_out_ends_the_streaming() {
         let streams = Streams::default();
         let lease = LeaseName { network: "blue".parse().unwrap(), node: "a".parse().unwrap() };
-        let old = streams.enter(lease.clone(), InstanceId(1));
-        let new = streams.enter(lease.clone(), InstanceId(2));
+        let old = streams.enter(lease.clone(), InstanceId(1), None);
+        let new = streams.enter(lease.clone(), InstanceId(2), None);
         assert_eq!(streams.instance(&lease), Some(InstanceId(2)));
         drop(old);
         assert_eq!((streams.instance(&lease), streams.len()), (Some(InstanceId(2)), 1));
@@ -119,5 +191,43 @@ mod tests {
         drop(new);
         assert!(changes.has_changed().unwrap() && streams.is_empty());
         changes.mark_unchanged();
+    }
+
+    #[test]
+    fn a_copy_of_an_instance_on_another_host_is_told_from_one_that_comes_back() {
+        let streams = Streams::default();
+        let lease = LeaseName { network: "blue".parse().unwrap(), node: "a".parse().unwrap() };
+        let (it, here, there) = (InstanceId(1), Some(BootId(1)), Some(BootId(2)));
+        assert_eq!(streams.acquire(&lease, it, here), Ok(()));
+        let watch = streams.enter(lease.clone(), it, here);
+        // Cut off, which the server has not noticed: the old watch is still there.
+        assert_eq!(streams.admit(&lease, it, here), Ok(()));
+        assert_eq!(streams.acquire(&lease, it, here), Ok(()));
+        let again = streams.enter(lease.clone(), it, here);
+        for _ in 0..2 {
+            assert_eq!(streams.acquire(&lease, it, there), Err(Elsewhere::Streams(BootId(1))));
+            assert_eq!(streams.admit(&lease, it, there), Err(Elsewhere::Streams(BootId(1))));
+        }
+        // Hosts that do not tell.
+        assert_eq!(streams.acquire(&lease, it, None), Ok(()));
+        assert_eq!(streams.admit(&lease, it, None), Ok(()));
+        // The other one may have it once the first is gone; then the first must ask again.
+        drop((watch, again));
+        assert_eq!(streams.acquire(&lease, it, there), Ok(()));
+        assert_eq!(streams.admit(&lease, it, here), Err(Elsewhere::Acquired(BootId(2))));
+        assert_eq!(streams.acquire(&lease, it, here), Ok(()));
+        assert_eq!(streams.admit(&lease, it, there), Err(Elsewhere::Acquired(BootId(1))));
+    }
+
+    #[test]
+    fn another_instance_that_is_refused_takes_nothing_from_the_one_that_streams() {
+        let streams = Streams::default();
+        let lease = LeaseName { network: "blue".parse().unwrap(), node: "a".parse().unwrap() };
+        let here = Some(BootId(1));
+        streams.acquire(&lease, InstanceId(1), here).unwrap();
+        let watch = streams.enter(lease.clone(), InstanceId(1), here);
+        assert_eq!(streams.acquire(&lease, InstanceId(2), Some(BootId(2))), Ok(()), "the ledger refuses it");
+        drop(watch);
+        assert_eq!(streams.admit(&lease, InstanceId(1), here), Ok(()));
     }
 }

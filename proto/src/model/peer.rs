@@ -170,11 +170,33 @@ impl FromStr for InstanceId {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let digits = text.len() == 32 && text.bytes().all(|c| c.is_ascii_hexdigit());
-        match u128::from_str_radix(text, 16) {
-            Ok(raw) if digits => Ok(Self(raw)),
-            _ => Err(InvalidValue::new(text, "must be 32 hexadecimal digits")),
-        }
+        parse_digits(text).map(Self)
+    }
+}
+
+fn parse_digits(text: &str) -> Result<u128, InvalidValue> {
+    let digits = text.len() == 32 && text.bytes().all(|c| c.is_ascii_hexdigit());
+    match u128::from_str_radix(text, 16) {
+        Ok(raw) if digits => Ok(raw),
+        _ => Err(InvalidValue::new(text, "must be 32 hexadecimal digits")),
+    }
+}
+
+/// One running host: another one after each boot and in each network namespace, 128 bits.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct BootId(pub u128);
+
+impl FromStr for BootId {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        parse_digits(text).map(Self)
+    }
+}
+
+impl Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -218,5 +240,7 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         assert!("+0000000000000000000000000000123".parse::<InstanceId>().is_err());
         assert!("123".parse::<InstanceId>().is_err());
+        assert_eq!(BootId(0x0123).to_string().parse(), Ok(BootId(0x0123)));
+        assert!("123".parse::<BootId>().is_err());
     }
 }

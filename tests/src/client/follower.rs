@@ -67,6 +67,7 @@ impl Follower {
     /// What the server says.
     pub async fn open(&mut self, channel: &Channel) -> Result<(), Status> {
         let request = v1::WatchPeersRequest {
+            boot_id: String::new(),
             network: self.network.clone(),
             resume_token: self.token.clone(),
             instance_id: self.instance.clone(),

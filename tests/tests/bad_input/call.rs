@@ -130,6 +130,7 @@ pub(crate) fn acquire_request(
     change: impl FnOnce(&mut v1::AcquireLeaseRequest),
 ) -> v1::AcquireLeaseRequest {
     let mut request = v1::AcquireLeaseRequest {
+        boot_id: String::new(),
         network: "networks/default".into(),
         instance_id: format!("{number:032x}"),
         claim: Vec::new(),

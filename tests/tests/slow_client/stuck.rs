@@ -70,6 +70,7 @@ impl Stuck {
         let mut open = Vec::new();
         for _ in 0..watches {
             let message = v1::WatchPeersRequest {
+                boot_id: String::new(),
                 network: format!("networks/{NETWORK}"),
                 resume_token: Vec::new(),
                 instance_id: instance.to_owned(),

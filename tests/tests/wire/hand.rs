@@ -90,6 +90,7 @@ impl Flannel {
         deployment.control.issue("node", name, &identity).await?;
         let mut leases = LeaseServiceClient::new(deployment.control.channel(&identity).await?);
         let request = v1::AcquireLeaseRequest {
+            boot_id: String::new(),
             network: "networks/default".into(),
             instance_id: format!("{number:032x}"),
             claim: Vec::new(),

@@ -150,6 +150,7 @@ pub(super) fn instance(host: u8) -> String {
 
 pub(super) async fn acquire(node: &Channel, network: &v1::Network, host: u8) -> v1::Lease {
     let request = v1::AcquireLeaseRequest {
+        boot_id: String::new(),
         network: network.name.clone(),
         instance_id: instance(host),
         claim: Vec::new(),
@@ -166,7 +167,8 @@ pub(super) async fn watch(
     resume_token: Vec<u8>,
 ) -> Result<Streaming<WatchPeersResponse>, tonic::Status> {
     let instance_id = host.map(instance).unwrap_or_default();
-    let request = WatchPeersRequest { network: network.to_owned(), resume_token, instance_id };
+    let request =
+        WatchPeersRequest { boot_id: String::new(), network: network.to_owned(), resume_token, instance_id };
     PeerServiceClient::new(channel.clone()).watch_peers(request).await.map(tonic::Response::into_inner)
 }
 

@@ -153,6 +153,7 @@ async fn an_error_names_the_requests_field() {
         vtep.mac = "01:00:5e:00:00:01".to_owned();
     }
     let request = v1::AcquireLeaseRequest {
+        boot_id: String::new(),
         network: "networks/blue".to_owned(),
         instance_id: instance(1),
         claim: Vec::new(),

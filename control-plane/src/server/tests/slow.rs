@@ -36,6 +36,7 @@ async fn stuck(
         .unwrap();
     let connection = tokio::spawn(connection);
     let message = WatchPeersRequest {
+        boot_id: String::new(),
         network: "networks/blue".to_owned(),
         resume_token: Vec::new(),
         instance_id: instance(host),

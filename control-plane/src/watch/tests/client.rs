@@ -227,7 +227,7 @@ pub(crate) fn removed(node: &str) -> PeerChange {
 }
 
 pub(crate) fn node(name: &str) -> Viewer {
-    Viewer::Node { node: name.parse().unwrap(), instance: InstanceId(1) }
+    Viewer::Node { node: name.parse().unwrap(), instance: InstanceId(1), boot: None }
 }
 
 /// Lets time pass for heartbeats and pauses.

@@ -52,6 +52,7 @@ async fn serve(feeds: Feeds, viewer: Viewer) -> (String, mpsc::Receiver<WatchHan
 async fn watch(address: &str, token: Vec<u8>) -> Streaming<v1::WatchPeersResponse> {
     let mut client = PeerServiceClient::connect(address.to_owned()).await.unwrap();
     let request = v1::WatchPeersRequest {
+        boot_id: String::new(),
         network: "networks/blue".into(),
         resume_token: token,
         instance_id: String::new(),

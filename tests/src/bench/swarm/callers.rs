@@ -84,6 +84,7 @@ async fn acquire(
 ) -> anyhow::Result<()> {
     let address_v4 = members::underlay(index).to_string();
     let request = v1::AcquireLeaseRequest {
+        boot_id: String::new(),
         network: names::network(network),
         instance_id: format!("{index:032x}"),
         claim: Vec::new(),

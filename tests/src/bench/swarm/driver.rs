@@ -30,6 +30,7 @@ impl Driver {
         let mut leases = LeaseServiceClient::new(members.connect(&"driver".parse()?)?);
         let first = v1::Endpoint { address_v4: sightings::address(0).to_string(), ..Default::default() };
         let request = v1::AcquireLeaseRequest {
+            boot_id: String::new(),
             network: names::network(network),
             instance_id: format!("{:032x}", u128::from(INDEX)),
             claim: Vec::new(),

@@ -116,6 +116,7 @@ impl Follower {
         let address = members::underlay(self.index);
         let bare = v1::Endpoint { address_v4: address.to_string(), ..Default::default() };
         let request = v1::AcquireLeaseRequest {
+            boot_id: String::new(),
             network: network.clone(),
             instance_id: instance_id.clone(),
             claim: Vec::new(),
@@ -131,7 +132,8 @@ impl Follower {
         };
         leases.update_endpoint(request).await.context("update the endpoint")?;
         let mut watches = PeerServiceClient::new(channel);
-        let request = v1::WatchPeersRequest { network, resume_token: Vec::new(), instance_id };
+        let request =
+            v1::WatchPeersRequest { boot_id: String::new(), network, resume_token: Vec::new(), instance_id };
         let mut watch = watches.watch_peers(request).await.context("watch")?.into_inner();
         let mut peers = std::collections::HashSet::new();
         loop {
