@@ -88,6 +88,7 @@ pub(crate) struct MembershipView {
     /// Why it is not converged; empty when it is.
     pub(crate) reasons: Vec<String>,
     ready: bool,
+    not_ready_reason: Option<String>,
     peers: u32,
     applied_revision: u64,
     current_revision: u64,
@@ -137,6 +138,7 @@ impl MembershipView {
             converged: wire.converged,
             reasons,
             ready: wire.ready,
+            not_ready_reason: Some(wire.not_ready_reason).filter(|reason| !reason.is_empty()),
             peers: wire.peers,
             applied_revision: wire.applied_revision,
             current_revision: wire.current_revision,
@@ -158,12 +160,15 @@ fn reasons(wire: &v1::NodeNetwork, absent: Option<&str>) -> Vec<String> {
     if wire.report_time.is_none() {
         reasons.push("has not reported yet".to_owned());
     } else {
+        if !wire.ready {
+            reasons.push(match wire.not_ready_reason.as_str() {
+                "" => "not ready".to_owned(),
+                reason => format!("not ready: {reason}"),
+            });
+        }
         if wire.applied_revision < wire.current_revision {
             reasons
                 .push(format!("has applied revision {} of {}", wire.applied_revision, wire.current_revision));
-        }
-        if !wire.ready {
-            reasons.push("does not forward a whole set of peers".to_owned());
         }
         reasons.extend(
             wire.failures.iter().map(|failure| format!("peer {}: {}", failure.node, failure.message)),
@@ -218,6 +223,7 @@ mod tests {
             peers: 2,
             failures: Vec::new(),
             report_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+            not_ready_reason: String::new(),
         }
     }
 
@@ -243,14 +249,17 @@ mod tests {
             ready: false,
             applied_revision: 7,
             failures: vec![failure],
+            not_ready_reason: "no interface to send over: there is no device eth0".into(),
             ..membership()
         };
+        let mute = v1::NodeNetwork { converged: false, ready: false, ..membership() };
+        assert_eq!(MembershipView::new(mute, None).reasons, ["not ready"]);
         let silent = v1::NodeNetwork { converged: false, report_time: None, ..membership() };
         assert_eq!(
             MembershipView::new(behind, None).reasons,
             [
+                "not ready: no interface to send over: there is no device eth0",
                 "has applied revision 7 of 9",
-                "does not forward a whole set of peers",
                 "peer c: MAC is taken by b"
             ]
         );
@@ -278,6 +287,7 @@ mod tests {
                     "converged": true,
                     "reasons": [],
                     "ready": true,
+                    "not_ready_reason": null,
                     "peers": 2,
                     "applied_revision": 9,
                     "current_revision": 9,

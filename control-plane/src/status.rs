@@ -72,6 +72,8 @@ pub struct Report {
     pub applied: u64,
     /// Whether it forwards a whole set.
     pub ready: bool,
+    /// Why it does not; empty when it does or has not said.
+    pub not_ready_reason: String,
     /// Peers programmed.
     pub peers: u32,
     /// Peers that it could not program or refused: node, and what failed and why.
@@ -89,6 +91,7 @@ impl Report {
         Self {
             applied,
             ready: wire.ready,
+            not_ready_reason: if wire.ready { String::new() } else { cut(&wire.not_ready_reason) },
             peers: wire.peers,
             failures: failures.map(|failure| (cut(&failure.node), cut(&failure.message))).collect(),
             version: cut(&wire.version),
@@ -278,6 +281,7 @@ fn in_network(cell: Option<&Cell>, membership: &Membership) -> v1::NodeNetwork {
         view.applied_revision = report.applied;
         view.converged = cell.is_some_and(|cell| cell.is_converged(&membership.network, membership.current));
         view.ready = report.ready;
+        view.not_ready_reason.clone_from(&report.not_ready_reason);
         view.peers = report.peers;
         view.report_time = Some(timestamp(*at));
         let failures = report.failures.iter().zip(since);
@@ -360,6 +364,20 @@ mod tests {
         assert!(!Report { ready: false, ..report.clone() }.is_converged(7));
         let failures = vec![("b".to_owned(), "no".to_owned())];
         assert!(!Report { failures, ..report }.is_converged(7));
+    }
+
+    #[test]
+    fn why_a_node_is_not_ready_is_shown_until_it_is_and_cut_to_what_is_kept() {
+        let nodes = Nodes::default();
+        let network = membership(1).network;
+        let shown = |wire: &v1::ReportStatusRequest| {
+            nodes.file(&node(), network.clone(), Report::new(wire, 1), AT);
+            nodes.view(&node(), &[membership(1)], AT).networks[0].not_ready_reason.clone()
+        };
+        let why = "SUBNET_TAKEN: ".to_owned() + &"ä".repeat(1000);
+        let wire = v1::ReportStatusRequest { not_ready_reason: why.clone(), ..Default::default() };
+        assert_eq!(shown(&wire), why.chars().take(TEXT).collect::<String>());
+        assert_eq!(shown(&v1::ReportStatusRequest { ready: true, ..wire }), "");
     }
 
     #[test]

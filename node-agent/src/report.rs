@@ -1,5 +1,7 @@
 //! Tells the control plane what the kernel has made of the peers: at the
 //! server's pace, and at once when a failure or readiness is new.
+//!
+//! A node that cannot get as far as a watch says why, too.
 
 use std::time::Duration;
 
@@ -11,7 +13,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::control::ControlPlane;
-use crate::status::Overview;
+use crate::problem::Problem;
+use crate::status::{Overview, Standing};
 
 /// Until the server has said how often, and after it did not answer.
 const PACE: Duration = Duration::from_secs(10);
@@ -29,17 +32,23 @@ pub(crate) async fn run(
 ) {
     let mut last: Option<(Instant, Overview)> = None;
     let mut next = Instant::now();
+    let mut unwatched = Instant::now();
     loop {
-        if overview.wait_for(|overview| overview.link.connected).await.is_err() {
+        if overview.wait_for(has_something_to_say).await.is_err() {
             return;
         }
         let now = overview.borrow_and_update().clone();
-        let urgent = last.as_ref().is_none_or(|(_, before)| is_news(before, &now, &network));
+        if now.link.connected {
+            unwatched = Instant::now();
+        }
+        let urgent = last.as_ref().is_none_or(|(_, before)| is_news(before, &now));
         let due = match &last {
             Some((when, _)) if urgent => *when + BREATH,
             Some(_) => next,
             None => Instant::now(),
         };
+        // Most nodes without a watch will have one in a moment.
+        let due = if now.link.connected { due } else { due.max(next).max(unwatched + PACE) };
         if due > Instant::now() {
             tokio::select! {
                 () = sleep_until(due) => {}
@@ -63,15 +72,22 @@ pub(crate) async fn run(
     }
 }
 
+/// Whether there is anything to tell, and perhaps somebody to tell it to.
+fn has_something_to_say(overview: &Overview) -> bool {
+    let away = matches!(overview.standing(), Standing::Troubled(Problem::Away(_)));
+    overview.link.connected || (!away && overview.unready().is_some())
+}
+
 /// Whether somebody should hear of it at once.
-fn is_news(before: &Overview, now: &Overview, network: &NetworkId) -> bool {
+fn is_news(before: &Overview, now: &Overview) -> bool {
     before.link.opened != now.link.opened
-        || before.readiness(network).ready != now.readiness(network).ready
+        || before.unready() != now.unready()
         || before.applied.failures != now.applied.failures
 }
 
 fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest {
     let applied = &overview.applied;
+    let unready = overview.unready();
     let failures = applied.failures.iter().take(NAMED).map(|(node, failure)| v1::PeerFailure {
         node: node.clone(),
         message: failure.message.clone(),
@@ -84,6 +100,7 @@ fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest 
         failures: failures.collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         peers: u32::try_from(applied.peers).unwrap_or(u32::MAX),
-        ready: overview.readiness(network).ready,
+        ready: unready.is_none(),
+        not_ready_reason: unready.unwrap_or_default(),
     }
 }

@@ -150,25 +150,33 @@ impl Overview {
         }
     }
 
+    /// Why the kernel does not hold a whole set, with the lease that it
+    /// belongs to; none when it does.
+    #[must_use]
+    pub fn unready(&self) -> Option<String> {
+        let Self { applied, lease, .. } = self;
+        if lease.lost.is_some() {
+            return lease.lost.clone();
+        }
+        if applied.source.is_some() {
+            return applied.unfinished.clone();
+        }
+        let unknown = "peers are not known yet";
+        Some(match (&applied.unfinished, self.standing()) {
+            (Some(unfinished), _) => format!("{unknown}: {unfinished}"),
+            (None, Standing::Unheard | Standing::Heard) => unknown.to_owned(),
+            (None, troubled) => format!("{unknown}: {troubled}"),
+        })
+    }
+
     /// Whether a whole set is in the kernel, with the lease that it belongs
     /// to, and from where; or why not.
     #[must_use]
     pub fn readiness(&self, network: &NetworkId) -> Readiness {
-        let Self { applied, lease, .. } = self;
-        let no = |why: &str| Readiness::no(format!("{network}: {why}"));
-        if let Some(lost) = &lease.lost {
-            return no(lost);
-        }
-        let Some(source) = applied.source else {
-            return no(&match (&applied.unfinished, self.standing()) {
-                (Some(unfinished), _) => format!("peers are not known yet: {unfinished}"),
-                (None, Standing::Unheard | Standing::Heard) => "peers are not known yet".to_owned(),
-                (None, troubled) => format!("peers are not known yet: {troubled}"),
-            });
+        let applied = &self.applied;
+        let (None, Some(source)) = (self.unready(), applied.source) else {
+            return Readiness::no(format!("{network}: {}", self.unready().unwrap_or_default()));
         };
-        if let Some(unfinished) = &applied.unfinished {
-            return no(unfinished);
-        }
         let mut text = format!("{network}: {} peers from {source}", applied.peers);
         if applied.waiting > 0 {
             text.push_str(&format!(", {} not ready to receive yet", applied.waiting));

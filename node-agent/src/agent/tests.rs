@@ -357,8 +357,13 @@ async fn a_subnet_given_away_is_kept_and_told_and_nothing_of_the_new_one_is_prog
     let agent = world.start();
     let text = agent.told(|ready, text| !ready && text.contains("SUBNET_TAKEN")).await;
     assert!(text.contains("holds 10.244.9.0/24 and was granted 10.244.20.0/24"), "{text}");
+    let told = |reports: &Vec<v1::ReportStatusRequest>| {
+        reports.last().is_some_and(|last| !last.ready && last.not_ready_reason.starts_with("SUBNET_TAKEN: "))
+    };
+    let mut reports = world.server.reports();
     // The heir of our subnet is refused, whatever the server says.
     let watch = world.watch().await;
+    reports.wait_for(told).await.unwrap();
     let heir = Peer { subnets: peer(9).subnets, ..peer(5) };
     watch.snapshot(&network(), &[peer(1), heir], false, 3).await;
     settle().await;

@@ -335,6 +335,15 @@ async fn an_agent_is_not_ready_while_its_device_cannot_be_made() -> anyhow::Resu
     // The cause, not what follows from it.
     ensure!(said.contains(&format!("first + device {DEVICE}")), "{said}");
     ensure!(a.host.link("squatter").await.is_ok(), "somebody else's device");
+    let shown = wait::until("lodenctl to show why", SOON, async || {
+        let shown = deployment.lodenctl(&["status"]).await?;
+        ensure!(
+            shown.contains("not ready: ") && shown.contains(&format!("first + device {DEVICE}")),
+            "{shown}"
+        );
+        Ok::<_, anyhow::Error>(shown)
+    });
+    println!("{}", shown.await?);
 
     a.host.delete_link("squatter").await?;
     let freed = Instant::now();

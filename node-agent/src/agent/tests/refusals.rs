@@ -1,9 +1,11 @@
 //! A control plane that is there and refuses.
 
+use loden_datapath::Hint;
 use loden_proto::InvalidValue;
+use std::time::Duration;
 use tonic::Status;
 
-use crate::testing::World;
+use crate::testing::{World, facts};
 
 const REFUSAL: &str =
     "control plane refuses: INVALID_FIELD: resume_token: \"07\" is not one (INVALID_ARGUMENT)";
@@ -32,4 +34,25 @@ async fn an_acquire_that_is_refused_says_why_the_peers_are_not_known() {
     let agent = world.start();
     let text = agent.told(|_, text| text.contains("control plane")).await;
     assert_eq!(text, format!("default: peers are not known yet: {REFUSAL}"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_gets_no_watch_reports_why_and_stops_once_it_is_ready() {
+    let mut world = World::new();
+    world.kernel.change_facts(|host| host.interfaces[0].addresses.clear());
+    let agent = world.start();
+    let mut reports = world.server.reports();
+    let reports = reports.wait_for(|reports| reports.len() == 2);
+    let report = tokio::time::timeout(Duration::from_secs(60), reports).await.unwrap().unwrap().clone();
+    assert!(report[1].not_ready_reason.contains("eth0 has no address"), "{:?}", report[1]);
+    assert!(!report[1].ready && world.server.acquires().borrow().is_empty());
+
+    world.kernel.change_facts(|host| *host = facts("192.0.2.9"));
+    world.kernel.hint(&Hint::Overrun);
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], false, 1).await;
+    agent.ready().await;
+    let mut reports = world.server.reports();
+    let ready = reports.wait_for(|reports| reports.last().is_some_and(|last| last.ready)).await.unwrap();
+    assert_eq!(ready.last().unwrap().not_ready_reason, "");
 }
