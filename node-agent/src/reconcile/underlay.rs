@@ -8,7 +8,8 @@ use loden_transport::explain;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{RETRIES, Reconcile};
+use super::Reconcile;
+use super::agenda::RETRIES;
 use crate::iface::{self, Choice};
 use crate::state::Held;
 

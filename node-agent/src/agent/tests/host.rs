@@ -1,0 +1,110 @@
+//! The kernel and the host change behind the agent's back, or refuse.
+
+use std::time::Duration;
+
+use loden_datapath::tables::AddressKey;
+use loden_datapath::{Error, Hint, Step};
+use loden_proto::v1;
+use tokio::time::sleep;
+
+use super::{no_space, settle};
+use crate::testing::{World, facts};
+
+#[tokio::test(start_paused = true)]
+async fn drift_is_repaired_when_it_is_hinted_at() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1, 2], 1).await;
+    settle().await;
+    let key = *world.kernel.tables().routes.keys().next().unwrap();
+    world.kernel.change(|tables| _ = tables.routes.remove(&key));
+    world.kernel.hint(&Hint::RouteGone(key));
+    world.routes_become(&[1, 2]).await;
+
+    let before = world.kernel.tables();
+    let device = *before.devices.keys().next().unwrap();
+    world.kernel.change(|tables| Step::DeleteDevice(device).apply(tables));
+    world.kernel.hint(&Hint::DeviceGone(device));
+    world.routes_become(&[1, 2]).await;
+    assert_eq!(world.kernel.tables(), before);
+    agent.ready().await;
+    settle().await;
+    // The same device again: nothing new for the others.
+    assert_eq!(world.server.endpoints().borrow().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_hints_a_slow_audit_finds_it() {
+    let mut world = World::new();
+    let (_agent, watch) = world.ready_with(&[1, 2], 1).await;
+    tokio::spawn(async move {
+        loop {
+            watch.heartbeat(false, 1).await;
+            sleep(Duration::from_secs(3)).await;
+        }
+    });
+    world.kernel.change(|tables| tables.routes.clear());
+    sleep(Duration::from_secs(400)).await;
+    assert_eq!(world.routes().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_cannot_be_repaired_makes_the_node_not_ready() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    world.kernel.fail(|step| matches!(step, Step::CreateDevice(..)).then(no_space));
+    let device = *world.kernel.tables().devices.keys().next().unwrap();
+    world.kernel.change(|tables| Step::DeleteDevice(device).apply(tables));
+    world.kernel.hint(&Hint::DeviceGone(device));
+    let text = agent.not_ready().await;
+    assert!(text.contains("loden1a"), "{text}");
+    world.kernel.heal();
+    agent.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_address_is_an_endpoint_update() {
+    let mut world = World::new();
+    let (_agent, _watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    world.kernel.change_facts(|host| *host = facts("192.0.2.99"));
+    let address = "192.0.2.99/24".parse().unwrap();
+    world.kernel.hint(&Hint::Address(AddressKey { device: "eth0".parse().unwrap(), address }));
+    let mut endpoints = world.server.endpoints();
+    let moved =
+        |endpoints: &Vec<v1::Endpoint>| endpoints.last().is_some_and(|last| last.address_v4 == "192.0.2.99");
+    endpoints.wait_for(moved).await.unwrap();
+    let device = world.kernel.tables().devices.into_values().next().unwrap();
+    assert_eq!(device.local.to_string(), "192.0.2.99");
+    assert_eq!(world.routes(), ["10.244.1.0/24"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_gone_for_a_moment_changes_nothing() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    let executed = world.kernel.executed().len();
+    world.kernel.change_facts(|host| host.interfaces[0].addresses.clear());
+    world.kernel.hint(&Hint::Overrun);
+    let text = agent.not_ready().await;
+    assert!(text.contains("eth0 has no address"), "{text}");
+    world.kernel.change_facts(|host| *host = facts("192.0.2.9"));
+    world.kernel.hint(&Hint::Overrun);
+    agent.ready().await;
+    assert_eq!(world.kernel.executed().len(), executed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kernel_that_cannot_be_read_is_named_and_read_again() {
+    let mut world = World::new();
+    world.kernel.fail_observe(Error::Interrupted);
+    let agent = world.start();
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], false, 1).await;
+    let text = agent.told(|_, text| text.contains("could not be read")).await;
+    assert!(text.contains("change too fast"), "{text}");
+    assert_eq!(agent.ready().await, "default: 1 peers from server");
+    let overview = agent.overview();
+    assert_eq!(overview.borrow().applied.peers, 1);
+}

@@ -1,0 +1,137 @@
+//! The lease: lost, refused, renewed, of another network of the same name.
+
+use std::fs;
+use std::time::{Duration, UNIX_EPOCH};
+
+use loden_proto::model::{Backend, Network, Peer, Pool, Subnets};
+use loden_proto::reason::{self, Reason};
+use loden_proto::v1;
+use tokio::time::sleep;
+use tonic::{Code, Status};
+
+use super::settle;
+use crate::testing::{World, network, peer};
+
+#[tokio::test(start_paused = true)]
+async fn another_instance_makes_the_node_not_ready_and_leaves_the_kernel() {
+    let mut world = World::new();
+    let (agent, watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    let executed = world.kernel.executed().len();
+    world.server.grant(|_| {
+        let message = "instance 00 of node-9 is streaming";
+        Err(reason::status(Code::AlreadyExists, Reason::AnotherInstance, message))
+    });
+    watch.end(reason::status(Code::Aborted, Reason::StaleEpoch, "a newer instance has the lease")).await;
+    let text = agent.not_ready().await;
+    assert_eq!(text, "default: ANOTHER_INSTANCE: instance 00 of node-9 is streaming (ALREADY_EXISTS)");
+    settle().await;
+    assert_eq!(world.kernel.executed().len(), executed);
+    world.server.grant_lease(&network(), peer(9).subnets, 2);
+    agent.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subnet_given_away_is_kept_and_told_and_nothing_of_the_new_one_is_programmed() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1], 1).await;
+    agent.stop().await;
+    let executed = world.kernel.executed().len();
+    world.server.grant_lease(&network(), peer(20).subnets, 2);
+    let agent = world.start();
+    let text = agent.told(|ready, text| !ready && text.contains("SUBNET_TAKEN")).await;
+    assert!(text.contains("holds 10.244.9.0/24 and was granted 10.244.20.0/24"), "{text}");
+    let told = |reports: &Vec<v1::ReportStatusRequest>| {
+        reports.last().is_some_and(|last| !last.ready && last.not_ready_reason.starts_with("SUBNET_TAKEN: "))
+    };
+    let mut reports = world.server.reports();
+    // The heir of our subnet is refused, whatever the server says.
+    let watch = world.watch().await;
+    reports.wait_for(told).await.unwrap();
+    let heir = Peer { subnets: peer(9).subnets, ..peer(5) };
+    watch.snapshot(&network(), &[peer(1), heir], false, 3).await;
+    settle().await;
+    assert_eq!(world.kernel.executed().len(), executed);
+    assert_eq!(world.routes(), ["10.244.1.0/24"]);
+    let endpoint = world.server.endpoints().borrow().last().cloned().unwrap();
+    assert_eq!(endpoint.receivers, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_without_backend_is_a_lease_that_is_renewed() {
+    let mut alloc = network();
+    alloc.backend = Backend::Alloc;
+    let world = World::with(alloc);
+    let agent = world.start();
+    assert_eq!(agent.ready().await, "default: 0 peers from server");
+    world.server.renewals().wait_for(|renewals| *renewals >= 2).await.unwrap();
+    assert_eq!(world.kernel.executed(), []);
+    let text = fs::read_to_string(world.subnet_file()).unwrap();
+    assert!(text.contains("FLANNEL_MTU=1500\n"), "{text}");
+    agent.stop().await;
+
+    world.server.up(false);
+    let agent = world.start();
+    let text = agent.ready().await;
+    assert!(text.starts_with("default: 0 peers from disk, control plane away"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_servers_wish_when_to_come_back_is_kept() {
+    let mut world = World::new();
+    world.server.grant(|_| {
+        let after = Duration::from_secs(30);
+        Err(reason::status_retry(Code::Unavailable, Reason::Settling, "just started", after))
+    });
+    let _agent = world.start();
+    let mut acquires = world.server.acquires();
+    acquires.wait_for(|acquires| acquires.len() == 1).await.unwrap();
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(world.server.acquires().borrow().len(), 1);
+    world.server.grant_lease(&network(), peer(9).subnets, 1);
+    world.watch().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_belongs_to_another_is_told_until_it_is_accepted() {
+    let mut world = World::new();
+    let message = "192.0.2.9 is the address of node-4";
+    world.server.refuse_endpoints(Some(reason::status(Code::AlreadyExists, Reason::Taken, message)));
+    let agent = world.start();
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], false, 1).await;
+    let text = agent.told(|_, text| text.contains("TAKEN")).await;
+    assert_eq!(text, "default: TAKEN: 192.0.2.9 is the address of node-4 (ALREADY_EXISTS)");
+    world.server.refuse_endpoints(None);
+    agent.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_is_made_again_with_another_vni_is_joined_again() {
+    let mut world = World::new();
+    let (agent, watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    let vni = 3.try_into().unwrap();
+    let pools = vec![Pool::new("10.50.0.0/16".parse().unwrap(), Some(24)).unwrap()];
+    let again = Network { vni, pools, created: UNIX_EPOCH + Duration::from_secs(9), ..network() };
+    world.server.grant_lease(&again, Subnets::new(["10.50.9.0/24".parse().unwrap()]).unwrap(), 7);
+    world.server.refuse_acquires(|request| {
+        let receivers = &request.endpoint.as_ref().unwrap().receivers;
+        let old = receivers
+            .iter()
+            .any(|receiver| matches!(&receiver.kind, Some(v1::receiver::Kind::Vxlan(vtep)) if vtep.vni != 3));
+        (old || !request.claim.is_empty()).then(|| Status::invalid_argument("of the network before"))
+    });
+    watch.end(reason::status(Code::NotFound, Reason::NotFound, "networks/default does not exist")).await;
+    let watch = world.watch().await;
+    let mut acquires = world.server.acquires();
+    acquires.wait_for(|acquires| acquires.last().is_some_and(|last| last.claim.is_empty())).await.unwrap();
+    settle().await;
+    assert_eq!(world.routes(), ["10.244.1.0/24"], "nobody else is known yet");
+    watch.snapshot(&again, &[], false, 2).await;
+    agent.told(|ready, text| ready && text == "default: 0 peers from server").await;
+    let devices = world.kernel.tables().devices;
+    assert!(devices.len() == 1 && devices.values().all(|device| device.vni == vni), "{devices:?}");
+    let text = fs::read_to_string(world.subnet_file()).unwrap();
+    assert!(text.contains("FLANNEL_SUBNET=10.50.9.1/24"), "{text}");
+}

@@ -1,0 +1,143 @@
+//! How an agent starts: with and without its control plane, over a kernel that is as it left it or not.
+
+use std::fs;
+use std::time::Duration;
+
+use loden_datapath::tables::RouteKey;
+use loden_proto::v1;
+use loden_proto::v1::watch_peers_response::Update;
+
+use super::settle;
+use crate::testing::{World, peer};
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_touched_before_the_peers_are_known() {
+    let mut world = World::new();
+    let agent = world.start();
+    let watch = world.watch().await;
+    assert_eq!(watch.request.resume_token, Vec::<u8>::new());
+    let page = v1::SnapshotPage { peers: vec![(&peer(1)).into()], ..v1::SnapshotPage::default() };
+    watch.send(Update::Snapshot(page), 0).await;
+    settle().await;
+    assert_eq!((world.kernel.executed(), world.kernel.observations()), (Vec::new(), 0));
+    assert!(!world.subnet_file().exists());
+    assert_eq!(agent.not_ready().await, "default: peers are not known yet");
+
+    world.snapshot(&watch, &[2], false, 1).await;
+    assert_eq!(agent.ready().await, "default: 2 peers from server");
+    assert_eq!(world.routes(), ["10.244.1.0/24", "10.244.2.0/24"]);
+    let text = fs::read_to_string(world.subnet_file()).unwrap();
+    assert!(text.contains("FLANNEL_SUBNET=10.244.9.1/24\nFLANNEL_MTU=1450\n"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn receivers_are_published_once_the_device_is_there() {
+    let mut world = World::new();
+    let _running = world.ready_with(&[1], 1).await;
+    let acquired = world.server.acquires().borrow()[0].endpoint.clone().unwrap();
+    assert_eq!((acquired.address_v4.as_str(), acquired.receivers.len()), ("192.0.2.9", 0));
+    let mut endpoints = world.server.endpoints();
+    let published = endpoints.wait_for(|endpoints| !endpoints.is_empty()).await.unwrap().clone();
+    let Some(v1::receiver::Kind::Vxlan(vtep)) = &published[0].receivers[0].kind else { panic!() };
+    let device = world.kernel.tables().devices.into_values().next().unwrap();
+    assert_eq!((vtep.mac.clone(), vtep.mtu, vtep.vni), (device.mac.to_string(), 1450, 1));
+    settle().await;
+    assert_eq!(world.server.endpoints().borrow().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_without_the_control_plane_writes_nothing_and_is_ready_from_disk() {
+    let mut world = World::new();
+    let (agent, watch) = world.ready_with(&[1, 2], 1).await;
+    watch.delta(&[peer(3)], &[], 2).await;
+    world.routes_become(&[1, 2, 3]).await;
+    agent.stop().await;
+    world.server.up(false);
+    fs::remove_file(world.subnet_file()).unwrap();
+    let (tables, executed) = (world.kernel.tables(), world.kernel.executed().len());
+
+    let agent = world.start();
+    let text = agent.ready().await;
+    assert!(text.starts_with("default: 3 peers from disk, control plane away"), "{text}");
+    settle().await;
+    assert_eq!(world.kernel.executed().len(), executed);
+    assert_eq!(world.kernel.tables(), tables);
+    assert!(world.subnet_file().exists());
+
+    world.server.up(true);
+    let watch = world.watch().await;
+    assert_eq!(watch.request.resume_token, [2]);
+    watch.heartbeat(false, 2).await;
+    agent.told(|ready, text| ready && text == "default: 3 peers from server").await;
+    settle().await;
+    assert_eq!(world.kernel.executed().len(), executed);
+    let acquire = world.server.acquires().borrow().last().cloned().unwrap();
+    assert_eq!(acquire.claim, ["10.244.9.0/24"]);
+    assert_eq!(acquire.endpoint.unwrap().receivers.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuilt_host_is_programmed_from_disk() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1, 2], 1).await;
+    agent.stop().await;
+    world.server.up(false);
+    let before = world.kernel.tables();
+    world.kernel.change(|tables| *tables = Default::default());
+    let agent = world.start();
+    agent.ready().await;
+    assert_eq!(world.kernel.tables(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stale_peers_go_after_the_first_snapshot_and_not_before() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1, 2], 1).await;
+    agent.stop().await;
+    // Without the state the agent knows nothing of what it left behind.
+    fs::remove_dir_all(world.state_dir()).unwrap();
+    let agent = world.start();
+    let watch = world.watch().await;
+    settle().await;
+    assert_eq!(world.routes().len(), 2);
+    world.snapshot(&watch, &[], false, 5).await;
+    assert_eq!(agent.ready().await, "default: 0 peers from server");
+    assert_eq!(world.routes(), Vec::<String>::new());
+    assert!(world.kernel.tables().fdb.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn from_disk_nothing_is_deleted_until_the_server_has_spoken() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1], 1).await;
+    agent.stop().await;
+    world.server.up(false);
+    let (key, route) = world.kernel.tables().routes.into_iter().next().unwrap();
+    let stale = RouteKey { prefix: "10.244.77.0/24".parse().unwrap(), ..key };
+    world.kernel.change(|tables| _ = tables.routes.insert(stale, route));
+    let agent = world.start();
+    agent.ready().await;
+    settle().await;
+    assert_eq!(world.routes(), ["10.244.1.0/24", "10.244.77.0/24"]);
+    world.server.up(true);
+    world.watch().await.heartbeat(false, 1).await;
+    world.routes_become(&[1]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subnet_file_that_cannot_be_written_is_tried_again_soon() {
+    let mut world = World::new();
+    let draft = world.subnet_file().with_extension("env.new");
+    fs::create_dir_all(&draft).unwrap();
+    let agent = world.start();
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], false, 1).await;
+    let text = agent.told(|_, text| text.contains("subnet file cannot be written")).await;
+    assert!(text.contains("default"), "{text}");
+    settle().await;
+    fs::remove_dir(&draft).unwrap();
+    let begin = tokio::time::Instant::now();
+    agent.ready().await;
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(world.subnet_file().exists());
+}

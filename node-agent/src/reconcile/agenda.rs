@@ -1,0 +1,118 @@
+//! When to look at the kernel and the host again: after hints, after failures,
+//! and without any cause.
+
+use std::time::Duration;
+
+use loden_datapath::{Datapath, Hint, Hints, Host};
+use loden_transport::explain;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::Reconcile;
+use crate::session::{Timing, backoff};
+
+/// Hints come in flocks; a pass waits for the rest of the flock.
+const FLOCK: Duration = Duration::from_millis(10);
+/// Passes for drift that never ends are at least this far apart.
+pub(super) const FIGHT: Duration = Duration::from_secs(1);
+/// Addresses are taken away and given back by DHCP clients.
+const ADDRESSES: Duration = Duration::from_millis(200);
+/// Between looks at the kernel without any hint.
+const AUDIT: Duration = Duration::from_secs(300);
+/// A retry of what the kernel refuses costs a whole pass.
+pub(super) const RETRIES: Timing = Timing {
+    first_wait: Duration::from_millis(200),
+    longest_wait: Duration::from_secs(30),
+    connect: Duration::ZERO,
+    interval: Duration::ZERO,
+};
+
+impl<D: Datapath + Host> Reconcile<D> {
+    pub(super) async fn listen(&mut self) -> Option<Hints> {
+        match self.program.datapath.hints().await {
+            Ok(hints) => Some(hints),
+            Err(error) => {
+                warn!(error = explain(&error), "kernel notifications cannot be heard");
+                self.listen_due = Some(Instant::now() + RETRIES.longest_wait);
+                None
+            }
+        }
+    }
+
+    pub(super) fn retry(&mut self) {
+        let wait = backoff(&RETRIES, self.retries, None, 0.5 + rand::random::<f64>() / 2.0);
+        self.retries = self.retries.saturating_add(1);
+        self.pass_due = Some((Instant::now() + wait, "retry"));
+    }
+
+    pub(super) fn hinted(&mut self, hint: &Hint) {
+        let Some(desired) = self.program.desired() else {
+            // No device of ours is wanted yet.
+            self.look_soon();
+            return;
+        };
+        let underlay = hint.concerns_underlay(desired.tables());
+        if hint.concerns(desired.tables()) {
+            let now = Instant::now();
+            let again = self.last_drift.filter(|last| now < *last + FIGHT);
+            let due = again.map_or(now + FLOCK, |last| (last + FIGHT / 4).max(now + FLOCK));
+            if self.pass_due.is_none_or(|(before, _)| due < before) {
+                self.pass_due = Some((due, "drift"));
+            }
+        }
+        if underlay {
+            self.look_soon();
+        }
+    }
+
+    pub(super) fn look_soon(&mut self) {
+        let soon = Instant::now() + ADDRESSES;
+        self.facts_due = Some(self.facts_due.map_or(soon, |due| due.min(soon)));
+    }
+
+    pub(super) fn next_due(&self) -> Instant {
+        let pass = self.pass_due.map(|(due, _)| due);
+        [pass, self.facts_due, self.listen_due].into_iter().flatten().fold(self.audit_due, Instant::min)
+    }
+
+    pub(super) async fn due(&mut self, hints: &mut Option<Hints>) {
+        let now = Instant::now();
+        if self.listen_due.is_some_and(|due| due <= now) {
+            self.listen_due = None;
+            *hints = self.listen().await;
+            // Whatever was missed meanwhile.
+            self.hinted(&Hint::Overrun);
+        }
+        if self.facts_due.is_some_and(|due| due <= now) {
+            self.facts_due = None;
+            if self.look().await {
+                self.rebuild("underlay").await;
+            }
+        }
+        if let Some((_, why)) = self.pass_due.filter(|(due, _)| *due <= now) {
+            if why == "drift" {
+                self.last_drift = Some(now);
+            }
+            self.pass(why).await;
+        }
+        if self.audit_due <= now {
+            self.audit_due = next_audit();
+            if self.look().await {
+                self.rebuild("underlay").await;
+            } else {
+                self.pass("audit").await;
+            }
+        }
+    }
+}
+
+pub(super) async fn heard(hints: &mut Option<Hints>) -> Option<Hint> {
+    match hints {
+        Some(hints) => hints.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) fn next_audit() -> Instant {
+    Instant::now() + AUDIT.mul_f64(0.9 + rand::random::<f64>() / 5.0)
+}
