@@ -158,7 +158,7 @@ impl Pki {
                 None => return Ok(bundle),
                 Some(why) => why,
             },
-            Err(BundleError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(BundleError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                 "there was none".to_owned()
             }
             Err(error) => error.to_string(),

@@ -35,16 +35,17 @@ pub struct Bundle {
     id: SpiffeId,
 }
 
-/// An identity directory cannot be read or written.
+/// An identity directory cannot be read or written. The text is whole: no
+/// cause is said again as a source.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// A file or directory is not there, not ours to read, or the disk fails.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A file does not hold what it should.
     #[error("{}: {rule}", path.display())]
@@ -55,12 +56,12 @@ pub enum BundleError {
         rule: String,
     },
     /// The certificate does not say who we are.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Identity {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: Box<IdentityError>,
+        error: Box<IdentityError>,
     },
     /// The directory is used for something else too.
     #[error("{}: holds {other:?}; an identity is replaced as a whole and needs a directory of its own", path.display())]
@@ -80,7 +81,7 @@ impl Bundle {
     pub fn read(directory: &Path) -> Result<Self, BundleError> {
         let text = |name| {
             let path = directory.join(name);
-            fs::read_to_string(&path).map_err(|source| BundleError::Io { path, source })
+            fs::read_to_string(&path).map_err(|error| BundleError::Io { path, error })
         };
         Self::checked(directory, text(CA)?, text(CERTIFICATE)?, text(KEY)?)
     }
@@ -126,7 +127,7 @@ impl Bundle {
     pub fn write(&self, directory: &Path) -> Result<(), BundleError> {
         let at = |path: &Path| {
             let path = path.to_owned();
-            move |source| BundleError::Io { path, source }
+            move |error| BundleError::Io { path, error }
         };
         let name = directory.file_name().ok_or_else(|| BundleError::Content {
             path: directory.to_owned(),
@@ -183,7 +184,7 @@ impl Bundle {
         let chain = certificates(&certificate_path, &certificate)?;
         let leaf = chain.first().ok_or_else(|| content(&certificate_path, "holds no certificate"))?;
         let id = SpiffeId::of_certificate(leaf)
-            .map_err(|error| BundleError::Identity { path: certificate_path, source: Box::new(error) })?;
+            .map_err(|error| BundleError::Identity { path: certificate_path, error: Box::new(error) })?;
         CertifiedKey::from_der(chain, private_key(&key_path, &key)?, &crate::provider()).map_err(
             |error| match error {
                 rustls::Error::InconsistentKeys(_) => {
@@ -226,7 +227,7 @@ fn private_key(path: &Path, pem: &str) -> Result<PrivateKeyDer<'static>, BundleE
 
 /// Whether the directory exists; an error when it holds anything but a bundle.
 fn refuse_foreign(directory: &Path) -> Result<bool, BundleError> {
-    let at = |source| BundleError::Io { path: directory.to_owned(), source };
+    let at = |error| BundleError::Io { path: directory.to_owned(), error };
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -41,7 +41,7 @@ pub async fn connect(
     endpoint
         .connect_with_connector(connector(servers, credentials, options)?)
         .await
-        .map_err(|source| ConnectError::Unreachable { reason: explain(&source), source })
+        .map_err(|error| ConnectError::Unreachable { reason: explain(&error), error: Box::new(error) })
 }
 
 fn connector(

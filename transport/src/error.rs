@@ -32,8 +32,8 @@ pub enum ConnectError {
     Unreachable {
         /// What happened, server by server.
         reason: String,
-        /// As reported by the channel.
-        source: tonic::transport::Error,
+        /// As reported by the channel; `reason` says all of it.
+        error: Box<tonic::transport::Error>,
     },
 }
 

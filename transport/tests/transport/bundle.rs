@@ -93,8 +93,10 @@ fn errors_name_the_file_and_what_is_wrong_with_it() {
         assert!(message.contains(&format!("{}/{expected}", identity.display())), "{expected}: {message}");
     }
     fs::remove_file(identity.join("tls.key")).unwrap();
-    let message = Bundle::read(&identity).unwrap_err().to_string();
+    let error = Bundle::read(&identity).unwrap_err();
+    let message = error.to_string();
     assert!(message.contains("identity/tls.key: No such file"), "{message}");
+    assert!(std::error::Error::source(&error).is_none(), "it would be said twice");
 }
 
 #[test]

@@ -232,6 +232,7 @@ async fn a_server_that_says_nothing_is_given_up() {
     let options = ConnectOptions { connect_timeout: Duration::from_millis(100), ..ConnectOptions::default() };
     let error = connect(&[address], &credentials, &options).await.unwrap_err();
     assert!(error.to_string().contains("no answer within 0.1 s"), "{error}");
+    assert!(std::error::Error::source(&error).is_none(), "it would be said twice");
 }
 
 #[tokio::test]
