@@ -98,16 +98,17 @@ impl Expiry {
     }
 }
 
-/// Whether a third of its life has passed since the last renewal, less up to a tenth of its life that
+/// Whether a third of its life has passed since the last renewal, less up to a twelfth of its life that
 /// depends on its name: nodes that joined together renew apart.
 ///
-/// A renewal reaches 1.25 lives ahead on disk, so after a third of a life 11/12 of one are left.
+/// A renewal reaches 1.25 lives ahead on disk, so after a third of a life 11/12 of one are left. While
+/// more than a whole life is left a renewal would change nothing, and be wanted again at the next look.
 fn wants_renewal(lease: &Expiring, now: SystemTime) -> bool {
     let mut hasher = DefaultHasher::new();
     lease.name.hash(&mut hasher);
     let spread = (hasher.finish() % 1024) as u32;
     let left = lease.expires.duration_since(now).unwrap_or_default();
-    left <= lease.ttl * 11 / 12 + lease.ttl / 10 / 1024 * spread
+    left <= lease.ttl * 11 / 12 + lease.ttl / 12 / 1024 * spread
 }
 
 /// Looks every `period` and submits what is due, and has the ledger tidied. Runs as long as the server.
