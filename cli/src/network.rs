@@ -195,7 +195,8 @@ impl Update {
         if self.mtu.is_some() || self.no_mtu {
             paths.push("mtu".to_owned());
         }
-        let network = v1::Network { name: current.name, pools, mtu: self.mtu, ..Default::default() };
+        let (name, revision) = (current.name, current.revision);
+        let network = v1::Network { name, pools, mtu: self.mtu, revision, ..Default::default() };
         let update_mask = Some(prost_types::FieldMask { paths });
         Ok(v1::UpdateNetworkRequest { network: Some(network), update_mask })
     }

@@ -34,6 +34,8 @@ pub enum Reason {
     SlowClient,
     /// The lease has been acquired by a newer instance.
     StaleEpoch,
+    /// The network has changed since the caller read it.
+    StaleRevision,
     /// The store does not take writes.
     StoreFailed,
     /// The subnet was given to somebody else.
@@ -59,6 +61,7 @@ impl Reason {
             Self::Settling => "SETTLING",
             Self::SlowClient => "SLOW_CLIENT",
             Self::StaleEpoch => "STALE_EPOCH",
+            Self::StaleRevision => "STALE_REVISION",
             Self::StoreFailed => "STORE_FAILED",
             Self::SubnetTaken => "SUBNET_TAKEN",
             Self::Taken => "TAKEN",

@@ -10,6 +10,8 @@
 //! Watchers hold a cursor and nothing else. Between two rings all of them go to the same place, so that
 //! one fold serves everybody.
 
+mod bell;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -354,57 +356,6 @@ impl NetworkFeed {
 
     fn seal(&self, state: &State, point: Point) -> Bytes {
         self.shared.key.seal(&self.id, Token { incarnation: state.incarnation, point })
-    }
-
-    /// Sees to it that the bell rings as soon as it may.
-    fn schedule(self: &Arc<Self>, state: &mut State) {
-        let now = Instant::now();
-        let due = state.fan_out.due(now, self.shared.options.cpu_time);
-        if state.last == state.visible {
-            return;
-        }
-        if state.scheduled.is_some_and(|scheduled| scheduled <= due) {
-            return;
-        }
-        state.scheduled = Some(due);
-        let feed = Arc::downgrade(self);
-        // Never rung from here: the caller is the ledger's follower or a watcher, and waking thousands
-        // takes milliseconds.
-        tokio::spawn(async move {
-            if due > now {
-                tokio::time::sleep_until(due).await;
-            }
-            if let Some(feed) = feed.upgrade() {
-                feed.ring_if_due();
-            }
-        });
-    }
-
-    fn ring_if_due(self: &Arc<Self>) {
-        let mut state = self.state();
-        let now = Instant::now();
-        if state.scheduled.is_none_or(|scheduled| scheduled > now) {
-            return;
-        }
-        state.scheduled = None;
-        if state.fan_out.due(now, self.shared.options.cpu_time) > now {
-            // The watchers are still taking the last one.
-            self.schedule(&mut state);
-        } else if state.last != state.visible {
-            self.ring(state);
-        }
-    }
-
-    fn ring(&self, mut state: MutexGuard<'_, State>) {
-        state.visible = state.last;
-        state.snapshot = None;
-        state.folds.clear();
-        state.heartbeat = None;
-        state.rings += 1;
-        state.fan_out.rang(Instant::now(), self.shared.options.cpu_time);
-        let rings = state.rings;
-        drop(state);
-        self.bell.send_replace(rings);
     }
 
     /// A panic elsewhere must not take the watchers with it: nothing panics between two halves of a change.

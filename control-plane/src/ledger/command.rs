@@ -26,6 +26,8 @@ pub enum Command {
         pools: Option<Vec<Pool>>,
         /// `Some(None)`: each node's lower device decides again.
         mtu: Option<Option<Mtu>>,
+        /// The revision that the caller has seen; `None`: whatever there is now.
+        seen: Option<u64>,
     },
     /// Deletes a network; its VNI cools down.
     DeleteNetwork {

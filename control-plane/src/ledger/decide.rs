@@ -2,6 +2,7 @@
 
 mod acquire;
 mod cluster;
+mod deletion;
 mod draft;
 mod endpoint;
 mod lease;
@@ -28,7 +29,9 @@ impl Ledger {
             Command::CreateNetwork { spec, request_id } => {
                 self.create_network(spec, request_id.as_deref(), context)
             }
-            Command::UpdateNetwork { id, pools, mtu } => self.update_network(id, pools.as_deref(), *mtu),
+            Command::UpdateNetwork { id, pools, mtu, seen } => {
+                self.update_network(id, pools.as_deref(), *mtu, *seen)
+            }
             Command::DeleteNetwork { id, force } => self.delete_network(id, *force, context),
             Command::AcquireLease { name, instance, claim, endpoint } => {
                 self.acquire_lease(name, *instance, claim.as_ref(), endpoint, context)

@@ -175,7 +175,12 @@ fn command(rig: &mut Rig, step: &Step) -> Option<Command> {
         }
         Step::Widen { network, wide } => {
             let pools = pools(network, wide).into_iter().map(pool).collect();
-            Command::UpdateNetwork { id: NETWORKS[network].parse().unwrap(), pools: Some(pools), mtu: None }
+            Command::UpdateNetwork {
+                id: NETWORKS[network].parse().unwrap(),
+                pools: Some(pools),
+                mtu: None,
+                seen: None,
+            }
         }
         Step::Delete { network, force } => {
             Command::DeleteNetwork { id: NETWORKS[network].parse().unwrap(), force }

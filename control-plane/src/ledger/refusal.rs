@@ -151,6 +151,19 @@ pub enum Refusal {
     /// The network's deletion has begun.
     #[error("{} is being deleted", names::network(.0))]
     Deleting(NetworkId),
+    /// The network has changed since the caller read it.
+    #[error(
+        "network.revision: \"{seen}\" of {} is not the current {current}; read it again",
+        names::network(network)
+    )]
+    StaleRevision {
+        /// Which network.
+        network: NetworkId,
+        /// What the caller has seen.
+        seen: u64,
+        /// What it is.
+        current: u64,
+    },
     /// The lease has been acquired anew since.
     #[error("epoch: \"{sent}\" of {lease} is not the current {current}; acquire the lease again")]
     StaleEpoch {

@@ -87,7 +87,7 @@ impl Networks {
     }
 }
 
-/// The fields of the mask, and nothing else of the network but its name.
+/// The fields of the mask, and nothing else of the network but its name and revision.
 fn update(request: UpdateNetworkRequest) -> Result<Command, InvalidValue> {
     let wire = request.network.ok_or_else(|| InvalidValue::missing("network"))?;
     let at = |invalid: InvalidValue| invalid.at("network");
@@ -103,7 +103,8 @@ fn update(request: UpdateNetworkRequest) -> Result<Command, InvalidValue> {
     let pools = paths.contains("pools").then(|| parse_pools(wire.pools)).transpose().map_err(at)?;
     let mtu = wire.mtu.map(Mtu::try_from).transpose().map_err(|invalid| at(invalid.at("mtu")));
     let mtu = paths.contains("mtu").then_some(mtu).transpose()?;
-    Ok(Command::UpdateNetwork { id, pools, mtu })
+    let seen = Some(wire.revision).filter(|revision| *revision != 0);
+    Ok(Command::UpdateNetwork { id, pools, mtu, seen })
 }
 
 fn parse_pools(wire: Vec<v1::Pool>) -> Result<Vec<Pool>, InvalidValue> {

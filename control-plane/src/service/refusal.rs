@@ -42,6 +42,7 @@ pub(super) fn refused(refusal: Refusal) -> Status {
             status(Code::ResourceExhausted, Reason::Exhausted, message)
         }
         Refusal::StaleEpoch { .. } => status(Code::Aborted, Reason::StaleEpoch, message),
+        Refusal::StaleRevision { .. } => status(Code::Aborted, Reason::StaleRevision, message),
         Refusal::Adopting { remaining, .. } => {
             status_retry(Code::Unavailable, Reason::Adopting, message, remaining)
         }
@@ -156,6 +157,12 @@ mod tests {
                 Refusal::StaleEpoch { lease: lease(), sent: Epoch(1), current: Epoch(2) },
                 Code::Aborted,
                 Reason::StaleEpoch,
+                None,
+            ),
+            (
+                Refusal::StaleRevision { network: "blue".parse().unwrap(), seen: 1, current: 2 },
+                Code::Aborted,
+                Reason::StaleRevision,
                 None,
             ),
             (
