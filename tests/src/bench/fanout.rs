@@ -63,7 +63,7 @@ impl Fanout {
         let (deployment, mut swarm) = start(program, Kind::Followers, scale).await?;
         let server = server(&deployment)?;
         let before = resident_kib(server)?;
-        swarm.order(&Order::Join { network: NETWORK.to_owned() }, LIMIT).await?;
+        swarm.order(&join(), LIMIT).await?;
         let rss = (resident_kib(server)? - before) / scale.agents as f64;
 
         // The first ones warm everything up.
@@ -88,7 +88,7 @@ impl Fanout {
 
     async fn agents(&mut self, program: &Path, scale: &Scale) -> anyhow::Result<String> {
         let (mut deployment, mut swarm) = start(program, Kind::Agents, scale).await?;
-        let join = seconds(swarm.order(&Order::Join { network: NETWORK.to_owned() }, LIMIT).await?)?;
+        let join = seconds(swarm.order(&join(), LIMIT).await?)?;
 
         changes(&mut swarm, scale.count(CHANGES)).await?;
         let before = counter(&deployment, "loden_entry_encodings_total").await?;
@@ -136,6 +136,11 @@ impl Fanout {
             metric("snapshot_encodings_reconnect", "", &self.snapshot_encodings)?,
         ])
     }
+}
+
+/// Everybody, all at once.
+fn join() -> Order {
+    Order::Join { network: NETWORK.to_owned(), at_once: None }
 }
 
 /// A control plane with an empty network, and a swarm that has not joined.

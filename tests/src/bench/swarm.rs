@@ -85,6 +85,9 @@ pub enum Order {
     Join {
         /// The network.
         network: String,
+        /// How many agents may be on their way in at the same time; none: all. A swarm is one process, so
+        /// a thousand at once starve each other until they take their own silence for the server's.
+        at_once: Option<u16>,
     },
     /// One node's address changes, so many times, each once everybody has seen the last.
     Change {

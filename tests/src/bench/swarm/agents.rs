@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use ipnet::IpNet;
 use loden_agent::iface::Selection;
 use loden_agent::session::Timing;
-use loden_agent::status::Overview;
+use loden_agent::status::{Overview, Source};
 use loden_agent::{Agent, AgentConfig, Connection};
 use loden_datapath::{
     Datapath, DefaultRoute, Error, Fake, Hints, Host, HostFacts, Interface, InterfaceAddress, Plan, Report,
@@ -77,16 +77,22 @@ impl Agents {
 }
 
 impl Prepared {
-    /// Starts all at once; done when each has programmed all the others and the driver.
+    /// Starts `at_once`, and one more for each that has programmed what it was told first; done when each
+    /// has programmed all the others and the driver.
     pub(super) async fn start(
         self,
         home: &Path,
         network: &NetworkId,
         sightings: &Arc<Sightings>,
+        at_once: usize,
     ) -> anyhow::Result<Agents> {
         let everybody = self.0.len();
-        let mut all = Vec::with_capacity(everybody);
+        let mut all: Vec<One> = Vec::with_capacity(everybody);
+        let inside = |_: &One| |overview: &Overview| overview.applied.source == Some(Source::Server);
         for (index, node, channel) in self.0 {
+            if let Some(before) = all.len().checked_sub(at_once) {
+                wait(&mut all[before..=before], inside, "been told the others").await?;
+            }
             let config = AgentConfig {
                 networks: vec![network.clone()],
                 state_dir: home.join(node.as_str()),

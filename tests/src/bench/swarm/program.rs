@@ -58,7 +58,7 @@ impl Program {
 
     async fn obey(&mut self, order: Order) -> anyhow::Result<Answer> {
         match order {
-            Order::Join { network } => self.join(network.parse()?).await,
+            Order::Join { network, at_once } => self.join(network.parse()?, at_once).await,
             Order::Change { count, pause } => {
                 let members = self.args.count.into();
                 let (crowd, driver) = self.joined()?;
@@ -86,7 +86,7 @@ impl Program {
         }
     }
 
-    async fn join(&mut self, network: NetworkId) -> anyhow::Result<Answer> {
+    async fn join(&mut self, network: NetworkId, at_once: Option<u16>) -> anyhow::Result<Answer> {
         if self.joined.is_some() {
             bail!("everybody has joined before");
         }
@@ -97,7 +97,9 @@ impl Program {
             Kind::Agents => {
                 let agents = Agents::prepare(members, count)?;
                 let begin = Instant::now();
-                (Crowd::Agents(agents.start(&self.args.home, &network, sightings).await?), begin)
+                let at_once = at_once.unwrap_or(count).into();
+                let agents = agents.start(&self.args.home, &network, sightings, at_once).await?;
+                (Crowd::Agents(agents), begin)
             }
             Kind::Followers => {
                 let followers = Followers::prepare(members, count)?;
