@@ -69,6 +69,10 @@ pub(crate) struct Create {
     #[arg(long)]
     gbp: bool,
 
+    /// VXLAN sends to nodes on the same link without encapsulation
+    #[arg(long)]
+    direct_routing: bool,
+
     /// How long a lease lives without renewal ("24h")
     #[arg(long, value_name = "DURATION")]
     lease_ttl: Option<humantime::Duration>,
@@ -78,6 +82,8 @@ pub(crate) struct Create {
 enum Backend {
     /// Kernel VXLAN
     Vxlan,
+    /// Routes by next hop, between nodes on one link
+    HostGw,
     /// Leases only; nothing is programmed
     Alloc,
 }
@@ -162,7 +168,9 @@ impl From<Create> for v1::Network {
                 port: create.port,
                 learning: create.learning,
                 gbp: create.gbp,
+                direct_routing: create.direct_routing,
             }),
+            Backend::HostGw => v1::network::Backend::HostGw(v1::HostGwBackend {}),
             Backend::Alloc => v1::network::Backend::Alloc(v1::AllocBackend {}),
         };
         Self {
@@ -224,7 +232,9 @@ enum BackendView {
         port: Option<u32>,
         learning: bool,
         gbp: bool,
+        direct_routing: bool,
     },
+    HostGw,
     Alloc,
     /// Of a newer control plane.
     Unknown,
@@ -233,9 +243,11 @@ enum BackendView {
 impl From<v1::Network> for NetworkView {
     fn from(wire: v1::Network) -> Self {
         let backend = match wire.backend {
-            Some(v1::network::Backend::Vxlan(v1::VxlanBackend { port, learning, gbp })) => {
-                BackendView::Vxlan { port, learning, gbp }
+            Some(v1::network::Backend::Vxlan(vxlan)) => {
+                let v1::VxlanBackend { port, learning, gbp, direct_routing } = vxlan;
+                BackendView::Vxlan { port, learning, gbp, direct_routing }
             }
+            Some(v1::network::Backend::HostGw(_)) => BackendView::HostGw,
             Some(v1::network::Backend::Alloc(_)) => BackendView::Alloc,
             None => BackendView::Unknown,
         };
@@ -256,12 +268,14 @@ impl From<v1::Network> for NetworkView {
 impl BackendView {
     fn words(&self) -> String {
         match self {
-            Self::Vxlan { port, learning, gbp } => {
+            Self::Vxlan { port, learning, gbp, direct_routing } => {
                 let port = port.map(|port| format!(" {port}")).unwrap_or_default();
                 let learning = if *learning { " learning" } else { "" };
                 let gbp = if *gbp { " gbp" } else { "" };
-                format!("vxlan{port}{learning}{gbp}")
+                let direct = if *direct_routing { " direct" } else { "" };
+                format!("vxlan{port}{learning}{gbp}{direct}")
             }
+            Self::HostGw => "host-gw".to_owned(),
             Self::Alloc => "alloc".to_owned(),
             Self::Unknown => "unknown".to_owned(),
         }

@@ -10,17 +10,21 @@
 //! peer, so a change costs what it changes.
 
 mod desired;
+mod links;
 mod reason;
+mod routed;
 mod screen;
 mod vxlan;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use loden_proto::model::{Backend, Family, Mac, Network, Peer, Receiver, Subnets};
+use loden_proto::model::{Backend, Family, Mac, Network, Peer, Pool, Receiver, Subnets};
 use loden_proto::names::{NetworkId, NodeId};
 
 pub use desired::{Delta, Desired};
+pub use links::Links;
 pub use reason::{Reason, Refused};
 pub use screen::{Screen, Verdict};
 
@@ -55,6 +59,32 @@ pub struct Underlay {
     /// Prefixes directly connected to the host: a peer's subnet may not
     /// overlap them.
     pub prefixes: Vec<IpNet>,
+    /// Who is on a link of the host.
+    pub links: Links,
+    /// Addresses on a link that do not answer (neighbours that have failed).
+    pub unanswered: BTreeSet<IpAddr>,
+    /// Families in which the host takes packets without encapsulation: peers
+    /// may use it as next hop.
+    pub routed: Vec<Family>,
+}
+
+/// The entries of a peer, and what of it could not be had.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Entries {
+    /// What can be programmed.
+    pub tables: Tables,
+    /// Why not all of it can be.
+    pub lacking: Option<Reason>,
+}
+
+impl Entries {
+    const fn whole(tables: Tables) -> Self {
+        Self { tables, lacking: None }
+    }
+
+    fn lacking(reason: Reason) -> Self {
+        Self { tables: Tables::default(), lacking: Some(reason) }
+    }
 }
 
 impl Underlay {
@@ -66,7 +96,7 @@ impl Underlay {
     }
 }
 
-/// All tables for a set of peers, and the peers that are not in them.
+/// All tables for a set of peers, and the peers that are not in them whole.
 ///
 /// The peers are taken as they are; [`Desired`] screens them first.
 pub fn tables<'a>(
@@ -77,10 +107,9 @@ pub fn tables<'a>(
     let mut tables = own_tables(network, me);
     let mut refused = Vec::new();
     for peer in peers {
-        match peer_tables(network, me, peer) {
-            Ok(entries) => tables.extend(entries),
-            Err(reason) => refused.push(Refused { node: peer.node.clone(), reason }),
-        }
+        let entries = peer_tables(network, me, peer);
+        tables.extend(entries.tables);
+        refused.extend(entries.lacking.map(|reason| Refused { node: peer.node.clone(), reason }));
     }
     (tables, refused)
 }
@@ -89,26 +118,25 @@ pub fn tables<'a>(
 #[must_use]
 pub fn own_tables(network: &Network, me: &Me) -> Tables {
     match network.backend {
-        Backend::Alloc => Tables::default(),
+        Backend::Alloc | Backend::HostGw => Tables::default(),
         Backend::Vxlan(backend) => vxlan::own_tables(network, backend, me),
     }
 }
 
 /// The entries of one peer.
-///
-/// # Errors
-/// When the peer receives on nothing that this host can send to.
-pub fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Result<Tables, Reason> {
+#[must_use]
+pub fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
     match network.backend {
-        Backend::Alloc => Ok(Tables::default()),
+        Backend::Alloc => Entries::default(),
+        Backend::HostGw => routed::peer_tables(me, peer),
         Backend::Vxlan(backend) => vxlan::peer_tables(network, backend, me, peer),
     }
 }
 
 /// What this host receives on, as its kernel reports it: to be published.
 #[must_use]
-pub fn receivers(actual: &Tables) -> Vec<Receiver> {
-    vxlan::receivers(actual).map(Receiver::Vxlan).collect()
+pub fn receivers(network: &Network, me: &Me, actual: &Tables) -> Vec<Receiver> {
+    vxlan::receivers(actual).map(Receiver::Vxlan).chain(routed::receivers(network, me)).collect()
 }
 
 /// MTU for pods, in bytes: the smallest of all tunnels that the network may
@@ -116,7 +144,9 @@ pub fn receivers(actual: &Tables) -> Vec<Receiver> {
 #[must_use]
 pub fn pod_mtu(network: &Network, underlay: &Underlay) -> u32 {
     match network.backend {
-        Backend::Alloc => network.mtu.map_or(underlay.mtu, |mtu| mtu.get().min(underlay.mtu)),
+        Backend::Alloc | Backend::HostGw => {
+            network.mtu.map_or(underlay.mtu, |mtu| mtu.get().min(underlay.mtu))
+        }
         Backend::Vxlan(_) => {
             let tunnels = underlay.families().map(|family| vxlan::mtu(network, underlay, family));
             tunnels.min().unwrap_or(underlay.mtu)
@@ -128,7 +158,8 @@ pub fn pod_mtu(network: &Network, underlay: &Underlay) -> u32 {
 #[must_use]
 pub fn scope(network: &Network) -> Scope {
     let names = [Family::V4, Family::V6].map(|family| vxlan::device_name(network.vni, family));
-    Scope { network: network.id.clone(), names: names.to_vec() }
+    let pools = network.pools.iter().map(Pool::cidr).collect();
+    Scope { network: network.id.clone(), names: names.to_vec(), pools }
 }
 
 /// The MAC address of a node's VTEPs in a network: always the same, locally

@@ -19,6 +19,23 @@ pub struct HostFacts {
     /// Prefixes that are directly connected, with their devices. Those of
     /// loopback and of devices of ours are left out.
     pub connected: Vec<(DeviceName, IpNet)>,
+    /// Routes of the main table that are not ours.
+    pub routes: Vec<HostRoute>,
+    /// Families in which the host forwards packets.
+    pub forwards: Vec<Family>,
+}
+
+/// A route of the main table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HostRoute {
+    /// Destination.
+    pub prefix: IpNet,
+    /// Output device; `None` with several next hops.
+    pub device: Option<DeviceName>,
+    /// Next hop; `None` on a link, and with several.
+    pub gateway: Option<IpAddr>,
+    /// Its metric; lower is better.
+    pub metric: u32,
 }
 
 impl HostFacts {
@@ -54,6 +71,12 @@ pub struct Interface {
     pub running: bool,
     /// Whether it is the loopback device.
     pub loopback: bool,
+    /// Whether whoever is on its link is found by asking all (ARP, neighbour
+    /// discovery): not point-to-point.
+    pub broadcast: bool,
+    /// Whether it drops IPv4 packets whose way back leads over another device
+    /// (`rp_filter` is 1).
+    pub strict: bool,
     /// Whether it is a device of ours.
     pub ours: bool,
     /// Its addresses, in the kernel's order.

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::facts::{HostFacts, RouteLookup};
 use crate::hint::{Hint, Hints, Scope};
+use crate::name::DeviceName;
 use crate::plan::Plan;
 use crate::step::Step;
 use crate::tables::Tables;
@@ -199,6 +200,9 @@ fn of_network(tables: &Tables, scope: &Scope) -> Tables {
     addresses.retain(|key, ()| devices.contains_key(&key.device));
     fdb.retain(|key, _| devices.contains_key(&key.device));
     neighbours.retain(|key, _| devices.contains_key(&key.device));
-    routes.retain(|_, route| devices.contains_key(&route.device));
+    let elsewhere = |device: &DeviceName| tables.devices.contains_key(device);
+    routes.retain(|key, route| {
+        devices.contains_key(&route.device) || (scope.covers(&key.prefix) && !elsewhere(&route.device))
+    });
     part
 }

@@ -4,10 +4,14 @@
 //! own writes are announced like everybody's. So a hint [concerns](Hint::concerns)
 //! an owner when what it says is not what the owner wants.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use loden_proto::model::Mac;
 use loden_proto::names::NetworkId;
 use tokio::sync::mpsc;
 
+use crate::backend::Links;
 use crate::name::DeviceName;
 use crate::tables::{AddressKey, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Tables};
 
@@ -43,6 +47,15 @@ pub enum Hint {
     Route(RouteKey, Option<Route>),
     /// A route is gone.
     RouteGone(RouteKey),
+    /// A route of the main table that is not ours was set or is gone.
+    HostRoute(IpNet),
+    /// A neighbour on a device that is not ours was found, or failed to answer.
+    Answer {
+        /// Its address.
+        address: IpAddr,
+        /// Whether it was found.
+        answers: bool,
+    },
     /// Notifications were lost: anything may have happened.
     Overrun,
 }
@@ -72,7 +85,7 @@ impl Hint {
                 (state.up, state.mtu, state.mac) != (device.up, device.mtu, Some(device.mac))
             }),
             Self::DeviceGone(name) => desired.devices.contains_key(name),
-            Self::Address(_) => false,
+            Self::Address(_) | Self::HostRoute(_) | Self::Answer { .. } => false,
             Self::AddressGone(key) => desired.addresses.contains_key(key),
             Self::Fdb(key, entry) => {
                 desired.fdb.get(key).is_some_and(|wanted| entry.as_ref() != Some(wanted))
@@ -86,6 +99,18 @@ impl Hint {
                 desired.routes.get(key).is_some_and(|wanted| route.as_ref() != Some(wanted))
             }
             Self::RouteGone(key) => desired.routes.contains_key(key),
+        }
+    }
+
+    /// Whether it may change who is on a link of the host, or have taken routes
+    /// over a link away: the kernel does that without a notification.
+    #[must_use]
+    pub fn concerns_links(&self, links: &Links) -> bool {
+        match self {
+            Self::Device { name, .. } | Self::DeviceGone(name) => links.has(*name),
+            Self::Address(key) | Self::AddressGone(key) => links.has(key.device),
+            Self::HostRoute(_) | Self::Route(_, None) => true,
+            _ => false,
         }
     }
 
@@ -110,4 +135,15 @@ pub struct Scope {
     /// Names of devices that are the network's even without an alias: left by
     /// a process that ended between creating and naming them.
     pub names: Vec<DeviceName>,
+    /// Pools of the network: routes of ours to prefixes within are the
+    /// network's, also over devices that are not.
+    pub pools: Vec<IpNet>,
+}
+
+impl Scope {
+    /// Whether a prefix lies in the network's pools.
+    #[must_use]
+    pub fn covers(&self, prefix: &IpNet) -> bool {
+        self.pools.iter().any(|pool| pool.contains(prefix))
+    }
 }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use error::{Error, KernelError};
-pub use facts::{DefaultRoute, HostFacts, Interface, InterfaceAddress, RouteLookup};
+pub use facts::{DefaultRoute, HostFacts, HostRoute, Interface, InterfaceAddress, RouteLookup};
 pub use fake::Fake;
 pub use hint::{DeviceState, Hint, Hints, Scope};
 pub use kernel::Kernel;

@@ -77,11 +77,13 @@ fn a_new_vni_or_port_makes_the_device_again_with_everything_on_it() {
         let again = net.converge(&network, &desired(&network, &me, &peers(&network))).await;
         assert!(lines(&again).contains(&"- device loden2a".to_owned()), "{:?}", lines(&again));
 
-        network.backend = Backend::Vxlan(VxlanBackend { port, gbp: true, learning: false });
+        network.backend = Backend::Vxlan(VxlanBackend { port, gbp: true, ..VxlanBackend::default() });
         let with_gbp: Vec<Peer> = peers(&network)
             .into_iter()
             .map(|mut peer| {
-                let Receiver::Vxlan(vtep) = &mut peer.endpoint.receivers[0];
+                let Receiver::Vxlan(vtep) = &mut peer.endpoint.receivers[0] else {
+                    unreachable!("it has one")
+                };
                 vtep.gbp = true;
                 peer
             })

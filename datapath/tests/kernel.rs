@@ -12,7 +12,7 @@ use loden_datapath::{Datapath, Error, Host, Step, plan};
 use loden_proto::model::{Family, Peer, Receiver};
 use rtnetlink::{LinkVxlan, RouteMessageBuilder};
 use support::netns::{Net, desired, in_namespace, lines, name};
-use support::{dual_underlay, me, network, network_v4, peer, receiver};
+use support::{dual_underlay, me, network, network_v4, peer, receiver, vtep};
 
 #[test]
 fn a_second_pass_plans_nothing_and_writes_nothing() {
@@ -38,7 +38,7 @@ fn peers_come_move_and_leave() {
 
         peers[0].endpoint.v4 = Some(Ipv4Addr::new(192, 0, 2, 9));
         let moved = net.converge(&network, &desired(&network, &me, &peers)).await;
-        let Receiver::Vxlan(vtep) = peers[0].endpoint.receivers[0];
+        let vtep = vtep(&peers[0]);
         assert_eq!(lines(&moved), [format!("+ fdb {} dst 192.0.2.9 dev loden1a", vtep.mac)]);
 
         let gone = peers.remove(1);
@@ -225,7 +225,7 @@ fn peers_of_both_families_go_over_the_underlay_that_both_have() {
         let network = network();
         let me = dual_underlay(me(&network));
         let mut over_v6 = peer(&network, 2);
-        let Receiver::Vxlan(vtep) = over_v6.endpoint.receivers[0];
+        let vtep = vtep(&over_v6);
         over_v6.endpoint.v4 = None;
         over_v6.endpoint.v6 = Some("2001:db8:ffff::2".parse().unwrap());
         over_v6.endpoint.receivers = vec![Receiver::Vxlan(receiver(&network, Family::V6, vtep.mac))];

@@ -12,7 +12,7 @@ use std::path::Path;
 use loden_datapath::backend::{self, Me};
 use loden_datapath::{Plan, Tables, plan};
 use loden_proto::model::{Backend, Family, Network, Peer, Port, Receiver, VxlanBackend};
-use support::{dual_underlay, me, network, network_v4, peer, receiver};
+use support::{dual_underlay, me, network, network_v4, peer, receiver, vtep};
 
 fn tables(network: &Network, me: &Me, peers: &[Peer]) -> Tables {
     let (tables, refused) = backend::tables(network, me, peers);
@@ -42,7 +42,7 @@ fn a_host_with_both_underlays_joins() {
     let network = network();
     let me = dual_underlay(me(&network));
     let mut over_v6 = peer(&network, 3);
-    let Receiver::Vxlan(vtep) = over_v6.endpoint.receivers[0];
+    let vtep = vtep(&over_v6);
     over_v6.endpoint.v6 = Some("2001:db8:ffff::3".parse().unwrap());
     over_v6.endpoint.v4 = None;
     over_v6.endpoint.receivers = vec![Receiver::Vxlan(receiver(&network, Family::V6, vtep.mac))];
@@ -87,7 +87,7 @@ fn a_peer_on_another_port_has_it_in_its_entry() {
     let network = network_v4();
     let me = me(&network);
     let mut other = peer(&network, 2);
-    let Receiver::Vxlan(mut vtep) = other.endpoint.receivers[0];
+    let mut vtep = vtep(&other);
     vtep.port = Port::try_from(4789).unwrap();
     other.endpoint.receivers = vec![Receiver::Vxlan(vtep)];
     let before = tables(&network, &me, &[peer(&network, 2)]);

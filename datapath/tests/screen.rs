@@ -20,7 +20,7 @@ fn subnet(peer: &mut Peer, text: &str) {
 }
 
 fn vtep(peer: &mut Peer, change: impl FnOnce(&mut VxlanReceiver)) {
-    let Receiver::Vxlan(vtep) = &mut peer.endpoint.receivers[0];
+    let Receiver::Vxlan(vtep) = &mut peer.endpoint.receivers[0] else { unreachable!("it has one") };
     change(vtep);
 }
 

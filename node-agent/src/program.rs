@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use loden_datapath::backend::{self, Delta, Desired};
+use loden_datapath::backend::{self, Desired};
 use loden_datapath::tables::{FdbKey, NeighbourKey, RouteKey};
 use loden_datapath::{Datapath, Error, Plan, Report, Step, plan};
 use loden_proto::model::{Peer, Receiver};
@@ -106,7 +106,7 @@ impl<D: Datapath> Program<D> {
         } else {
             actual
         };
-        self.receivers = backend::receivers(&actual);
+        self.receivers = backend::receivers(desired.network(), desired.me(), &actual);
         self.last_pass = begin.elapsed();
         if plan.is_empty() {
             debug!(why, "kernel looked at, nothing to do");
@@ -127,9 +127,14 @@ impl<D: Datapath> Program<D> {
 
     /// Does what a change asks for; true when every step was done. Right only
     /// while the kernel holds what was desired before.
-    pub(crate) async fn change(&mut self, delta: Delta, peers: &PeerSet, delete: bool) -> bool {
+    pub(crate) async fn change(
+        &mut self,
+        change: impl FnOnce(&mut Desired) -> Plan,
+        peers: &PeerSet,
+        delete: bool,
+    ) -> bool {
         let Some(desired) = &mut self.desired else { return true };
-        let mut plan = desired.apply(delta);
+        let mut plan = change(desired);
         if !delete {
             plan = plan.without_removals();
         }
@@ -204,10 +209,10 @@ impl Failures {
 
     /// The first failure of a peer, in the order of the steps.
     fn take(&mut self, desired: &Desired, peer: &Peer) -> Option<String> {
-        if desired.refused().contains_key(&peer.node) {
+        if !desired.accepts(&peer.node) {
             return None;
         }
-        let entries = backend::peer_tables(desired.network(), desired.me(), peer).ok()?;
+        let entries = backend::peer_tables(desired.network(), desired.me(), peer).tables;
         let fdb: Vec<_> = entries.fdb.keys().filter_map(|key| self.fdb.remove(key)).collect();
         let neighbours = entries.neighbours.keys().filter_map(|key| self.neighbours.remove(key));
         let mut all: Vec<_> = fdb.into_iter().chain(neighbours).collect();

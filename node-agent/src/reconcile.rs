@@ -11,15 +11,16 @@
 //! own lease. What is known is on disk before it is in the kernel.
 
 mod agenda;
+mod neighbours;
+mod silence;
 mod underlay;
 mod view;
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use ipnet::IpNet;
-use loden_datapath::backend::{self, Desired, Me};
-use loden_datapath::{Datapath, Hint, Host};
+use loden_datapath::backend::{self, Desired, Me, Underlay};
+use loden_datapath::{Datapath, Hint, Host, HostFacts};
 use loden_proto::model::{Endpoint, Network};
 use loden_proto::names::{NetworkId, NodeId};
 use tokio::sync::{mpsc, watch};
@@ -27,6 +28,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use self::agenda::{FIGHT, heard, next_audit};
+use self::silence::Silence;
 use crate::follow::Feed;
 use crate::iface::{Choice, Selection};
 use crate::peers::{Changes, PeerSet, Token, Update};
@@ -72,7 +74,11 @@ pub(crate) struct Reconcile<D> {
     granted: Option<(Held, Network)>,
     peers: Option<PeerSet>,
     choice: Option<Choice>,
-    prefixes: Vec<IpNet>,
+    /// The host as it was when the interface was chosen.
+    facts: HostFacts,
+    silence: Silence,
+    /// Routes over a link of the host may be gone: look even if nothing changed.
+    shaken: bool,
     /// Why there is no interface; the last one stays in use.
     no_interface: Option<String>,
     unsaved: Option<String>,
@@ -105,7 +111,9 @@ impl<D: Datapath + Host> Reconcile<D> {
             lease: kept.lease,
             peers: kept.peers,
             choice: None,
-            prefixes: Vec::new(),
+            facts: HostFacts::default(),
+            silence: Silence::default(),
+            shaken: false,
             no_interface: None,
             unsaved: None,
             source: None,
@@ -141,9 +149,9 @@ impl<D: Datapath + Host> Reconcile<D> {
                 Event::Fed(feed) => self.fed(feed).await,
                 Event::Leased => self.leased().await,
                 Event::Heard(hint) => {
-                    self.hinted(&hint);
+                    self.heard(&hint).await;
                     while let Some(hint) = hints.as_mut().and_then(|hints| hints.try_recv().ok()) {
-                        self.hinted(&hint);
+                        self.heard(&hint).await;
                     }
                 }
                 Event::Deaf => {
@@ -216,7 +224,12 @@ impl<D: Datapath + Host> Reconcile<D> {
         if !delete && !delta.removed.is_empty() {
             self.swept = false;
         }
-        if self.program.change(delta, peers, delete).await {
+        let changed = self.program.change(|desired| desired.apply(delta), peers, delete).await;
+        self.changed(changed);
+    }
+
+    fn changed(&mut self, whole: bool) {
+        if whole {
             self.applied_at = Some(SystemTime::now());
         } else {
             self.retry();
@@ -300,7 +313,10 @@ impl<D: Datapath + Host> Reconcile<D> {
         let me = Me {
             node: self.place.node.clone(),
             subnets: held.subnets,
-            underlay: underlay::of(choice, &self.prefixes, held),
+            underlay: Underlay {
+                unanswered: self.silence.addresses(),
+                ..underlay::of(choice, &self.facts, network, held)
+            },
             mac: backend::mac_of(&self.place.node, &self.place.network),
         };
         let unchanged = |desired: &&mut Desired| desired.network() == network && *desired.me() == me;

@@ -9,5 +9,7 @@ mod pool;
 pub(crate) use address::parse_underlay;
 pub use address::{Family, Mac, Mtu, Port, Vni, check_underlay};
 pub use network::{Backend, Network, NetworkSpec, VxlanBackend};
-pub use peer::{BootId, Endpoint, Epoch, InstanceId, LeaseName, Peer, Receiver, Subnets, VxlanReceiver};
+pub use peer::{
+    BootId, Endpoint, Epoch, InstanceId, LeaseName, Peer, Receiver, RoutedReceiver, Subnets, VxlanReceiver,
+};
 pub use pool::Pool;

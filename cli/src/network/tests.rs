@@ -26,7 +26,7 @@ fn wire() -> v1::Network {
         backend: Some(v1::network::Backend::Vxlan(v1::VxlanBackend {
             port: Some(8472),
             learning: true,
-            gbp: false,
+            ..Default::default()
         })),
         create_time: Some(prost_types::Timestamp { seconds: 1_000_000, nanos: 0 }),
         revision: 3,
@@ -51,7 +51,7 @@ fn create_sends_what_was_typed() {
             backend: Some(v1::network::Backend::Vxlan(v1::VxlanBackend {
                 port: None,
                 learning: true,
-                gbp: false
+                ..Default::default()
             })),
             lease_ttl: Some(prost_types::Duration { seconds: 90, nanos: 0 }),
             ..Default::default()
@@ -93,7 +93,7 @@ fn json_names_are_stable() {
             "vni": 7,
             "pools": [{"cidr": "10.1.0.0/16", "node_prefix_len": 24}],
             "mtu": null,
-            "backend": {"kind": "vxlan", "port": 8472, "learning": true, "gbp": false},
+            "backend": {"kind": "vxlan", "port": 8472, "learning": true, "gbp": false, "direct_routing": false},
             "lease_ttl_seconds": 60,
             "create_time": "1970-01-12T13:46:40Z",
             "revision": 3,

@@ -34,5 +34,10 @@ fn told(command: Command) -> String {
 }
 
 fn vxlan(port: u32, gbp: bool) -> Backend {
-    Backend::Vxlan(VxlanBackend { port: Port::try_from(port).unwrap(), learning: false, gbp })
+    Backend::Vxlan(VxlanBackend {
+        port: Port::try_from(port).unwrap(),
+        learning: false,
+        gbp,
+        direct_routing: false,
+    })
 }

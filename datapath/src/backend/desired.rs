@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use loden_proto::model::{Network, Peer};
@@ -63,7 +64,19 @@ impl Desired {
         &self.tables
     }
 
-    /// The peers that are not in the tables, and why.
+    /// Whether a peer passed all checks; what it lacks is another matter.
+    #[must_use]
+    pub fn accepts(&self, node: &NodeId) -> bool {
+        self.screen.accepted(node).is_some()
+    }
+
+    /// Whether an accepted peer has an underlay address.
+    #[must_use]
+    pub fn knows(&self, address: IpAddr) -> bool {
+        self.screen.holder(address).is_some()
+    }
+
+    /// The peers that are not in the tables, or not whole, and why.
     #[must_use]
     pub const fn refused(&self) -> &BTreeMap<NodeId, Reason> {
         &self.refused
@@ -94,25 +107,54 @@ impl Desired {
         let mut old = Tables::default();
         let mut new = Tables::default();
         for (node, before) in before {
-            if let Some(Ok(entries)) = before.map(|peer| peer_tables(&self.network, &self.me, &peer)) {
-                old.extend(entries);
+            if let Some(peer) = before {
+                old.extend(peer_tables(&self.network, &self.me, &peer).tables);
             }
-            self.refused.remove(&node);
-            self.waiting.remove(&node);
-            let accepted = self.screen.accepted(&node).map(|peer| peer_tables(&self.network, &self.me, peer));
-            match accepted {
-                Some(Ok(entries)) => new.extend(entries),
-                Some(Err(Reason::NotReady)) => drop(self.waiting.insert(node)),
-                Some(Err(reason)) => drop(self.refused.insert(node, reason)),
-                None => {
-                    if let Some(reason) = self.screen.refused(&node) {
-                        self.refused.insert(node, reason.clone());
-                    }
-                }
-            }
+            self.place(node, &mut new);
         }
-        let plan = plan(&old, &new);
-        self.tables.remove(&old);
+        self.turn(&old, new)
+    }
+
+    /// Notes whether an address on a link answers; the plan moves the peer that
+    /// has it where that makes a difference.
+    pub fn answers(&mut self, address: IpAddr, answers: bool) -> Plan {
+        if self.me.underlay.unanswered.contains(&address) != answers {
+            return Plan::default();
+        }
+        let Some(peer) = self.screen.holder(address).cloned() else { return Plan::default() };
+        let old = peer_tables(&self.network, &self.me, &peer).tables;
+        if answers {
+            self.me.underlay.unanswered.remove(&address);
+        } else {
+            self.me.underlay.unanswered.insert(address);
+        }
+        let mut new = Tables::default();
+        self.place(peer.node.clone(), &mut new);
+        self.turn(&old, new)
+    }
+
+    /// Sorts a node by what it is now: into the tables, waiting or refused.
+    fn place(&mut self, node: NodeId, new: &mut Tables) {
+        self.refused.remove(&node);
+        self.waiting.remove(&node);
+        let Some(peer) = self.screen.accepted(&node) else {
+            if let Some(reason) = self.screen.refused(&node) {
+                self.refused.insert(node, reason.clone());
+            }
+            return;
+        };
+        let entries = peer_tables(&self.network, &self.me, peer);
+        new.extend(entries.tables);
+        match entries.lacking {
+            Some(Reason::NotReady) => drop(self.waiting.insert(node)),
+            Some(reason) => drop(self.refused.insert(node, reason)),
+            None => {}
+        }
+    }
+
+    fn turn(&mut self, old: &Tables, new: Tables) -> Plan {
+        let plan = plan(old, &new);
+        self.tables.remove(old);
         self.tables.extend(new);
         plan
     }

@@ -6,6 +6,8 @@ use ipnet::IpNet;
 use loden_proto::model::{Mac, Vni};
 use loden_proto::names::NodeId;
 
+use crate::name::DeviceName;
+
 /// A peer that is not programmed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("peer {node}: {reason}")]
@@ -90,6 +92,26 @@ pub enum Reason {
     /// It offers no receiver: its agent has a lease and no device yet.
     #[error("it is not ready to receive")]
     NotReady,
+    /// It is behind a gateway, and packets can only go there as they are.
+    #[error("its underlay address {address} is not on a link of this host")]
+    NotAdjacent {
+        /// The underlay address.
+        address: IpAddr,
+    },
+    /// It has no address that a route to the subnet can lead to.
+    #[error("it takes nothing for its subnet {subnet} without encapsulation over {} address", families(*subnet))]
+    NoNextHop {
+        /// The subnet.
+        subnet: IpNet,
+    },
+    /// The kernel finds no MAC address for the next hop.
+    #[error("its underlay address {address} does not answer on {device}")]
+    Unanswered {
+        /// The underlay address.
+        address: IpAddr,
+        /// The link.
+        device: DeviceName,
+    },
     /// No receiver fits.
     #[error(
         "it receives on nothing that this host can send to: it offers {offered}; this host sends {wanted}"
@@ -100,4 +122,11 @@ pub enum Reason {
         /// What this host can use.
         wanted: String,
     },
+}
+
+const fn families(subnet: IpNet) -> &'static str {
+    match subnet {
+        IpNet::V4(_) => "any",
+        IpNet::V6(_) => "an IPv6",
+    }
 }

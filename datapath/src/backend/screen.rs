@@ -85,6 +85,12 @@ impl Screen {
         self.entries.get(node).filter(|entry| entry.refused.is_none()).map(|entry| &entry.peer)
     }
 
+    /// The accepted peer that has an underlay address.
+    #[must_use]
+    pub fn holder(&self, address: IpAddr) -> Option<&Arc<Peer>> {
+        self.accepted(self.holders.get(&Claim::Underlay(address))?)
+    }
+
     /// Why a peer is refused.
     #[must_use]
     pub fn refused(&self, node: &NodeId) -> Option<&Reason> {

@@ -16,11 +16,10 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use loden_proto::model::{Family, Network, Peer, Vni, VxlanBackend, VxlanReceiver};
 
-use super::{Me, Reason, Underlay};
+use super::{Entries, Me, Reason, Underlay, routed};
 use crate::name::DeviceName;
 use crate::tables::{
-    AddressKey, Alias, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Setting, SysctlKey, Tables,
-    metric,
+    AddressKey, Alias, Device, FdbEntry, FdbKey, NeighbourKey, Route, Setting, SysctlKey, Tables,
 };
 
 /// The smallest MTU that the kernel lets a device have (RFC 791 §3.1).
@@ -80,13 +79,35 @@ pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> T
     tables
 }
 
-pub(super) fn peer_tables(
+pub(super) fn peer_tables(network: &Network, backend: VxlanBackend, me: &Me, peer: &Peer) -> Entries {
+    let mut entries = match choose(network, backend, me, peer) {
+        Ok((receiver, destination)) => Entries::whole(tunnel(network, backend, peer, receiver, destination)),
+        Err(reason) => Entries::lacking(reason),
+    };
+    if backend.direct_routing {
+        // The tunnel's other entries stay, so that a move is one route replaced.
+        let mut direct = 0;
+        for prefix in peer.subnets.iter() {
+            if let Ok((device, gateway)) = routed::next_hop(me, peer, prefix)
+                && !me.underlay.unanswered.contains(&gateway)
+            {
+                entries.tables.routes.insert(routed::key(prefix), routed::route(device, gateway));
+                direct += 1;
+            }
+        }
+        entries.lacking = entries.lacking.filter(|_| direct < peer.subnets.iter().count());
+    }
+    entries
+}
+
+/// The entries of a peer behind the tunnel.
+fn tunnel(
     network: &Network,
     backend: VxlanBackend,
-    me: &Me,
     peer: &Peer,
-) -> Result<Tables, Reason> {
-    let (receiver, destination) = choose(network, backend, me, peer)?;
+    receiver: &VxlanReceiver,
+    destination: IpAddr,
+) -> Tables {
     let device = device_name(network.vni, receiver.family);
     let mut tables = Tables::default();
     let port = (receiver.port != backend.port).then_some(receiver.port);
@@ -97,10 +118,9 @@ pub(super) fn peer_tables(
             IpAddr::V6(_) => (IpAddr::V6(receiver.mac.link_local()), false),
         };
         tables.neighbours.insert(NeighbourKey { device, address: gateway }, receiver.mac);
-        let key = RouteKey { prefix, metric: metric(prefix) };
-        tables.routes.insert(key, Route { device, gateway, onlink });
+        tables.routes.insert(routed::key(prefix), Route { device, gateway, onlink });
     }
-    Ok(tables)
+    tables
 }
 
 /// The peer's receiver that this host sends to: of the preferred underlay

@@ -5,7 +5,7 @@ use std::io;
 
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkHeader, NetlinkPayload};
 use netlink_packet_route::link::LinkFlags;
-use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -183,7 +183,7 @@ impl Links {
     }
 
     fn neighbour(&self, message: &NeighbourMessage, set: bool) -> Option<Hint> {
-        let device = self.ours(message.header.ifindex)?;
+        let Some(device) = self.ours(message.header.ifindex) else { return answer(message) };
         if message.header.family == AddressFamily::Bridge {
             let (mac, entry) = decode::fdb(message)?;
             let key = FdbKey { device, mac };
@@ -195,7 +195,7 @@ impl Links {
         }
     }
 
-    /// A route of somebody else's is of interest only where it replaces one.
+    /// A route of somebody else's may have replaced one of ours.
     fn route(&self, message: &RouteMessage, set: bool, replaces: bool) -> Option<Hint> {
         let route = decode::main_route(message)?;
         let key = RouteKey { prefix: route.prefix, metric: route.metric };
@@ -208,7 +208,18 @@ impl Links {
                 Some(Hint::Route(key, whole.map(|(device, gateway)| Route { device, gateway, onlink })))
             }
             (true, false) if replaces => Some(Hint::Route(key, None)),
-            _ => None,
+            (_, false) => Some(Hint::HostRoute(route.prefix)),
         }
     }
+}
+
+/// What a neighbour on a link of the host's has come to.
+fn answer(message: &NeighbourMessage) -> Option<Hint> {
+    let answers = match message.header.state {
+        _ if message.header.family == AddressFamily::Bridge => return None,
+        NeighbourState::Reachable => true,
+        NeighbourState::Failed => false,
+        _ => return None,
+    };
+    Some(Hint::Answer { address: decode::neighbour(message)?.0, answers })
 }

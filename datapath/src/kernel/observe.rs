@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use netlink_packet_route::route::{RouteMessage, RouteProtocol};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::decode::{self, Link};
@@ -50,8 +50,10 @@ pub(super) fn tables(requests: &mut Requests, scope: &Scope) -> Result<Tables, E
         fdb(requests, link, &mut tables)?;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             neighbours(requests, link, family, &mut tables)?;
-            routes(requests, link, family, &mut tables)?;
         }
+    }
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        routes(requests, scope, &links, family, &mut tables)?;
     }
     Ok(tables)
 }
@@ -125,22 +127,29 @@ fn neighbours(
     Ok(())
 }
 
+/// Routes of ours over the network's devices, and into its pools over devices
+/// that are nobody's of ours.
 fn routes(
     requests: &mut Requests,
-    link: &Link,
+    scope: &Scope,
+    links: &[Link],
     family: AddressFamily,
     tables: &mut Tables,
 ) -> Result<(), Error> {
+    let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
     let mut question = RouteMessage::default();
     question.header.address_family = family;
     question.header.protocol = RouteProtocol::Other(PROTOCOL);
-    question.attributes.push(RouteAttribute::Oif(link.index));
     for answer in requests.dump(&RouteNetlinkMessage::GetRoute(question))? {
         let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
         let Some(route) = decode::main_route(&message).filter(|route| route.ours) else { continue };
-        let (Some(gateway), true) = (route.gateway, route.device == Some(link.index)) else { continue };
-        let key = RouteKey { prefix: route.prefix, metric: route.metric };
-        tables.routes.insert(key, Route { device: link.name, gateway, onlink: route.onlink });
+        let Some(link) = route.device.and_then(|index| by_index.get(&index)) else { continue };
+        let Some(gateway) = route.gateway else { continue };
+        let ours = tables.devices.contains_key(&link.name);
+        if ours || (scope.covers(&route.prefix) && !link.is_ours()) {
+            let key = RouteKey { prefix: route.prefix, metric: route.metric };
+            tables.routes.insert(key, Route { device: link.name, gateway, onlink: route.onlink });
+        }
     }
     Ok(())
 }

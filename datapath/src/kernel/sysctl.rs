@@ -5,8 +5,10 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
+use loden_proto::model::Family;
+
 use crate::tables::SysctlKey;
+use crate::{DeviceName, Error};
 
 /// Reads a setting. `None`: there is no such file, as on a kernel without
 /// IPv6, where what the setting prevents cannot happen.
@@ -35,4 +37,23 @@ fn file(key: SysctlKey) -> PathBuf {
 /// `/proc/sys/net/<family>/conf`, two above the file.
 fn has_family(file: &Path) -> bool {
     file.ancestors().nth(2).is_some_and(Path::exists)
+}
+
+/// The families in which this host forwards packets.
+pub(super) fn forwards() -> Vec<Family> {
+    let on = |path: &str| number(path).is_some_and(|value| value != 0);
+    let v4 = on("net/ipv4/ip_forward").then_some(Family::V4);
+    let v6 = on("net/ipv6/conf/all/forwarding").then_some(Family::V6);
+    v4.into_iter().chain(v6).collect()
+}
+
+/// Whether a device filters by the reverse path strictly: the larger of its own
+/// setting and that for all counts (the kernel's `ip-sysctl.rst`).
+pub(super) fn is_strict(device: DeviceName) -> bool {
+    let of = |name: &str| number(&format!("net/ipv4/conf/{name}/rp_filter"));
+    of("all").max(of(device.as_str())) == Some(1)
+}
+
+fn number(path: &str) -> Option<i32> {
+    fs::read_to_string(Path::new("/proc/sys").join(path)).ok()?.trim().parse().ok()
 }

@@ -12,8 +12,8 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::requests::Requests;
-use super::{decode, encode, observe};
-use crate::facts::{DefaultRoute, HostFacts, Interface, InterfaceAddress, RouteLookup};
+use super::{decode, encode, observe, sysctl};
+use crate::facts::{DefaultRoute, HostFacts, HostRoute, Interface, InterfaceAddress, RouteLookup};
 use crate::{DeviceName, Error};
 
 pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
@@ -30,10 +30,16 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
             up: link.flags.contains(LinkFlags::Up),
             running: link.flags.contains(LinkFlags::Running),
             loopback: link.flags.contains(LinkFlags::Loopback),
+            broadcast: link.flags.contains(LinkFlags::Broadcast)
+                && !link.flags.intersects(LinkFlags::Pointopoint | LinkFlags::Noarp),
+            strict: false,
             ours: link.is_ours(),
             addresses: addresses.remove(&link.index).unwrap_or_default(),
         })
         .collect();
+    for interface in interfaces.iter_mut().filter(|interface| !interface.addresses.is_empty()) {
+        interface.strict = sysctl::is_strict(interface.name);
+    }
     interfaces.sort_by_key(|interface| interface.index);
     let underlay = interfaces.iter().filter(|interface| !interface.loopback && !interface.ours);
     let connected = underlay.flat_map(|interface| {
@@ -41,11 +47,11 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
         global.map(|address| (interface.name, address.net.trunc()))
     });
     let connected = connected.collect();
-    let mut default_routes = Vec::new();
+    let mut facts = HostFacts { interfaces, connected, forwards: sysctl::forwards(), ..HostFacts::default() };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        default_routes.extend(defaults(requests, family, &names)?);
+        routes(requests, family, &names, &mut facts)?;
     }
-    Ok(HostFacts { interfaces, default_routes, connected })
+    Ok(facts)
 }
 
 fn addresses(requests: &mut Requests) -> Result<HashMap<u32, Vec<InterfaceAddress>>, Error> {
@@ -71,30 +77,36 @@ fn addresses(requests: &mut Requests) -> Result<HashMap<u32, Vec<InterfaceAddres
     Ok(addresses)
 }
 
-/// Default routes of the main table, the best metric first.
-fn defaults(
+/// Routes of the main table that are not ours; default routes again by
+/// themselves, the best metric first, each next hop alone.
+fn routes(
     requests: &mut Requests,
     family: AddressFamily,
     names: &HashMap<u32, DeviceName>,
-) -> Result<Vec<DefaultRoute>, Error> {
+    facts: &mut HostFacts,
+) -> Result<(), Error> {
     let mut question = RouteMessage::default();
     question.header.address_family = family;
     question.header.table = RouteHeader::RT_TABLE_MAIN;
-    let mut routes = Vec::new();
+    let mut defaults = Vec::new();
     for answer in requests.dump(&RouteNetlinkMessage::GetRoute(question))? {
         let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
-        let Some(route) = decode::main_route(&message).filter(|route| route.prefix.prefix_len() == 0) else {
+        let Some(route) = decode::main_route(&message).filter(|route| !route.ours) else { continue };
+        let (prefix, gateway, metric) = (route.prefix, route.gateway, route.metric);
+        let device = route.device.and_then(|index| names.get(&index)).copied();
+        facts.routes.push(HostRoute { prefix, device, gateway, metric });
+        if prefix.prefix_len() > 0 {
             continue;
-        };
-        let single = route.device.map(|device| (device, route.gateway));
+        }
+        let single = route.device.map(|device| (device, gateway));
         for (device, gateway) in single.into_iter().chain(next_hops(&message)) {
             let Some(device) = names.get(&device).copied() else { continue };
-            let family = Family::of_net(route.prefix);
-            routes.push(DefaultRoute { family, device, gateway, metric: route.metric });
+            defaults.push(DefaultRoute { family: Family::of_net(prefix), device, gateway, metric });
         }
     }
-    routes.sort_by_key(|route| route.metric);
-    Ok(routes)
+    defaults.sort_by_key(|route| route.metric);
+    facts.default_routes.extend(defaults);
+    Ok(())
 }
 
 /// The next hops of a multipath route, which has no output device of its own.

@@ -3,13 +3,15 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 #![allow(clippy::unwrap_used, reason = "what a test builds is right, or the test fails")]
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
-use loden_datapath::backend::{Me, Underlay, mac_of};
+use loden_datapath::backend::{Links, Me, Underlay, mac_of};
+use loden_datapath::{HostFacts, HostRoute, Interface};
 use loden_proto::model::{
-    Backend, Endpoint, Family, Mac, Mtu, Network, Peer, Pool, Port, Receiver, Subnets, Vni, VxlanBackend,
-    VxlanReceiver,
+    Backend, Endpoint, Family, Mac, Mtu, Network, Peer, Pool, Port, Receiver, RoutedReceiver, Subnets, Vni,
+    VxlanBackend, VxlanReceiver,
 };
 
 pub(crate) mod netns;
@@ -61,9 +63,55 @@ pub(crate) fn me(network: &Network) -> Me {
             v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
             v6: None,
             prefixes: vec!["192.0.2.0/24".parse().unwrap()],
+            links: links(&[("192.0.2.0/24", None), ("2001:db8:ffff::/64", None)]),
+            unanswered: BTreeSet::new(),
+            routed: vec![Family::V4],
         },
         mac,
     }
+}
+
+/// The links of a host with one NIC, `eth0`, and these routes over it, each
+/// with its gateway.
+pub(crate) fn links(routes: &[(&str, Option<&str>)]) -> Links {
+    let name = "eth0".parse().unwrap();
+    let nic = Interface {
+        index: 2,
+        name,
+        kind: None,
+        mtu: 1500,
+        up: true,
+        running: true,
+        loopback: false,
+        broadcast: true,
+        strict: false,
+        ours: false,
+        addresses: Vec::new(),
+    };
+    let route = |(prefix, gateway): &(&str, Option<&str>)| HostRoute {
+        prefix: prefix.parse().unwrap(),
+        device: Some(name),
+        gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+        metric: 0,
+    };
+    let routes = routes.iter().map(route).collect();
+    let facts = HostFacts { interfaces: vec![nic], routes, ..HostFacts::default() };
+    Links::of(&facts, &subnets(1, true))
+}
+
+/// The same peer, as one that takes packets without encapsulation too.
+pub(crate) fn routed(mut peer: Peer) -> Peer {
+    for family in [Family::V4, Family::V6] {
+        if peer.endpoint.address(family).is_some() {
+            peer.endpoint.receivers.push(Receiver::Routed(RoutedReceiver { family }));
+        }
+    }
+    peer
+}
+
+/// The first VTEP of a peer.
+pub(crate) fn vtep(peer: &Peer) -> VxlanReceiver {
+    *peer.endpoint.vteps().next().unwrap()
 }
 
 pub(crate) fn receiver(network: &Network, family: Family, mac: Mac) -> VxlanReceiver {

@@ -28,6 +28,8 @@ fn interface(index: u32, name: &str, nets: &[&str]) -> Interface {
         up: true,
         running: true,
         loopback: name == "lo",
+        broadcast: name != "lo",
+        strict: false,
         ours: name.starts_with("loden"),
         addresses: nets.iter().map(|net| address(net)).collect(),
     }
@@ -52,6 +54,7 @@ fn host() -> HostFacts {
             default_route("eth0", "2001:db8::1", 1024),
         ],
         connected: Vec::new(),
+        ..HostFacts::default()
     }
 }
 

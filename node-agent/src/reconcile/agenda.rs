@@ -51,7 +51,10 @@ impl<D: Datapath + Host> Reconcile<D> {
             self.look_soon();
             return;
         };
-        let underlay = hint.concerns_underlay(desired.tables());
+        let shakes =
+            desired.network().backend.is_routed() && hint.concerns_links(&desired.me().underlay.links);
+        self.shaken |= shakes;
+        let underlay = shakes || hint.concerns_underlay(desired.tables());
         if hint.concerns(desired.tables()) {
             let now = Instant::now();
             let again = self.last_drift.filter(|last| now < *last + FIGHT);
@@ -72,7 +75,11 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     pub(super) fn next_due(&self) -> Instant {
         let pass = self.pass_due.map(|(due, _)| due);
-        [pass, self.facts_due, self.listen_due].into_iter().flatten().fold(self.audit_due, Instant::min)
+        let forgiven = self.silence.due();
+        [pass, self.facts_due, self.listen_due, forgiven]
+            .into_iter()
+            .flatten()
+            .fold(self.audit_due, Instant::min)
     }
 
     pub(super) async fn due(&mut self, hints: &mut Option<Hints>) {
@@ -85,10 +92,12 @@ impl<D: Datapath + Host> Reconcile<D> {
         }
         if self.facts_due.is_some_and(|due| due <= now) {
             self.facts_due = None;
-            if self.look().await {
+            let shaken = std::mem::take(&mut self.shaken);
+            if self.look().await || shaken {
                 self.rebuild("underlay").await;
             }
         }
+        self.forgive(now).await;
         if let Some((_, why)) = self.pass_due.filter(|(due, _)| *due <= now) {
             if why == "drift" {
                 self.last_drift = Some(now);

@@ -1,9 +1,12 @@
 //! Which interface is sent over now, and what others are told of it.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use ipnet::IpNet;
-use loden_datapath::backend::Underlay;
+use loden_datapath::backend::{Links, Underlay};
 use loden_datapath::{Datapath, Host, HostFacts};
-use loden_proto::model::{Endpoint, Receiver};
+use loden_proto::model::{Backend, Endpoint, Family, Network, Receiver};
 use loden_transport::explain;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -29,48 +32,84 @@ impl<D: Datapath + Host> Reconcile<D> {
             }
         };
         self.no_interface = None;
-        let (choice, prefixes) = chosen;
+        let (choice, facts) = chosen;
         if self.choice.as_ref() != Some(&choice) {
             info!(device = %choice.device, v4 = ?choice.v4, v6 = ?choice.v6, reason = choice.reason, "underlay chosen");
         }
-        let changed = self.choice.as_ref() != Some(&choice) || self.prefixes != prefixes;
-        self.choice = Some(choice);
-        self.prefixes = prefixes;
-        changed
+        let below = self.underlay();
+        let before = self.choice.replace(choice);
+        self.facts = facts;
+        self.choice != before || self.underlay() != below
     }
 
-    async fn choose(&mut self) -> Result<(Choice, Vec<IpNet>), String> {
+    /// Why nobody can use this host as next hop, where all have to.
+    pub(super) fn unroutable(&self) -> Option<String> {
+        let desired = self.program.desired()?;
+        let choice = self.choice.as_ref()?;
+        if desired.network().backend != Backend::HostGw || !desired.me().underlay.routed.is_empty() {
+            return None;
+        }
+        let advertised = choice.public_v4.map(IpAddr::V4).or_else(|| choice.public_v6.map(IpAddr::V6))?;
+        Some(format!(
+            "the address {advertised} is advertised and is not one of {}: the backend host-gw needs the interface's own",
+            choice.device
+        ))
+    }
+
+    /// What is below the network as far as it is known now.
+    fn underlay(&self) -> Option<Underlay> {
+        let (held, network) = self.lease.as_ref()?;
+        Some(of(self.choice.as_ref()?, &self.facts, network, held))
+    }
+
+    async fn choose(&mut self) -> Result<(Choice, HostFacts), String> {
         let host = &mut self.program.datapath;
-        let facts: HostFacts = host.facts().await.map_err(|error| explain(&error))?;
+        let facts = host.facts().await.map_err(|error| explain(&error))?;
         let selection = &self.place.selection;
         let route = match selection.can_reach {
             Some(address) => host.route_to(address).await.map_err(|error| explain(&error))?,
             None => None,
         };
         let choice = iface::choose(selection, &facts, route.as_ref()).map_err(|error| error.to_string())?;
-        Ok((choice, facts.connected.iter().map(|(_, prefix)| *prefix).collect()))
+        Ok((choice, facts))
     }
 }
 
 /// What peers are told: the addresses to send to, and what receives there.
 pub(super) fn endpoint(choice: &Choice, receivers: &[Receiver]) -> Endpoint {
     let mut endpoint = Endpoint { v4: choice.public_v4, v6: choice.public_v6, receivers: Vec::new() };
-    let addressed = |receiver: &&Receiver| match receiver {
-        Receiver::Vxlan(vtep) => endpoint.address(vtep.family).is_some(),
-    };
+    let addressed = |receiver: &&Receiver| endpoint.address(receiver.family()).is_some();
     endpoint.receivers = receivers.iter().filter(addressed).copied().collect();
     endpoint
 }
 
-/// Prefixes below our own subnets are our pods' bridges: no peer is refused
-/// for them, and they come and go.
-pub(super) fn of(choice: &Choice, prefixes: &[IpNet], held: &Held) -> Underlay {
-    let ours = |prefix: &&IpNet| !held.subnets.iter().any(|own| own.contains(*prefix));
+/// What is below a network. Prefixes below our own subnets are our pods'
+/// bridges: no peer is refused for them, and they come and go.
+pub(super) fn of(choice: &Choice, facts: &HostFacts, network: &Network, held: &Held) -> Underlay {
+    let ours = |prefix: &IpNet| !held.subnets.iter().any(|own| own.contains(prefix));
+    let connected = facts.connected.iter().map(|(_, prefix)| *prefix);
     Underlay {
         lower: choice.device,
         mtu: choice.mtu,
         v4: choice.v4,
         v6: choice.v6,
-        prefixes: prefixes.iter().filter(ours).copied().collect(),
+        prefixes: connected.filter(ours).collect(),
+        links: if network.backend.is_routed() { Links::of(facts, &held.subnets) } else { Links::default() },
+        unanswered: BTreeSet::new(),
+        routed: routed(choice, facts, network),
     }
+}
+
+/// The families in which peers may use this host as next hop: those whose
+/// advertised address is the host's own. Where a tunnel is the other way, a
+/// strict reverse path filter would drop what comes over the link while the
+/// way back leads into the tunnel.
+fn routed(choice: &Choice, facts: &HostFacts, network: &Network) -> Vec<Family> {
+    let strict = facts.interface(choice.device).is_some_and(|nic| nic.strict);
+    let v4 = choice.v4.filter(|own| choice.public_v4 == Some(*own));
+    let v6 = choice.v6.filter(|own| choice.public_v6 == Some(*own));
+    if !network.backend.is_routed() || (strict && network.backend != Backend::HostGw) {
+        return Vec::new();
+    }
+    v4.map(|_| Family::V4).into_iter().chain(v6.map(|_| Family::V6)).collect()
 }

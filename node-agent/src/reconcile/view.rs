@@ -43,7 +43,8 @@ impl<D: Datapath + Host> Reconcile<D> {
         let ungrounded = self.peers.as_ref().is_some_and(|peers| !peers.is_grounded());
         let follows = self.lease.as_ref().is_some_and(|(_, network)| follows(network));
         let adopting = "the control plane is still collecting leases and has not told all peers";
-        let unfinished = self.no_interface.clone().or_else(|| self.program.unfinished());
+        let unfinished =
+            self.no_interface.clone().or_else(|| self.unroutable()).or_else(|| self.program.unfinished());
         Applied {
             source: self.source.filter(|_| self.program.desired().is_some()),
             peers: known.saturating_sub(refused + waiting + self.program.failed().len()),
@@ -79,8 +80,9 @@ impl<D: Datapath + Host> Reconcile<D> {
     fn mtu(&self) -> u32 {
         let Some(desired) = self.program.desired() else { return 0 };
         let wanted = backend::pod_mtu(desired.network(), &desired.me().underlay);
-        let devices = self.program.receivers().iter().map(|receiver| match receiver {
-            Receiver::Vxlan(vtep) => vtep.mtu,
+        let devices = self.program.receivers().iter().filter_map(|receiver| match receiver {
+            Receiver::Vxlan(vtep) => Some(vtep.mtu),
+            Receiver::Routed(_) => None,
         });
         devices.fold(wanted, u32::min)
     }

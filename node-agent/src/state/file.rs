@@ -179,7 +179,7 @@ fn frame(record: &Record, bytes: &mut Vec<u8>) -> io::Result<()> {
 /// The state in the file, and where its last whole record ends.
 pub(super) fn read(bytes: &[u8]) -> Option<(Kept, usize)> {
     let mut rest = bytes.strip_prefix(MAGIC)?;
-    let Next::Record(Record::Base { lease, peers }) = next(&mut rest)? else { return None };
+    let Some(Record::Base { lease, peers }) = next(&mut rest).ok()? else { return None };
     let peers = peers.map(|kept| {
         let refused = kept.refused.into_iter().collect();
         PeerSet::restored(kept.peers, refused, kept.token, kept.grounded)
@@ -187,11 +187,11 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Kept, usize)> {
     let mut kept = Kept { lease, peers };
     loop {
         let whole = bytes.len() - rest.len();
-        match next(&mut rest)? {
-            Next::Record(Record::Change(delta)) => change(&mut kept, delta)?,
-            Next::Record(Record::Lease(held, network)) => kept.lease = Some((held, network)),
-            Next::Record(Record::Base { .. }) => return None,
-            Next::End => return Some((kept, whole)),
+        match next(&mut rest).ok()? {
+            Some(Record::Change(delta)) => change(&mut kept, delta)?,
+            Some(Record::Lease(held, network)) => kept.lease = Some((held, network)),
+            Some(Record::Base { .. }) => return None,
+            None => return Some((kept, whole)),
         }
     }
 }
@@ -206,27 +206,24 @@ fn change(kept: &mut Kept, delta: KeptDelta) -> Option<()> {
     Some(())
 }
 
-enum Next {
-    Record(Record),
-    /// Nothing more, or the beginning of a record that was never finished.
-    End,
-}
+/// The bytes are not what was written.
+struct Damaged;
 
-/// The next record; none when the bytes are damaged.
-fn next(rest: &mut &[u8]) -> Option<Next> {
-    let Some((header, after)) = rest.split_at_checked(HEADER) else { return Some(Next::End) };
+/// The next record; none at the end, or where one begins that was never finished.
+fn next(rest: &mut &[u8]) -> Result<Option<Record>, Damaged> {
+    let Some((header, after)) = rest.split_at_checked(HEADER) else { return Ok(None) };
     let (length, crc) = header.split_at(4);
     if crc32fast::hash(length).to_le_bytes() != crc {
-        return None;
+        return Err(Damaged);
     }
-    let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
-    let Some((text, after)) = after.split_at_checked(length) else { return Some(Next::End) };
-    let Some((crc, after)) = after.split_at_checked(TRAILER) else { return Some(Next::End) };
+    let length = u32::from_le_bytes(length.try_into().map_err(|_| Damaged)?) as usize;
+    let Some((text, after)) = after.split_at_checked(length) else { return Ok(None) };
+    let Some((crc, after)) = after.split_at_checked(TRAILER) else { return Ok(None) };
     if crc32fast::hash(text).to_le_bytes() != crc {
-        return None;
+        return Err(Damaged);
     }
     *rest = after;
-    serde_json::from_slice(text).ok().map(Next::Record)
+    serde_json::from_slice(text).map(Some).map_err(|_| Damaged)
 }
 
 fn pairs(refused: &[Refused]) -> Vec<(String, String)> {

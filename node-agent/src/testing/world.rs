@@ -159,6 +159,8 @@ pub(crate) fn facts(address: &str) -> HostFacts {
             up: true,
             running: true,
             loopback: false,
+            broadcast: true,
+            strict: false,
             ours: false,
             addresses: vec![address],
         }],
@@ -169,5 +171,6 @@ pub(crate) fn facts(address: &str) -> HostFacts {
             metric: 0,
         }],
         connected: vec![(eth0, "192.0.2.0/24".parse().unwrap())],
+        ..HostFacts::default()
     }
 }

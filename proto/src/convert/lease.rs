@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::model::parse_underlay;
-use crate::model::{Endpoint, Family, Peer, Port, Receiver, Subnets, Vni, VxlanReceiver};
+use crate::model::{Endpoint, Family, Peer, Port, Receiver, RoutedReceiver, Subnets, Vni, VxlanReceiver};
 use crate::{InvalidValue, v1};
 
 /// Most receivers of one endpoint: a live change needs two per family.
@@ -15,15 +15,8 @@ impl TryFrom<v1::VxlanReceiver> for VxlanReceiver {
     type Error = InvalidValue;
 
     fn try_from(wire: v1::VxlanReceiver) -> Result<Self, InvalidValue> {
-        let family = match wire.family() {
-            v1::AddressFamily::Ipv4 => Family::V4,
-            v1::AddressFamily::Ipv6 => Family::V6,
-            v1::AddressFamily::Unspecified => {
-                return Err(InvalidValue::new(wire.family, "must be IPv4 or IPv6").at("family"));
-            }
-        };
         Ok(Self {
-            family,
+            family: family_from(wire.family)?,
             vni: Vni::try_from(wire.vni).map_err(|invalid| invalid.at("vni"))?,
             port: Port::try_from(wire.port).map_err(|invalid| invalid.at("port"))?,
             mac: wire.mac.parse().map_err(|invalid: InvalidValue| invalid.at("mac"))?,
@@ -35,12 +28,8 @@ impl TryFrom<v1::VxlanReceiver> for VxlanReceiver {
 
 impl From<VxlanReceiver> for v1::VxlanReceiver {
     fn from(vtep: VxlanReceiver) -> Self {
-        let family = match vtep.family {
-            Family::V4 => v1::AddressFamily::Ipv4,
-            Family::V6 => v1::AddressFamily::Ipv6,
-        };
         Self {
-            family: family.into(),
+            family: family(vtep.family),
             vni: vtep.vni.into(),
             port: vtep.port.into(),
             mac: vtep.mac.to_string(),
@@ -48,6 +37,24 @@ impl From<VxlanReceiver> for v1::VxlanReceiver {
             gbp: vtep.gbp,
         }
     }
+}
+
+fn family_from(wire: i32) -> Result<Family, InvalidValue> {
+    match v1::AddressFamily::try_from(wire) {
+        Ok(v1::AddressFamily::Ipv4) => Ok(Family::V4),
+        Ok(v1::AddressFamily::Ipv6) => Ok(Family::V6),
+        Ok(v1::AddressFamily::Unspecified) | Err(_) => {
+            Err(InvalidValue::new(wire, "must be IPv4 or IPv6").at("family"))
+        }
+    }
+}
+
+fn family(family: Family) -> i32 {
+    let wire = match family {
+        Family::V4 => v1::AddressFamily::Ipv4,
+        Family::V6 => v1::AddressFamily::Ipv6,
+    };
+    wire.into()
 }
 
 impl TryFrom<v1::Receiver> for Receiver {
@@ -58,6 +65,9 @@ impl TryFrom<v1::Receiver> for Receiver {
             Some(v1::receiver::Kind::Vxlan(vtep)) => {
                 vtep.try_into().map(Self::Vxlan).map_err(|invalid: InvalidValue| invalid.at("vxlan"))
             }
+            Some(v1::receiver::Kind::Routed(routed)) => family_from(routed.family)
+                .map(|family| Self::Routed(RoutedReceiver { family }))
+                .map_err(|invalid| invalid.at("routed")),
             None => Err(InvalidValue::missing("kind")),
         }
     }
@@ -67,6 +77,9 @@ impl From<Receiver> for v1::Receiver {
     fn from(receiver: Receiver) -> Self {
         let kind = match receiver {
             Receiver::Vxlan(vtep) => v1::receiver::Kind::Vxlan(vtep.into()),
+            Receiver::Routed(routed) => {
+                v1::receiver::Kind::Routed(v1::RoutedReceiver { family: family(routed.family) })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -99,12 +112,15 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             let rule = "an IPv4 or IPv6 underlay address is required";
             return Err(InvalidValue::new("", rule).at("address_v4"));
         }
-        for (index, vtep) in endpoint.vteps().enumerate() {
-            if endpoint.address(vtep.family).is_none() {
-                let rule = format!("needs an {} underlay address in the endpoint", vtep.family);
-                return Err(InvalidValue::new(vtep.family, rule)
-                    .at("vxlan.family")
-                    .at(format!("receivers[{index}]")));
+        for (index, receiver) in endpoint.receivers.iter().enumerate() {
+            let family = receiver.family();
+            if endpoint.address(family).is_none() {
+                let rule = format!("needs an {family} underlay address in the endpoint");
+                let kind = match receiver {
+                    Receiver::Vxlan(_) => "vxlan.family",
+                    Receiver::Routed(_) => "routed.family",
+                };
+                return Err(InvalidValue::new(family, rule).at(kind).at(format!("receivers[{index}]")));
             }
         }
         Ok(endpoint)

@@ -38,8 +38,10 @@ impl TryFrom<v1::network::Backend> for Backend {
                     port: port.map_err(|invalid| invalid.at("port").at("vxlan"))?.unwrap_or(Port::VXLAN),
                     learning: vxlan.learning,
                     gbp: vxlan.gbp,
+                    direct_routing: vxlan.direct_routing,
                 }))
             }
+            v1::network::Backend::HostGw(v1::HostGwBackend {}) => Ok(Self::HostGw),
         }
     }
 }
@@ -52,7 +54,9 @@ impl From<Backend> for v1::network::Backend {
                 port: Some(vxlan.port.into()),
                 learning: vxlan.learning,
                 gbp: vxlan.gbp,
+                direct_routing: vxlan.direct_routing,
             }),
+            Backend::HostGw => Self::HostGw(v1::HostGwBackend {}),
         }
     }
 }

@@ -55,6 +55,20 @@ pub enum Backend {
     Alloc,
     /// Kernel VXLAN.
     Vxlan(VxlanBackend),
+    /// Routes by next hop, without encapsulation.
+    HostGw,
+}
+
+impl Backend {
+    /// Whether packets may reach a node as they are, without encapsulation.
+    #[must_use]
+    pub const fn is_routed(&self) -> bool {
+        match self {
+            Self::Alloc => false,
+            Self::Vxlan(vxlan) => vxlan.direct_routing,
+            Self::HostGw => true,
+        }
+    }
 }
 
 /// Kernel VXLAN (RFC 7348).
@@ -66,11 +80,14 @@ pub struct VxlanBackend {
     pub learning: bool,
     /// Carry the group policy extension; a property of the port.
     pub gbp: bool,
+    /// Send to neighbours by next hop, without encapsulation.
+    #[serde(default)]
+    pub direct_routing: bool,
 }
 
 impl Default for VxlanBackend {
     fn default() -> Self {
-        Self { port: Port::VXLAN, learning: false, gbp: false }
+        Self { port: Port::VXLAN, learning: false, gbp: false, direct_routing: false }
     }
 }
 

@@ -93,9 +93,18 @@ impl Endpoint {
 
     /// The VTEPs among the receivers.
     pub fn vteps(&self) -> impl Iterator<Item = &VxlanReceiver> {
-        self.receivers.iter().map(|receiver| match receiver {
-            Receiver::Vxlan(vtep) => vtep,
+        self.receivers.iter().filter_map(|receiver| match receiver {
+            Receiver::Vxlan(vtep) => Some(vtep),
+            Receiver::Routed(_) => None,
         })
+    }
+
+    /// The underlay address of a family, if the node forwards what reaches it
+    /// there without encapsulation.
+    #[must_use]
+    pub fn next_hop(&self, family: Family) -> Option<IpAddr> {
+        let routed = Receiver::Routed(RoutedReceiver { family });
+        self.address(family).filter(|_| self.receivers.contains(&routed))
     }
 }
 
@@ -105,6 +114,26 @@ impl Endpoint {
 pub enum Receiver {
     /// A kernel VXLAN device.
     Vxlan(VxlanReceiver),
+    /// The node itself, as a router.
+    Routed(RoutedReceiver),
+}
+
+impl Receiver {
+    /// The family of the underlay.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        match self {
+            Self::Vxlan(vtep) => vtep.family,
+            Self::Routed(routed) => routed.family,
+        }
+    }
+}
+
+/// A node that forwards packets to its subnets that reach it as they are.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Deserialize, Serialize)]
+pub struct RoutedReceiver {
+    /// The family of the underlay.
+    pub family: Family,
 }
 
 /// A VTEP, as the node's kernel reports it.

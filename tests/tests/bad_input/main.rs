@@ -39,7 +39,7 @@ impl World {
         let deployment = Deployment::start(name, &[]).await?;
         let admin = deployment.control.channel(&deployment.control.admin_identity()).await?;
         let mut networks = NetworkServiceClient::new(admin.clone());
-        let vxlan = |port, gbp| Backend::Vxlan(v1::VxlanBackend { port, gbp, learning: false });
+        let vxlan = |port, gbp| Backend::Vxlan(v1::VxlanBackend { port, gbp, ..Default::default() });
         for (name, cidr, vni, backend, request_id) in [
             ("networks/default", "10.244.0.0/16", Some(100), vxlan(None, false), "used"),
             ("networks/small", "10.9.0.0/22", None, vxlan(None, false), ""),

@@ -50,7 +50,7 @@ fn endpoint(peer: &mut v1::Peer) -> &mut v1::Endpoint {
 fn vtep(peer: &mut v1::Peer) -> &mut v1::VxlanReceiver {
     match &mut endpoint(peer).receivers[0].kind {
         Some(Kind::Vxlan(vtep)) => vtep,
-        None => unreachable!("a good peer has a VTEP"),
+        _ => unreachable!("a good peer has a VTEP"),
     }
 }
 

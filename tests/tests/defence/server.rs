@@ -113,7 +113,7 @@ fn network() -> v1::Network {
         name: "networks/default".into(),
         pools: vec![v1::Pool { cidr: "10.244.0.0/16".into(), node_prefix_len: Some(24) }],
         vni: Some(VNI),
-        backend: Some(Backend::Vxlan(v1::VxlanBackend { port: Some(8472), learning: false, gbp: false })),
+        backend: Some(Backend::Vxlan(v1::VxlanBackend { port: Some(8472), ..Default::default() })),
         create_time: Some(timestamp(SystemTime::UNIX_EPOCH)),
         revision: 1,
         ..Default::default()

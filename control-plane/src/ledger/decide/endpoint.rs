@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use loden_proto::InvalidValue;
-use loden_proto::model::{Backend, Endpoint, LeaseName, Network, VxlanReceiver, check_underlay};
+use loden_proto::model::{
+    Backend, Endpoint, Family, LeaseName, Network, Receiver, RoutedReceiver, VxlanReceiver, check_underlay,
+};
 
 use crate::ledger::Ledger;
 use crate::ledger::command::Defaults;
@@ -41,16 +43,36 @@ pub(super) fn check(endpoint: &Endpoint, network: &Network, defaults: &Defaults)
             return Err(InvalidValue::new(address, rule).at(field_of(address)));
         }
     }
-    for (index, vtep) in endpoint.vteps().enumerate() {
-        check_vtep(vtep, endpoint, network)
-            .map_err(|invalid| invalid.at(format!("endpoint.receivers[{index}].vxlan")))?;
+    for (index, receiver) in endpoint.receivers.iter().enumerate() {
+        let (kind, checked) = match receiver {
+            Receiver::Vxlan(vtep) => ("vxlan", check_vtep(vtep, network)),
+            Receiver::Routed(routed) => ("routed", check_routed(*routed, network)),
+        };
+        let checked = checked.and_then(|()| check_family(receiver.family(), endpoint));
+        checked.map_err(|invalid| invalid.at(kind).at(format!("endpoint.receivers[{index}]")))?;
     }
     Ok(())
 }
 
-fn check_vtep(vtep: &VxlanReceiver, endpoint: &Endpoint, network: &Network) -> Result<(), InvalidValue> {
+fn check_family(family: Family, endpoint: &Endpoint) -> Result<(), InvalidValue> {
+    if endpoint.address(family).is_none() {
+        let rule = format!("needs an {family} underlay address in the endpoint");
+        return Err(InvalidValue::new(family, rule).at("family"));
+    }
+    Ok(())
+}
+
+fn check_routed(routed: RoutedReceiver, network: &Network) -> Result<(), InvalidValue> {
+    if !network.backend.is_routed() {
+        let rule = format!("is not taken: nothing is routed directly in the network {}", network.id);
+        return Err(InvalidValue::new(routed.family, rule).at("family"));
+    }
+    Ok(())
+}
+
+fn check_vtep(vtep: &VxlanReceiver, network: &Network) -> Result<(), InvalidValue> {
     let Backend::Vxlan(vxlan) = network.backend else {
-        let rule = format!("is not taken: the backend of the network {} only allocates", network.id);
+        let rule = format!("is not taken: the backend of the network {} is not VXLAN", network.id);
         return Err(InvalidValue::new(vtep.mac, rule).at("mac"));
     };
     if vtep.vni != network.vni {
@@ -64,10 +86,6 @@ fn check_vtep(vtep: &VxlanReceiver, endpoint: &Endpoint, network: &Network) -> R
     if vtep.gbp != vxlan.gbp {
         let rule = format!("must be {}, as in the network {}", vxlan.gbp, network.id);
         return Err(InvalidValue::new(vtep.gbp, rule).at("gbp"));
-    }
-    if endpoint.address(vtep.family).is_none() {
-        let rule = format!("needs an {} underlay address in the endpoint", vtep.family);
-        return Err(InvalidValue::new(vtep.family, rule).at("family"));
     }
     Ok(())
 }
@@ -110,7 +128,8 @@ impl Ledger {
                 within: "cluster",
             }));
         }
-        for (index, vtep) in endpoint.vteps().enumerate() {
+        for (index, receiver) in endpoint.receivers.iter().enumerate() {
+            let Receiver::Vxlan(vtep) = receiver else { continue };
             let others = entry.macs.get(&vtep.mac).into_iter().flatten();
             clashes.extend(others.filter(|other| **other != name.node).map(|other| Clash {
                 field: format!("endpoint.receivers[{index}].vxlan.mac"),

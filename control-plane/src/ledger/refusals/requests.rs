@@ -14,7 +14,7 @@ fn bad_endpoints_are_refused_by_name() {
         acquire_at("blue", "c", 1, endpoint)
     };
     fn vtep(endpoint: &mut Endpoint) -> &mut VxlanReceiver {
-        let Receiver::Vxlan(vtep) = &mut endpoint.receivers[0];
+        let Receiver::Vxlan(vtep) = &mut endpoint.receivers[0] else { unreachable!("it is a VTEP") };
         vtep
     }
     let cases: Vec<(Command, &str)> = vec![
@@ -90,7 +90,7 @@ fn an_alloc_network_takes_no_receiver() {
     rig.must(create(|spec| spec.backend = Backend::Alloc));
     assert_eq!(
         rig.refused(acquire_at("red", "a", 1, with_vtep(1, 1))).to_string(),
-        "endpoint.receivers[0].vxlan.mac: \"02:00:00:00:00:01\" is not taken: the backend of the network red only allocates"
+        "endpoint.receivers[0].vxlan.mac: \"02:00:00:00:00:01\" is not taken: the backend of the network red is not VXLAN"
     );
     rig.must(acquire("red", "a", 1));
 }

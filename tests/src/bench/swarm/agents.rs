@@ -185,11 +185,18 @@ fn facts(address: Ipv4Addr) -> anyhow::Result<HostFacts> {
         up: true,
         running: true,
         loopback: false,
+        broadcast: true,
+        strict: false,
         ours: false,
         addresses: vec![address],
     };
     let route = DefaultRoute { family: Family::V4, device: name, gateway: own.hosts().next(), metric: 0 };
-    Ok(HostFacts { interfaces: vec![nic], default_routes: vec![route], connected: vec![(name, own.trunc())] })
+    Ok(HostFacts {
+        interfaces: vec![nic],
+        default_routes: vec![route],
+        connected: vec![(name, own.trunc())],
+        ..HostFacts::default()
+    })
 }
 
 impl Datapath for Watched {

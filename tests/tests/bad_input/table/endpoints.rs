@@ -105,6 +105,16 @@ fn vteps() -> Vec<Bad> {
         ),
         invalid(
             As::B,
+            acquire_at(|endpoint| endpoint.receivers.push(routed(v1::AddressFamily::Unspecified))),
+            &["endpoint.receivers[1].routed.family", "must be IPv4 or IPv6"],
+        ),
+        invalid(
+            As::B,
+            acquire_at(|endpoint| endpoint.receivers.push(routed(v1::AddressFamily::Ipv4))),
+            &["endpoint.receivers[1].routed.family", "\"IPv4\"", "nothing is routed directly", "default"],
+        ),
+        invalid(
+            As::B,
             acquire_at(|endpoint| endpoint.receivers[0].kind = None),
             &["endpoint.receivers[0].kind", "is required"],
         ),
@@ -116,7 +126,12 @@ fn vteps() -> Vec<Bad> {
         invalid(
             As::B,
             acquire(|request| request.network = "networks/addresses".into()),
-            &["endpoint.receivers[0].vxlan.mac", "\"02:00:5e:10:00:0b\"", "addresses only allocates"],
+            &["endpoint.receivers[0].vxlan.mac", "\"02:00:5e:10:00:0b\"", "addresses is not VXLAN"],
         ),
     ]
+}
+
+fn routed(family: v1::AddressFamily) -> v1::Receiver {
+    let routed = v1::RoutedReceiver { family: family.into() };
+    v1::Receiver { kind: Some(v1::receiver::Kind::Routed(routed)) }
 }

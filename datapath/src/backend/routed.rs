@@ -1,0 +1,73 @@
+//! Next hops: packets go to a peer as they are, over a link that both are on.
+//!
+//! ```text
+//!  10.244.2.0/24 ──route──▶ 192.0.2.9 dev eth0       (IPv4: via either family, RFC 5549)
+//!  2001:db8:2::/64 ──route──▶ 2001:db8:ffff::9 dev eth0
+//! ```
+//!
+//! Whether a peer is on a link is read from the host's routes: the best one to
+//! it is a link's own. That a lookup answers without a gateway would not do,
+//! for point-to-point devices have none either.
+
+use std::net::IpAddr;
+
+use loden_proto::model::{Family, Network, Peer, Receiver, RoutedReceiver};
+
+use super::{Entries, Me, Reason};
+use crate::name::DeviceName;
+use crate::tables::{Route, RouteKey, Tables, metric};
+use ipnet::IpNet;
+
+/// Everything of a peer by next hop; each subnet by itself.
+pub(super) fn peer_tables(me: &Me, peer: &Peer) -> Entries {
+    if peer.endpoint.receivers.is_empty() {
+        return Entries::lacking(Reason::NotReady);
+    }
+    let mut tables = Tables::default();
+    let mut lacking = None;
+    for prefix in peer.subnets.iter() {
+        match next_hop(me, peer, prefix) {
+            Ok((device, gateway)) => {
+                tables.routes.insert(key(prefix), route(device, gateway));
+                // The route stays: packets are what makes the kernel ask again.
+                if me.underlay.unanswered.contains(&gateway) {
+                    lacking = lacking.or(Some(Reason::Unanswered { address: gateway, device }));
+                }
+            }
+            Err(reason) => lacking = lacking.or(Some(reason)),
+        }
+    }
+    Entries { tables, lacking }
+}
+
+pub(super) fn key(prefix: IpNet) -> RouteKey {
+    RouteKey { prefix, metric: metric(prefix) }
+}
+
+pub(super) const fn route(device: DeviceName, gateway: IpAddr) -> Route {
+    Route { device, gateway, onlink: false }
+}
+
+/// The link and the address on it by which a subnet of a peer is reached.
+pub(super) fn next_hop(me: &Me, peer: &Peer, prefix: IpNet) -> Result<(DeviceName, IpAddr), Reason> {
+    // An IPv4 route may lead to an IPv6 next hop (RTA_VIA), not the reverse.
+    let families: &[Family] = match prefix {
+        IpNet::V4(_) => &[Family::V4, Family::V6],
+        IpNet::V6(_) => &[Family::V6],
+    };
+    let mut reason = None;
+    for family in families {
+        let Some(address) = peer.endpoint.next_hop(*family) else { continue };
+        match me.underlay.links.device_to(address) {
+            Some(device) => return Ok((device, address)),
+            None => reason = reason.or(Some(Reason::NotAdjacent { address })),
+        }
+    }
+    Err(reason.unwrap_or(Reason::NoNextHop { subnet: prefix }))
+}
+
+/// The families in which this host takes packets as they are.
+pub(super) fn receivers(network: &Network, me: &Me) -> impl Iterator<Item = Receiver> {
+    let routed = network.backend.is_routed().then(|| me.underlay.routed.iter());
+    routed.into_iter().flatten().map(|family| Receiver::Routed(RoutedReceiver { family: *family }))
+}

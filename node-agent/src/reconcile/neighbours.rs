@@ -1,0 +1,45 @@
+//! Moves peers that do not answer on a link of this host, and back.
+
+use std::net::IpAddr;
+
+use loden_datapath::{Datapath, Hint, Host};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Reconcile;
+
+impl<D: Datapath + Host> Reconcile<D> {
+    /// Takes what the kernel told.
+    pub(super) async fn heard(&mut self, hint: &Hint) {
+        match *hint {
+            Hint::Answer { address, answers } => self.answered(address, answers).await,
+            _ => self.hinted(hint),
+        }
+    }
+
+    async fn answered(&mut self, address: IpAddr, answers: bool) {
+        let known = self
+            .program
+            .desired()
+            .is_some_and(|desired| desired.network().backend.is_routed() && desired.knows(address));
+        if known && self.silence.heard(address, answers, Instant::now()) {
+            warn!(%address, "does not answer on its link");
+            self.regard(address, false).await;
+        }
+    }
+
+    /// Forgives those who have answered long enough.
+    pub(super) async fn forgive(&mut self, now: Instant) {
+        for address in self.silence.forgive(now) {
+            info!(%address, "answers on its link again");
+            self.regard(address, true).await;
+        }
+    }
+
+    async fn regard(&mut self, address: IpAddr, answers: bool) {
+        let Some(peers) = &self.peers else { return };
+        let delete = self.may_delete();
+        let moved = self.program.change(|desired| desired.answers(address, answers), peers, delete).await;
+        self.changed(moved);
+    }
+}
