@@ -7,21 +7,33 @@
 //! ```
 
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Router, serve as serve_http};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
+/// Connections at once; more wait in the listener's queue.
+const CONNECTIONS: usize = 64;
+/// How long a connection may take, from its beginning to the end of the answer.
+const REQUEST: Duration = Duration::from_secs(5);
 /// How long requests may still take once the process is ending.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Before the next attempt to accept a connection, when one could not be.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The process's metrics, registered by whoever measures.
 pub type Metrics = Arc<Mutex<Registry>>;
@@ -47,30 +59,58 @@ impl Readiness {
     }
 }
 
-/// Serves until `shutdown` resolves.
+/// Serves until `shutdown` resolves. So many connections at once, each for one
+/// request and not longer than it may take: nobody who is not even asked for a
+/// certificate can hold descriptors that others need.
 ///
 /// # Errors
-/// The listener fails.
+/// The runtime is not one that has sockets.
 pub async fn serve(
     listener: TcpListener,
     readiness: watch::Receiver<Readiness>,
     metrics: Metrics,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let (ending, mut ended) = watch::channel(());
-    let server = serve_http(listener, routes(readiness, metrics)).with_graceful_shutdown(async move {
-        shutdown.await;
-        drop(ending);
-    });
-    let late = async move {
-        // Resolves with an error once `ending` is dropped: the drain begins.
-        let _ = ended.changed().await;
-        tokio::time::sleep(DRAIN).await;
-    };
-    tokio::select! {
-        result = server => result,
-        () = late => Ok(()),
+    listener.local_addr()?;
+    let service = TowerToHyperService::new(routes(readiness, metrics));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = accept(&listener, &permits) => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, permit)) => {
+                let connection = http1::Builder::new()
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), service.clone());
+                connections.spawn(async move {
+                    // Whether a client got its answer is the client's business.
+                    let _ = timeout(REQUEST, connection).await;
+                    drop(permit);
+                });
+            }
+            // No descriptor is left, or the client has gone: neither is for ever.
+            Err(_) => sleep(PAUSE).await,
+        }
     }
+    let drained = async { while connections.join_next().await.is_some() {} };
+    // Whoever is still not done is cut off.
+    let _ = timeout(DRAIN, drained).await;
+    Ok(())
+}
+
+/// A connection, once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
 }
 
 fn routes(readiness: watch::Receiver<Readiness>, metrics: Metrics) -> Router {
@@ -157,5 +197,23 @@ mod tests {
         let _idle = TcpStream::connect(address).await.unwrap();
         stop.send(()).unwrap();
         server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_makes_room_for_those_who_ask() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_ready, readiness) = watch::channel(Readiness::yes(""));
+        let metrics = Arc::new(Mutex::new(Registry::default()));
+        let server = tokio::spawn(serve(listener, readiness, metrics, std::future::pending()));
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let answer = timeout(4 * REQUEST, fetch(address, "/livez")).await.expect("the silent hold the door");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let mut nothing = [0; 1];
+        assert_eq!(silent[0].read(&mut nothing).await.unwrap(), 0, "it is closed");
+        server.abort();
     }
 }
