@@ -140,7 +140,7 @@ impl Agent {
             overviews.insert(network.clone(), overview);
         }
         let (ready, readiness) = watch::channel(Readiness::no("starting"));
-        let subnet = SubnetFile { path: config.subnet_file, network: first, written: None };
+        let subnet = SubnetFile { path: config.subnet_file, network: first, written: None, looked: None };
         let seen = overviews.clone();
         tasks.spawn("readiness", judge(seen, changes, subnet, ready));
         Ok(Self { tasks, overviews, readiness, metrics, _state: state })
@@ -256,6 +256,8 @@ struct SubnetFile {
     path: Option<PathBuf>,
     network: NetworkId,
     written: Option<String>,
+    /// When the file was last compared with what is to be in it.
+    looked: Option<Instant>,
 }
 
 impl SubnetFile {
@@ -265,11 +267,14 @@ impl SubnetFile {
             return Ok(());
         };
         let text = subnet_file::render(network, &held.subnets, overview.applied.mtu);
-        if self.written.as_ref() == Some(&text) {
+        let looked = self.looked.replace(Instant::now());
+        if self.written.as_ref() == Some(&text) && looked.is_some_and(|looked| looked.elapsed() < LOOK) {
+            self.looked = looked;
             return Ok(());
         }
-        subnet_file::write(path, &text)?;
-        info!(path = %path.display(), "subnet file written");
+        if subnet_file::write(path, &text)? {
+            info!(path = %path.display(), "subnet file written");
+        }
         self.written = Some(text);
         Ok(())
     }
@@ -277,6 +282,8 @@ impl SubnetFile {
 
 /// Between attempts to write the subnet file.
 const REWRITE: Duration = Duration::from_secs(1);
+/// Between looks at a file that somebody may have removed or changed.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Tells whether the agent is ready. The subnet file comes before that, and
 /// after forwarding works.
@@ -321,7 +328,7 @@ async fn judge(
             changed = changes.changed() => if changed.is_err() {
                 return;
             },
-            () = sleep(REWRITE), if unwritten => {}
+            () = sleep(if unwritten { REWRITE } else { LOOK }) => {}
         }
     }
 }

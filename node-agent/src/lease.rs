@@ -170,7 +170,9 @@ impl Lease {
         let problem = Problem::of(status);
         debug!(%problem, "could not {what} the lease");
         self.view.send_modify(|view| {
-            if means_lost(status) {
+            // What we hold was claimed; if nothing is free, it belongs to somebody else.
+            let given_away = status.code() == Code::ResourceExhausted && view.held.is_some();
+            if means_lost(status) || given_away {
                 view.confirmed = false;
                 view.lost = Some(problem.to_string());
             }

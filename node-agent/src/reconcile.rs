@@ -307,6 +307,9 @@ impl<D: Datapath + Host> Reconcile<D> {
         else {
             return;
         };
+        if self.swallowing().is_some() {
+            return;
+        }
         if self.source.is_none() {
             self.source = Some(Source::Disk);
         }

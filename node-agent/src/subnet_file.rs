@@ -43,13 +43,14 @@ fn pools(network: &Network, family: Family) -> String {
 }
 
 /// Puts the file in place: a reader finds either the old one or the whole new
-/// one. Mode 0644 and missing directories 0755, whatever the umask is.
+/// one. Mode 0644 and missing directories 0755, whatever the umask is. False
+/// when it had that text already.
 ///
 /// # Errors
 /// The disk refuses it.
-pub fn write(path: &Path, text: &str) -> io::Result<()> {
+pub fn write(path: &Path, text: &str) -> io::Result<bool> {
     if fs::read_to_string(path).is_ok_and(|present| present == text) {
-        return Ok(());
+        return Ok(false);
     }
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -63,7 +64,8 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o644))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&draft, path)
+    fs::rename(&draft, path)?;
+    Ok(true)
 }
 
 fn create_directories(directory: &Path) -> io::Result<()> {

@@ -62,6 +62,21 @@ impl<D: Datapath + Host> Reconcile<D> {
         Some(of(self.choice.as_ref()?, &self.facts, network, held))
     }
 
+    /// Why our own lease cannot be used on this host: its addresses would be
+    /// taken from the underlay.
+    pub(super) fn swallowing(&self) -> Option<String> {
+        let (held, _) = self.lease.as_ref()?;
+        let device = self.choice.as_ref()?.device;
+        let below = || self.facts.connected.iter().filter(|(name, _)| *name == device);
+        held.subnets.iter().find_map(|own| {
+            let (_, prefix) = below().find(|(_, prefix)| prefix.contains(&own) || own.contains(prefix))?;
+            Some(format!(
+                "OVERLAPS_UNDERLAY: its subnet {own} overlaps {prefix}, which is connected to this host by {device}; \
+                 nothing is programmed"
+            ))
+        })
+    }
+
     async fn choose(&mut self) -> Result<(Choice, HostFacts), String> {
         let host = &mut self.program.datapath;
         let facts = host.facts().await.map_err(|error| explain(&error))?;

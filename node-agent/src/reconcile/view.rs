@@ -43,8 +43,12 @@ impl<D: Datapath + Host> Reconcile<D> {
         let ungrounded = self.peers.as_ref().is_some_and(|peers| !peers.is_grounded());
         let follows = self.lease.as_ref().is_some_and(|(_, network)| follows(network));
         let adopting = "the control plane is still collecting leases and has not told all peers";
-        let unfinished =
-            self.no_interface.clone().or_else(|| self.unroutable()).or_else(|| self.program.unfinished());
+        let unfinished = self
+            .no_interface
+            .clone()
+            .or_else(|| self.swallowing())
+            .or_else(|| self.unroutable())
+            .or_else(|| self.program.unfinished());
         Applied {
             source: self.source.filter(|_| self.program.desired().is_some()),
             peers: known.saturating_sub(refused + waiting + self.program.failed().len()),

@@ -108,3 +108,20 @@ async fn a_kernel_that_cannot_be_read_is_named_and_read_again() {
     let overview = agent.overview();
     assert_eq!(overview.borrow().applied.peers, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_out_of_the_underlays_own_prefix_is_not_used() {
+    let mut world = World::new();
+    world.kernel.change_facts(|host| {
+        host.interfaces[0].addresses[0].net = "10.244.0.9/16".parse().unwrap();
+        host.connected = vec![(host.interfaces[0].name, "10.244.0.0/16".parse().unwrap())];
+    });
+    let agent = world.start();
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], false, 1).await;
+    let text = agent.told(|_, text| text.contains("OVERLAPS_UNDERLAY")).await;
+    assert!(text.contains("10.244.9.0/24 overlaps 10.244.0.0/16"), "{text}");
+    settle().await;
+    assert_eq!(world.kernel.executed(), []);
+    assert!(!world.subnet_file().exists());
+}

@@ -2,8 +2,9 @@
 
 use loden_datapath::Hint;
 use loden_proto::InvalidValue;
+use loden_proto::reason::{self, Reason};
 use std::time::Duration;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::testing::{World, facts};
 
@@ -55,4 +56,17 @@ async fn a_node_that_gets_no_watch_reports_why_and_stops_once_it_is_ready() {
     let mut reports = world.server.reports();
     let ready = reports.wait_for(|reports| reports.last().is_some_and(|last| last.ready)).await.unwrap();
     assert_eq!(ready.last().unwrap().not_ready_reason, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_subnet_was_given_away_is_not_ready_and_keeps_its_datapath() {
+    let mut world = World::new();
+    let (agent, watch) = world.ready_with(&[1, 2], 1).await;
+    let programmed = world.kernel.tables();
+    let message = "no subnet is free";
+    world.server.grant(move |_| Err(reason::status(Code::ResourceExhausted, Reason::Exhausted, message)));
+    watch.end(reason::status(Code::FailedPrecondition, Reason::StaleEpoch, "the lease is gone")).await;
+    let text = agent.not_ready().await;
+    assert!(text.contains("EXHAUSTED: no subnet is free"), "{text}");
+    assert_eq!(world.kernel.tables(), programmed);
 }

@@ -141,3 +141,21 @@ async fn a_subnet_file_that_cannot_be_written_is_tried_again_soon() {
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert!(world.subnet_file().exists());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_subnet_file_that_somebody_removed_or_changed_is_written_again() {
+    let mut world = World::new();
+    let (_agent, _watch) = world.ready_with(&[1], 1).await;
+    let text = fs::read_to_string(world.subnet_file()).unwrap();
+    for damage in [None, Some("FLANNEL_MTU=1\n")] {
+        match damage {
+            None => fs::remove_file(world.subnet_file()).unwrap(),
+            Some(text) => fs::write(world.subnet_file(), text).unwrap(),
+        }
+        let begin = tokio::time::Instant::now();
+        while fs::read_to_string(world.subnet_file()).ok().as_ref() != Some(&text) {
+            assert!(begin.elapsed() < Duration::from_secs(10), "it is not there again");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
