@@ -62,7 +62,7 @@ pub struct IssueArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// How long the certificate lives
-    #[arg(long, value_name = "TIME", default_value = "365d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "365d", value_parser = at_most_a_year)]
     pub validity: Duration,
     /// Replace a bundle that is there
     #[arg(long)]
@@ -112,7 +112,7 @@ pub struct Config {
         env = "LODEN_COOLDOWN",
         value_name = "TIME",
         default_value = "1h",
-        value_parser = humantime::parse_duration
+        value_parser = at_most_a_year
     )]
     pub cooldown: Duration,
 
@@ -132,7 +132,7 @@ pub struct Config {
         env = "LODEN_SETTLE",
         value_name = "TIME",
         default_value = "15s",
-        value_parser = humantime::parse_duration
+        value_parser = at_most_a_year
     )]
     pub settle: Duration,
 
@@ -142,7 +142,7 @@ pub struct Config {
         env = "LODEN_ADOPT_FOR",
         value_name = "TIME",
         default_value = "10m",
-        value_parser = humantime::parse_duration
+        value_parser = at_most_a_year
     )]
     pub adopt_for: Duration,
 
@@ -245,6 +245,15 @@ fn lease_ttl(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn at_most_a_year(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time <= Duration::from_secs(365 * 24 * 3600) {
+        Ok(time)
+    } else {
+        Err("must be at most 365d".to_owned())
+    }
+}
+
 fn some_time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if (Duration::from_millis(50)..=Duration::from_secs(24 * 3600)).contains(&time) {
@@ -305,5 +314,14 @@ mod tests {
         let config = load(&["--max-lag", "2s"]).unwrap().config;
         let error = config.check().unwrap_err().to_string();
         assert_eq!(error, "max-lag: \"2s\" must be longer than the heartbeat, 3s");
+    }
+
+    #[test]
+    fn times_that_no_clock_can_count_are_refused() {
+        for flag in ["--settle", "--adopt-for", "--cooldown"] {
+            let refused = load(&[flag, "400000000000y"]).unwrap_err();
+            assert!(refused.to_string().contains("at most 365d"), "{refused}");
+            assert!(load(&[flag, "0s"]).is_ok());
+        }
     }
 }

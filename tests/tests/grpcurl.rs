@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -196,7 +197,8 @@ async fn a_client_that_knows_only_reflection_creates_lists_and_watches() -> anyh
     let tools = Tool::installed();
     ensure!(!tools.is_empty(), "neither grpcurl nor buf is installed: run `make tools`");
     for (index, tool) in tools.iter().enumerate() {
-        println!("with {tool:?}");
+        // Past the test harness, which shows what a test prints only when it fails.
+        writeln!(std::io::stderr(), "grpcurl test: with {tool:?}")?;
         story(tool, &format!("curl-{index}")).await.with_context(|| format!("with {tool:?}"))?;
     }
     Ok(())

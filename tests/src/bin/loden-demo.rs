@@ -47,7 +47,8 @@ async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
     std::fs::write(&flags.report, page::render(&report))
         .with_context(|| format!("could not write {}", flags.report.display()))?;
-    println!("{}", text::render(&report));
+    // A closed terminal is no reason to fail either.
+    let _ = writeln!(std::io::stdout(), "{}", text::render(&report));
     say(&format!("report: {}", flags.report.display()));
     let promised = report.outcomes.iter().all(|outcome| outcome.good);
     let reached = report.pairs.iter().all(|pair| pair.lost == 0 && pair.tcp > 0.0);
