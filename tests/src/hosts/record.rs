@@ -91,8 +91,8 @@ impl Record {
         let owner = ProcessId::running(pid)
             .ok_or_else(|| Error::new("read /proc/self/stat", io::Error::from(io::ErrorKind::NotFound)))?;
         let record = Self::at(&format!("{owner}-{}", NEXT.fetch_add(1, Ordering::Relaxed)), None);
-        fs::create_dir_all(RECORDS).doing(|| format!("create {RECORDS} (a lab needs root)"))?;
-        fs::create_dir(&record.record).doing(|| format!("create {}", record.record.display()))?;
+        enter(Path::new(RECORDS), &record.record)
+            .doing(|| format!("create {} (a lab needs root)", record.record.display()))?;
         std::os::unix::fs::symlink(&record.directory, record.record.join("directory"))
             .and_then(|()| fs::create_dir(&record.directory))
             .doing(|| format!("create {}", record.directory.display()))?;
@@ -141,7 +141,7 @@ impl Record {
         if let Some(first) = failures.into_iter().next() {
             return Err(first);
         }
-        absent_is_done(fs::remove_dir_all(&self.record)).doing(|| format!("remove {}", self.record.display()))
+        leave(Path::new(RECORDS), &self.record).doing(|| format!("remove {}", self.record.display()))
     }
 
     fn kill_processes(&self) -> Result<(), Error> {
@@ -186,6 +186,30 @@ impl Record {
             swept.push(id);
         }
         Ok(swept)
+    }
+}
+
+/// Makes a record, and the folder of all records where it is missing. The last lab that ends takes that folder
+/// with it, at any moment.
+fn enter(records: &Path, record: &Path) -> io::Result<()> {
+    loop {
+        match fs::create_dir(records) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        match fs::create_dir(record) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+}
+
+/// Removes a record, and the folder of all records when it was the last one.
+fn leave(records: &Path, record: &Path) -> io::Result<()> {
+    absent_is_done(fs::remove_dir_all(record))?;
+    match fs::remove_dir(records) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        done => absent_is_done(done),
     }
 }
 
@@ -256,6 +280,25 @@ mod tests {
         let me = ProcessId::running(std::process::id()).unwrap();
         assert_eq!(parse_process_id(&me.to_string()), Some(me));
         assert!(me.is_running());
+    }
+
+    #[test]
+    fn the_folder_of_all_records_goes_with_the_last_one_and_comes_with_the_next() {
+        let root = tempfile::tempdir().unwrap();
+        let records = root.path().join("records");
+        thread::scope(|scope| {
+            for lab in ["a", "b", "c", "d"].map(|name| records.join(name)) {
+                let records = &records;
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        enter(records, &lab).unwrap();
+                        assert!(lab.is_dir());
+                        leave(records, &lab).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(!records.exists());
     }
 
     #[test]
