@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! flags > LODEN_… > TOML file > defaults ──settings──▶ the binary's own struct
-//! SIGTERM, SIGINT ──signals──▶ one future          /livez /readyz /metrics ◀──operations
+//! SIGTERM, SIGINT, … ──signals──▶ one future       /livez /readyz /metrics ◀──operations
 //! ```
 //!
 //! Nothing here knows what a network or a lease is.

@@ -14,6 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_loden-demo");
+
 /// Lines of the story, each told before the step itself.
 const BEGINS: &str = "control plane:";
 const HOSTS_START: &str = "hosts a, b, c";
@@ -23,17 +25,17 @@ const GONE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_demo_that_is_interrupted_as_it_begins_removes_everything_itself() {
-    interrupted(BEGINS);
+    interrupted(BEGINS, Signal::SIGINT);
 }
 
 #[test]
 fn a_demo_that_is_interrupted_as_hosts_start_removes_everything_itself() {
-    interrupted(HOSTS_START);
+    interrupted(HOSTS_START, Signal::SIGTERM);
 }
 
 #[test]
-fn a_demo_that_is_interrupted_as_traffic_flows_removes_everything_itself() {
-    interrupted(TRAFFIC_FLOWS);
+fn a_demo_whose_terminal_is_closed_as_traffic_flows_removes_everything_itself() {
+    interrupted(TRAFFIC_FLOWS, Signal::SIGHUP);
 }
 
 #[tokio::test]
@@ -46,11 +48,26 @@ async fn what_a_demo_left_that_was_killed_as_traffic_flows_goes_with_the_next_la
     killed(TRAFFIC_FLOWS).await;
 }
 
-fn interrupted(line: &str) {
+#[test]
+fn a_report_that_cannot_be_written_is_refused_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    for report in [folder.path().to_owned(), file.join("report.html"), "/proc/nowhere/report.html".into()] {
+        let output = Command::new(PROGRAM).arg("--report").arg(&report).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("--report") && said.contains(report.to_str().unwrap()), "{said}");
+        assert_eq!(output.stdout, b"", "it began");
+    }
+    assert_eq!(names(folder.path(), ""), ["file"]);
+}
+
+fn interrupted(line: &str, signal: Signal) {
     let mut demo = Demo::start(line);
     demo.has_made_something();
     let processes = demo.processes();
-    demo.signal(Signal::SIGINT);
+    demo.signal(signal);
     assert_eq!(demo.child.wait().unwrap().code(), Some(130));
     assert_eq!(demo.remains(), Vec::<String>::new());
     assert_eq!(running(&processes), Vec::<Process>::new());
@@ -92,7 +109,7 @@ impl Demo {
     /// Starts it and waits until it has told this line.
     fn start(line: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_loden-demo"))
+        let mut child = Command::new(PROGRAM)
             .arg("--report")
             .arg(folder.path().join("report.html"))
             .env("TMPDIR", folder.path())

@@ -68,7 +68,7 @@ async fn measure(flags: Flags) -> anyhow::Result<ExitCode> {
         // A closed terminal is no reason to stop.
         let _ = writeln!(std::io::stderr(), "{:6.1} s  {what}", begin.elapsed().as_secs_f64());
     };
-    let interrupted = loden_process::signals::shutdown().context("could not listen for signals")?;
+    let interrupted = loden_process::signals::interruption().context("could not listen for signals")?;
     let all = async {
         let benches = if flags.benches.is_empty() { Bench::ALL } else { &flags.benches };
         for bench in benches {

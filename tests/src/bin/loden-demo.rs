@@ -1,7 +1,7 @@
 //! `make demo`: three hosts, one control plane, and what they go through.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -35,7 +35,8 @@ async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         // A closed terminal is no reason to stop.
         let _ = writeln!(std::io::stdout(), "{:6.1} s  {what}", begin.elapsed().as_secs_f64());
     };
-    let interrupted = loden_process::signals::shutdown().context("could not listen for signals")?;
+    writable(&flags.report).with_context(|| format!("--report {:?} cannot be written", flags.report))?;
+    let interrupted = loden_process::signals::interruption().context("could not listen for signals")?;
     let report = tokio::select! {
         report = story::run(&say) => report?,
         signal = interrupted => {
@@ -43,8 +44,6 @@ async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(130));
         }
     };
-    let folder = flags.report.parent().unwrap_or(&flags.report);
-    std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
     std::fs::write(&flags.report, page::render(&report))
         .with_context(|| format!("could not write {}", flags.report.display()))?;
     // A closed terminal is no reason to fail either.
@@ -56,4 +55,17 @@ async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         bail!("not everything went as promised");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a file can be written later: makes its folder, and leaves no file behind.
+fn writable(file: &Path) -> std::io::Result<()> {
+    if file.exists() {
+        return std::fs::File::options().append(true).open(file).map(drop);
+    }
+    let folder = match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder)?;
+    tempfile::tempfile_in(folder).map(drop)
 }
