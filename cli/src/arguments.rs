@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use loden_process::completions::Shell;
@@ -35,8 +36,8 @@ pub(crate) struct Arguments {
     pub(crate) output: Output,
 
     /// How long to wait for an answer once connected ("10s", "1m")
-    #[arg(long, env = "LODEN_TIMEOUT", value_name = "DURATION", default_value = "10s", global = true, help_heading = GLOBAL)]
-    pub(crate) timeout: humantime::Duration,
+    #[arg(long, env = "LODEN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = some_time, global = true, help_heading = GLOBAL)]
+    pub(crate) timeout: Duration,
 
     #[command(subcommand)]
     pub(crate) noun: Noun,
@@ -92,6 +93,11 @@ impl RemoteNoun {
     pub(crate) const fn is_endless(&self) -> bool {
         matches!(self, Self::Peers(_))
     }
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(time) }
 }
 
 /// Where the configuration file is looked for.
@@ -156,6 +162,8 @@ mod tests {
             ("lodenctl network update blue", "required"),
             ("lodenctl network update blue --mtu 1300 --no-mtu", "cannot be used with"),
             ("lodenctl reservation create blue node-1", "<SUBNET>"),
+            ("lodenctl status --timeout 0s", "'0s' for '--timeout <DURATION>': must be longer than 0s"),
+            ("lodenctl status --timeout soon", "--timeout"),
             ("lodenctl status -o xml", "[possible values: table, json]"),
         ];
         for (line, expected) in cases {

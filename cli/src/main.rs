@@ -55,7 +55,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Noun::Remote(noun) => noun,
     };
-    let limit = if noun.is_endless() { Duration::MAX } else { arguments.timeout.into() };
+    let limit = if noun.is_endless() { Duration::MAX } else { arguments.timeout };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let ConnectionArgs { server, identity } = &arguments.connection;

@@ -15,7 +15,7 @@ use loden_proto::model::{NetworkSpec, Vni};
 use loden_proto::names::ClusterName;
 use loden_transport::Principal;
 
-use crate::identity::{IssuedRole, ServerName};
+use crate::identity::{IssuedRole, MIN_VALIDITY, ServerName};
 
 /// The configuration file that is read when none is named.
 pub const DEFAULT_FILE: &str = "/etc/loden/control-plane.toml";
@@ -62,7 +62,7 @@ pub struct IssueArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// How long the certificate lives
-    #[arg(long, value_name = "TIME", default_value = "365d", value_parser = at_most_a_year)]
+    #[arg(long, value_name = "TIME", default_value = "365d", value_parser = validity)]
     pub validity: Duration,
     /// Replace a bundle that is there
     #[arg(long)]
@@ -245,6 +245,12 @@ fn lease_ttl(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The CA's own end may be sooner; that is seen when it is read.
+fn validity(text: &str) -> Result<Duration, String> {
+    let time = at_most_a_year(text)?;
+    if time >= MIN_VALIDITY { Ok(time) } else { Err("must be 1m to 365d".to_owned()) }
+}
+
 fn at_most_a_year(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if time <= Duration::from_secs(365 * 24 * 3600) {
@@ -314,6 +320,16 @@ mod tests {
         let config = load(&["--max-lag", "2s"]).unwrap().config;
         let error = config.check().unwrap_err().to_string();
         assert_eq!(error, "max-lag: \"2s\" must be longer than the heartbeat, 3s");
+    }
+
+    #[test]
+    fn a_certificate_lives_a_minute_to_a_year() {
+        let issue = |time| load(&["issue", "node", "a", "--out", "/o", "--validity", time]);
+        assert!(issue("1m").is_ok() && issue("365d").is_ok());
+        for (time, rule) in [("59s", "must be 1m to 365d"), ("366d", "at most 365d")] {
+            let error = issue(time).unwrap_err().to_string();
+            assert!(error.contains("--validity") && error.contains(rule), "{error}");
+        }
     }
 
     #[test]

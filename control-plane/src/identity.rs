@@ -25,6 +25,7 @@ use loden_transport::{Bundle, BundleError, Principal, Role};
 use rand::RngCore;
 use tracing::{info, warn};
 
+pub(crate) use self::authority::MIN_VALIDITY;
 pub use self::authority::{Authority, AuthorityError, ServerName};
 pub use self::issue::{IssueError, IssuedRole, Order, issue};
 

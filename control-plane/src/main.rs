@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use loden_control_plane::config::{Arguments, Command, Config, DEFAULT_FILE, IssueArgs};
-use loden_control_plane::identity::{Order, issue};
+use loden_control_plane::identity::{IssueError, Order, issue};
 use loden_control_plane::server::{Ending, Server};
 use loden_process::{completions, exit, settings, signals};
 use nix::sys::stat::{Mode, umask};
@@ -26,7 +26,13 @@ fn main() -> ExitCode {
             completions::write(shell, settings::command::<Arguments>(&files), &mut io::stdout())
                 .context("completions")
         }
-        Some(Command::Issue(order)) => issue_bundle(&arguments.config, order),
+        Some(Command::Issue(order)) => match issue_bundle(&arguments.config, order) {
+            Err(error) if error.is_usage() => {
+                eprintln!("error: {error}");
+                return ExitCode::from(exit::USAGE);
+            }
+            issued => issued.map_err(Into::into),
+        },
         None | Some(Command::Serve) => {
             if let Err(invalid) = arguments.config.check() {
                 eprintln!("error: {invalid}");
@@ -60,7 +66,7 @@ fn explain(error: &anyhow::Error) -> String {
     })
 }
 
-fn issue_bundle(config: &Config, order: IssueArgs) -> anyhow::Result<()> {
+fn issue_bundle(config: &Config, order: IssueArgs) -> Result<(), IssueError> {
     let IssueArgs { role, name, out, validity, force } = order;
     let order = Order { role, name, out, validity, force };
     let bundle = issue(&config.pki_dir(), &order, SystemTime::now())?;

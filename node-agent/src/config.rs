@@ -1,5 +1,6 @@
 //! The flags of `loden-agent`; the same names serve the environment and the file.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -7,6 +8,7 @@ use clap::{Parser, Subcommand, ValueHint};
 use loden_process::completions::Shell;
 use loden_process::exit::DAEMON_HELP;
 use loden_process::logging::LogArgs;
+use loden_proto::InvalidValue;
 use loden_proto::names::NetworkId;
 use loden_transport::ServerAddress;
 use regex::Regex;
@@ -107,6 +109,18 @@ pub enum Command {
 }
 
 impl Flags {
+    /// Checks what no flag can check alone.
+    ///
+    /// # Errors
+    /// Names the flag, its value and the rule.
+    pub fn check(&self) -> Result<(), InvalidValue> {
+        let mut seen = BTreeSet::new();
+        match self.network.iter().find(|network| !seen.insert(*network)) {
+            Some(twice) => Err(InvalidValue::new(twice, "must not be given twice").at("network")),
+            None => Ok(()),
+        }
+    }
+
     /// What the agent itself is told.
     #[must_use]
     pub fn agent(&self) -> AgentConfig {
@@ -170,6 +184,13 @@ mod tests {
         assert!(error.contains("Blue") && error.contains("DNS label"), "{error}");
         let error = load(&["--server", "cp", "--iface-regex", "("], "").unwrap_err();
         assert!(error.contains("iface-regex"), "{error}");
+    }
+
+    #[test]
+    fn a_network_is_given_once() {
+        let flags = load(&["--server", "cp", "--network", "a,b", "--network", "a"], "").unwrap();
+        assert_eq!(flags.check().unwrap_err().to_string(), "network: \"a\" must not be given twice");
+        load(&["--server", "cp", "--network", "a,b"], "").unwrap().check().unwrap();
     }
 
     #[test]

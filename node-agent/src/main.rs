@@ -26,7 +26,13 @@ fn main() -> ExitCode {
             let command = settings::command::<Flags>(&files);
             completions::write(*shell, command, &mut std::io::stdout()).map_err(Into::into)
         }
-        None => flags.log.init().map_err(Into::into).and_then(|()| run(&flags)),
+        None => {
+            if let Err(invalid) = flags.check() {
+                eprintln!("loden-agent: {invalid}");
+                return exit::USAGE.into();
+            }
+            flags.log.init().map_err(Into::into).and_then(|()| run(&flags))
+        }
     };
     match done {
         Ok(()) => exit::OK.into(),

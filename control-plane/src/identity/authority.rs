@@ -26,7 +26,7 @@ const BACK_DATED: Duration = Duration::from_secs(5 * 60);
 /// How long a CA lives.
 const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The shortest life of a certificate.
-const MIN_VALIDITY: Duration = Duration::from_secs(60);
+pub(crate) const MIN_VALIDITY: Duration = Duration::from_secs(60);
 
 /// A cluster's CA.
 pub struct Authority {

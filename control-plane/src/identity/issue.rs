@@ -63,6 +63,14 @@ pub enum IssueError {
     Write(#[from] BundleError),
 }
 
+impl IssueError {
+    /// Whether the order itself breaks a rule, whatever is on disk.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        matches!(self, Self::Name(_) | Self::Make(AuthorityError::Validity(_)))
+    }
+}
+
 /// Issues a bundle with the CA in `pki`.
 ///
 /// # Errors
@@ -123,16 +131,17 @@ mod tests {
         let error = issue(state.path(), &order(IssuedRole::Admin, "a/b", &out), now).unwrap_err();
         assert!(error.to_string().starts_with("name: \"a/b\" must be 1 to 63 letters"), "{error}");
         let error = issue(state.path(), &order(IssuedRole::Admin, "ann", &out), now).unwrap_err();
-        assert!(error.to_string().contains("cannot be used"), "{error}");
+        assert!(!error.is_usage() && error.to_string().contains("cannot be used"), "{error}");
 
         Pki::open_or_create(state.path(), &"loden".parse().unwrap(), now).unwrap();
         let mut order = order(IssuedRole::Reader, "ann", &out);
         order.validity = Duration::from_secs(1);
         let error = issue(state.path(), &order, now).unwrap_err();
         assert_eq!(error.to_string(), "validity: \"1s\" must be at least 1m");
+        assert!(error.is_usage());
         order.validity = 36500 * DAY;
         let error = issue(state.path(), &order, now).unwrap_err();
-        assert!(error.to_string().contains("ends after the CA"), "{error}");
+        assert!(error.is_usage() && error.to_string().contains("ends after the CA"), "{error}");
         assert!(!out.exists());
     }
 }

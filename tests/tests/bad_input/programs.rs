@@ -36,6 +36,7 @@ const AGENT: Files = &[
     ("public-ip = \"192.0.2\"\n", &["public-ip", "192.0.2"]),
     ("server = [\"a:b:c\"]\n", &["server", "a:b:c"]),
     ("operations = \"127.0.0.1\"\n", &["operations", "127.0.0.1"]),
+    ("server = [\"a\"]\nnetwork = [\"blue\", \"red\", \"blue\"]\n", &["network", "blue", "twice"]),
 ];
 
 const LODENCTL: Files = &[
@@ -43,6 +44,7 @@ const LODENCTL: Files = &[
     ("DirectRoutin = true\n", &["DirectRoutin"]),
     ("output = \"xml\"\n", &["output", "xml", "json"]),
     ("timeout = \"soon\"\n", &["timeout", "soon"]),
+    ("timeout = \"0s\"\n", &["timeout", "0s", "must be longer than 0s"]),
 ];
 
 /// The words that the program needs beside the file.
@@ -74,10 +76,19 @@ fn a_flag_or_variable_that_is_wrong_ends_each_program_with_2() -> anyhow::Result
         (control_plane, &["--listen", "7443"], &["--listen", "7443"]),
         (control_plane, &["--config", "/nowhere/loden.toml"], &["/nowhere/loden.toml"]),
         (control_plane, &["issue", "king", "a", "--out", "/nowhere"], &["king", "node", "admin"]),
+        (control_plane, &["issue", "node", "Node_1", "--out", "/nowhere"], &["name", "Node_1", "DNS name"]),
+        (control_plane, &["issue", "admin", "a/b", "--out", "/nowhere"], &["name", "a/b", "1 to 63 letters"]),
+        (
+            control_plane,
+            &["issue", "node", "a", "--out", "/nowhere", "--validity", "1s"],
+            &["--validity", "1s", "must be 1m to 365d"],
+        ),
         (control_plane, &["sreve"], &["sreve", "serve"]),
         (agent, &[], &["--server"]),
         (agent, &["--server", "a", "--sttate-dir", "/x"], &["--sttate-dir", "--state-dir"]),
         (agent, &["--server", "a", "--network", "-"], &["--network", "-", "DNS label"]),
+        (agent, &["--server", "a", "--network", "x,x"], &["network", "\"x\"", "must not be given twice"]),
+        (lodenctl, &["status", "--timeout", "0s"], &["--timeout", "0s", "must be longer than 0s"]),
         (lodenctl, &[], &["Usage"]),
         (lodenctl, &["status"], &["server"]),
         (lodenctl, &["status", "--serve", "a"], &["--serve", "--server"]),
