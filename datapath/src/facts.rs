@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use loden_proto::model::Family;
+use loden_proto::names::NetworkId;
 
 use crate::name::DeviceName;
 
@@ -79,6 +80,8 @@ pub struct Interface {
     pub strict: bool,
     /// Whether it is a device of ours.
     pub ours: bool,
+    /// The network that its alias names, on a device of ours.
+    pub network: Option<NetworkId>,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
 }

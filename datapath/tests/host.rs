@@ -23,6 +23,11 @@ fn the_host_is_described_as_it_is() {
         let eth0 = facts.interface(name("eth0")).unwrap();
         assert_eq!((eth0.kind.as_deref(), eth0.mtu, eth0.up, eth0.ours), (Some("veth"), 1500, true, false));
         assert_eq!(facts.interface_with("192.0.2.1".parse().unwrap()), Some(eth0));
+        let ours: Vec<_> = facts.interfaces.iter().filter(|interface| interface.ours).collect();
+        assert!(
+            !ours.is_empty() && ours.iter().all(|interface| interface.network == Some(network.id.clone()))
+        );
+        assert_eq!(eth0.network, None);
         assert!(eth0.addresses[0].permanent && eth0.addresses[0].global);
         assert_eq!(facts.default_routes.len(), 1);
         assert_eq!(facts.default_routes[0].device, name("eth0"));

@@ -10,7 +10,7 @@
 //! The datapath, the connection and the end come in from outside: a test can
 //! be `main` too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use crate::control::ControlPlane;
 use crate::follow::Follow;
 use crate::iface::Selection;
 use crate::lease::Lease;
+use crate::left_behind::{self, LeftBehind};
 use crate::metrics::{AgentMetrics, Measured};
 use crate::peers::PeerSet;
 use crate::reconcile::{Ends, Place, Reconcile};
@@ -96,6 +97,7 @@ pub struct Agent {
     overviews: BTreeMap<NetworkId, watch::Receiver<Overview>>,
     readiness: watch::Receiver<Readiness>,
     metrics: Vec<Measured>,
+    left_behind: watch::Receiver<LeftBehind>,
     _state: StateDir,
 }
 
@@ -139,11 +141,15 @@ impl Agent {
             metrics.push(Measured { network: network.clone(), overview: overview.clone(), writes });
             overviews.insert(network.clone(), overview);
         }
+        let host = open(&first).map_err(|source| AgentError::Datapath { network: first.clone(), source })?;
+        let served: BTreeSet<_> = config.networks.into_iter().collect();
+        let (left, left_behind) = watch::channel(LeftBehind::new());
+        tasks.spawn("networks left behind", left_behind::run(host, served, left));
         let (ready, readiness) = watch::channel(Readiness::no("starting"));
         let subnet = SubnetFile { path: config.subnet_file, network: first, written: None, looked: None };
         let seen = overviews.clone();
         tasks.spawn("readiness", judge(seen, changes, subnet, ready));
-        Ok(Self { tasks, overviews, readiness, metrics, _state: state })
+        Ok(Self { tasks, overviews, readiness, metrics, left_behind, _state: state })
     }
 
     /// Whether all networks forward, and why or why not.
@@ -160,7 +166,10 @@ impl Agent {
 
     /// Adds the agent's metrics.
     pub fn register(&mut self, registry: &mut Registry) {
-        registry.register_collector(Box::new(AgentMetrics(std::mem::take(&mut self.metrics))));
+        registry.register_collector(Box::new(AgentMetrics {
+            networks: std::mem::take(&mut self.metrics),
+            left_behind: self.left_behind.clone(),
+        }));
     }
 
     /// Runs until `shutdown` resolves; the datapath is left as it is.

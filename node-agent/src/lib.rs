@@ -16,6 +16,7 @@ mod control;
 mod follow;
 pub mod iface;
 mod lease;
+mod left_behind;
 mod metrics;
 pub mod peers;
 pub mod problem;

@@ -4,10 +4,12 @@ use loden_datapath::Writes;
 use loden_proto::names::NetworkId;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
 
+use crate::left_behind::LeftBehind;
 use crate::status::{Overview, Source};
 
 /// What one network is measured by.
@@ -18,9 +20,12 @@ pub(crate) struct Measured {
     pub(crate) writes: Writes,
 }
 
-/// All networks.
+/// The whole agent.
 #[derive(Debug)]
-pub(crate) struct AgentMetrics(pub(crate) Vec<Measured>);
+pub(crate) struct AgentMetrics {
+    pub(crate) networks: Vec<Measured>,
+    pub(crate) left_behind: watch::Receiver<LeftBehind>,
+}
 
 impl Collector for AgentMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
@@ -49,7 +54,14 @@ impl Collector for AgentMetrics {
         self.each(&mut encoder, "loden_agent_connected", "Whether the watch is open", connected)?;
         self.each(&mut encoder, "loden_agent_last_pass_seconds", "How long the last full pass took", pass)?;
         self.each(&mut encoder, "loden_agent_watches_opened", "Watches opened", opened)?;
-        self.each(&mut encoder, "loden_agent_kernel_writes", "Requests to write sent to the kernel", writes)
+        self.each(&mut encoder, "loden_agent_kernel_writes", "Requests to write sent to the kernel", writes)?;
+        let (name, help) = ("loden_agent_devices_left_behind", "Devices of networks that are not served");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (network, devices) in self.left_behind.borrow().iter() {
+            let labels = [("network", network.as_str())];
+            ConstGauge::new(devices.len() as f64).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -61,9 +73,9 @@ impl AgentMetrics {
         help: &str,
         metric: impl Fn(&Measured) -> M,
     ) -> Result<(), std::fmt::Error> {
-        let Some(first) = self.0.first() else { return Ok(()) };
+        let Some(first) = self.networks.first() else { return Ok(()) };
         let mut family = encoder.encode_descriptor(name, help, None, metric(first).metric_type())?;
-        for measured in &self.0 {
+        for measured in &self.networks {
             let labels = [("network", measured.network.as_str())];
             metric(measured).encode(family.encode_family(&labels)?)?;
         }

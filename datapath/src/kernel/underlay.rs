@@ -34,6 +34,7 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
                 && !link.flags.intersects(LinkFlags::Pointopoint | LinkFlags::Noarp),
             strict: false,
             ours: link.is_ours(),
+            network: link.parsed_alias().map(|alias| alias.network),
             addresses: addresses.remove(&link.index).unwrap_or_default(),
         })
         .collect();

@@ -86,6 +86,7 @@ pub(crate) fn links(routes: &[(&str, Option<&str>)]) -> Links {
         broadcast: true,
         strict: false,
         ours: false,
+        network: None,
         addresses: Vec::new(),
     };
     let route = |(prefix, gateway): &(&str, Option<&str>)| HostRoute {

@@ -162,6 +162,7 @@ pub(crate) fn facts(address: &str) -> HostFacts {
             broadcast: true,
             strict: false,
             ours: false,
+            network: None,
             addresses: vec![address],
         }],
         default_routes: vec![DefaultRoute {

@@ -47,6 +47,11 @@ impl Node {
         Self { process: None, name: name.to_owned(), host, home, server, binaries, flags }
     }
 
+    /// Gives the agent other extra flags from its next start on.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
     /// Starts the agent and does not wait.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 #![cfg(test)]
 
+mod left_behind;
 mod trace;
 
 use std::{

@@ -188,6 +188,7 @@ fn facts(address: Ipv4Addr) -> anyhow::Result<HostFacts> {
         broadcast: true,
         strict: false,
         ours: false,
+        network: None,
         addresses: vec![address],
     };
     let route = DefaultRoute { family: Family::V4, device: name, gateway: own.hosts().next(), metric: 0 };
