@@ -3,7 +3,8 @@
 //! ```text
 //!  start: store against marker ─┐
 //!                               ├─ lost ─▶ BeginIncarnation ─▶ adopting (10 min) ─▶ EndAdoption
-//!  open: client's resume token ─┘                │
+//!  open: client's resume token ─┤                │
+//!  the operator: recover ───────┘                │
 //!                                                └─▶ marker beside the key of tokens
 //! ```
 //!
@@ -22,7 +23,7 @@ mod settling;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -86,6 +87,15 @@ pub fn beginning(opened: Opened, id: u128, now: SystemTime, adopt: Duration) -> 
             adopt_until: Some(now + adopt),
         }),
     }
+}
+
+/// Has the next start begin a new life and adopt, whatever it finds: what is noted is a life that no store has
+/// had.
+///
+/// # Errors
+/// When the marker cannot be written.
+pub fn recover(marker: &Path) -> Result<(), MarkerError> {
+    Marker::new(marker).write(rand::random())
 }
 
 /// How adoption and settling go.

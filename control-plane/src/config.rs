@@ -44,6 +44,11 @@ pub enum Command {
     ///
     /// Needs only the CA's files in the state directory, no store and no running server.
     Issue(IssueArgs),
+    /// After the state was lost: have the next start collect leases from the agents
+    ///
+    /// To be run before that start, when the whole state directory was lost and the agents still forward. From
+    /// then on no agent deletes a peer, and no new node is given a subnet, until adoption ends (--adopt-for).
+    Recover,
     /// Print a shell's completion script
     Completions {
         /// For which shell

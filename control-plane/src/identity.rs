@@ -191,6 +191,15 @@ impl Pki {
     }
 }
 
+/// Where the incarnation is noted in a directory that need not be there yet.
+///
+/// # Errors
+/// The directory cannot be made.
+pub fn incarnation_marker(directory: &Path) -> Result<PathBuf, PkiError> {
+    file::create_private_directory(directory)?;
+    Ok(directory.join(INCARNATION))
+}
+
 fn open_authority(directory: &Path, cluster: &ClusterName, now: SystemTime) -> Result<Authority, PkiError> {
     let (certificate_path, key_path) = (directory.join(CA_CERTIFICATE), directory.join(CA_KEY));
     if file::read(&certificate_path)?.is_none() {

@@ -8,8 +8,9 @@ use std::process::{Command as Program, ExitCode};
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
+use loden_control_plane::adoption;
 use loden_control_plane::config::{Arguments, Command, Config, DEFAULT_FILE, IssueArgs};
-use loden_control_plane::identity::{IssueError, Order, issue};
+use loden_control_plane::identity::{self, IssueError, Order, issue};
 use loden_control_plane::server::{Ending, Server};
 use loden_process::{completions, exit, settings, signals};
 use nix::sys::stat::{Mode, umask};
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
             }
             issued => issued.map_err(Into::into),
         },
+        Some(Command::Recover) => recover(&arguments.config),
         None | Some(Command::Serve) => {
             if let Err(invalid) = arguments.config.check() {
                 eprintln!("error: {invalid}");
@@ -71,6 +73,13 @@ fn issue_bundle(config: &Config, order: IssueArgs) -> Result<(), IssueError> {
     let order = Order { role, name, out, validity, force };
     let bundle = issue(&config.pki_dir(), &order, SystemTime::now())?;
     println!("{} in {}", bundle.id(), order.out.display());
+    Ok(())
+}
+
+fn recover(config: &Config) -> anyhow::Result<()> {
+    let marker = identity::incarnation_marker(&config.pki_dir())?;
+    adoption::recover(&marker)?;
+    println!("noted in {}: the next start collects leases from the agents", marker.display());
     Ok(())
 }
 

@@ -10,8 +10,8 @@ use prometheus_client::metrics::counter::Counter;
 use super::debounce::CpuTime;
 use super::entry;
 use super::history::HistoryLimits;
-use super::token::{Point, TokenKey};
-use super::verdict::{Incarnation, TokenVerdict, judge};
+use super::token::{Point, Token, TokenKey};
+use super::verdict::{Brought, Incarnation, TokenVerdict, judge};
 use super::window::Window;
 use crate::ledger::PeerChange;
 
@@ -101,7 +101,11 @@ impl Shared {
     }
 
     pub(super) fn judge(&self, network: &NetworkId, token: &[u8]) -> TokenVerdict {
-        let token = if token.is_empty() { None } else { self.key.open(network, token) };
+        let token = match (self.key.open(network, token), Token::unproven(token)) {
+            (Some(token), _) => Brought::Ours(token),
+            (None, Some(token)) => Brought::Unproven(token),
+            (None, None) => Brought::Nothing,
+        };
         let incarnation = self.incarnation.read().unwrap_or_else(PoisonError::into_inner);
         judge(token, &incarnation, |point| {
             self.window.lock().unwrap_or_else(PoisonError::into_inner).standing(point)

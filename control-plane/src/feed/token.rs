@@ -31,6 +31,23 @@ pub struct Token {
     pub point: Point,
 }
 
+impl Token {
+    /// What a sealed token says, whoever made it; `None` if it has not the length of one.
+    #[must_use]
+    pub fn unproven(sealed: &[u8]) -> Option<Self> {
+        if sealed.len() != TOKEN_BYTES {
+            return None;
+        }
+        let (incarnation, rest) = sealed.split_first_chunk::<16>()?;
+        let (revision, rest) = rest.split_first_chunk::<8>()?;
+        let (hash, _) = rest.split_first_chunk::<8>()?;
+        Some(Self {
+            incarnation: u128::from_be_bytes(*incarnation),
+            point: Point { revision: u64::from_be_bytes(*revision), hash: u64::from_be_bytes(*hash) },
+        })
+    }
+}
+
 /// Length of a token in bytes.
 pub const TOKEN_BYTES: usize = PAYLOAD + TAG;
 
@@ -66,13 +83,7 @@ impl TokenKey {
         if !constant_time_eq(tag, &self.tag(network, payload)) {
             return None;
         }
-        let (incarnation, rest) = payload.split_first_chunk::<16>()?;
-        let (revision, rest) = rest.split_first_chunk::<8>()?;
-        let (hash, _) = rest.split_first_chunk::<8>()?;
-        Some(Token {
-            incarnation: u128::from_be_bytes(*incarnation),
-            point: Point { revision: u64::from_be_bytes(*revision), hash: u64::from_be_bytes(*hash) },
-        })
+        Token::unproven(sealed)
     }
 
     fn tag(&self, network: &NetworkId, payload: &[u8; PAYLOAD]) -> [u8; TAG] {
@@ -123,6 +134,8 @@ mod tests {
         assert_eq!(key.open(&network("blue"), &sealed), Some(TOKEN));
         assert_eq!(key.open(&network("red"), &sealed), None);
         assert_eq!(TokenKey::new(b"two").open(&network("blue"), &sealed), None);
+        assert_eq!(Token::unproven(&sealed), Some(TOKEN));
+        assert_eq!(Token::unproven(&sealed[1..]), None);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What a client's resume token tells about its set of peers, and about our store. Pure.
 //!
 //! ```text
-//!  no tag of ours ─────────────▶ Unknown            ─▶ snapshot
+//!  none, or made up ───────────▶ Unknown            ─▶ snapshot
+//!  no tag of ours, first life ─▶ OtherKey           ─▶ store and key were lost: begin a new one, adopt
+//!  no tag of ours, later ──────▶ Unknown            ─▶ snapshot
 //!  another incarnation, known ─▶ Unknown            ─▶ snapshot
 //!  another incarnation ────────▶ ForeignIncarnation ─▶ the store was lost: begin a new one, adopt
 //!  ours, ahead of the store ───▶ AheadOfStore       ─▶ it was rolled back: the same
@@ -26,6 +28,13 @@ pub struct Incarnation {
     pub adopting: bool,
 }
 
+impl Incarnation {
+    /// Whether nothing is known of any life before this one.
+    fn is_first(&self) -> bool {
+        self.predecessors.is_empty() && !self.adopting
+    }
+}
+
 /// What a token tells.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenVerdict {
@@ -35,6 +44,10 @@ pub enum TokenVerdict {
     TooOld,
     /// Nothing: there is none, it is not ours, or it is of a life of the store that we know to be over.
     Unknown,
+    /// Its holder has followed somebody before this store, which knows of nobody before itself: the key was
+    /// lost with the store. It proves nothing, so it is believed once in the life of a cluster, which costs
+    /// new nodes a wait if it was made up.
+    OtherKey(Token),
     /// Its holder has seen a later state of this very store.
     AheadOfStore(Token),
     /// Its holder has seen another state of this very store at the same revision.
@@ -48,21 +61,37 @@ impl TokenVerdict {
     #[must_use]
     pub const fn lost(self) -> Option<u128> {
         match self {
-            Self::AheadOfStore(token) | Self::Diverged(token) | Self::ForeignIncarnation(token) => {
-                Some(token.incarnation)
-            }
+            Self::AheadOfStore(token)
+            | Self::Diverged(token)
+            | Self::ForeignIncarnation(token)
+            | Self::OtherKey(token) => Some(token.incarnation),
             Self::Resume(_) | Self::TooOld | Self::Unknown => None,
         }
     }
 }
 
-/// Judges a token whose tag is right (`None`: there is none, or it is wrong).
+/// What is known of a token before it is compared with the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Brought {
+    /// There is none, or it has not even the form of one.
+    Nothing,
+    /// Its tag is not ours.
+    Unproven(Token),
+    /// We have made it.
+    Ours(Token),
+}
+
+/// Judges a token.
 pub(super) fn judge(
-    token: Option<Token>,
+    token: Brought,
     incarnation: &Incarnation,
     standing: impl FnOnce(Point) -> Standing,
 ) -> TokenVerdict {
-    let Some(token) = token else { return TokenVerdict::Unknown };
+    let token = match token {
+        Brought::Ours(token) => token,
+        Brought::Unproven(token) if incarnation.is_first() => return TokenVerdict::OtherKey(token),
+        Brought::Unproven(_) | Brought::Nothing => return TokenVerdict::Unknown,
+    };
     if token.incarnation != incarnation.id {
         return if incarnation.predecessors.contains(&token.incarnation) {
             TokenVerdict::Unknown
@@ -86,7 +115,7 @@ mod tests {
 
     fn verdict(incarnation: u128, standing: Standing) -> TokenVerdict {
         let ours = Incarnation { id: 3, predecessors: [1, 2].into(), adopting: false };
-        judge(Some(Token { incarnation, point: POINT }), &ours, |_| standing)
+        judge(Brought::Ours(Token { incarnation, point: POINT }), &ours, |_| standing)
     }
 
     #[test]
@@ -103,6 +132,20 @@ mod tests {
     fn a_known_predecessor_is_no_alarm_a_stranger_is() {
         assert_eq!(verdict(2, Standing::Ahead), TokenVerdict::Unknown);
         assert_eq!(verdict(9, Standing::Known).lost(), Some(9));
-        assert_eq!(judge(None, &Incarnation::default(), |_| Standing::Ahead), TokenVerdict::Unknown);
+        assert_eq!(
+            judge(Brought::Nothing, &Incarnation::default(), |_| Standing::Ahead),
+            TokenVerdict::Unknown
+        );
+    }
+
+    #[test]
+    fn a_token_of_another_key_is_believed_only_in_a_first_life() {
+        let token = Token { incarnation: 9, point: POINT };
+        let judge = |ours: &Incarnation| judge(Brought::Unproven(token), ours, |_| Standing::Known);
+        let first = Incarnation { id: 3, ..Incarnation::default() };
+        assert_eq!(judge(&first).lost(), Some(9));
+        let later = Incarnation { predecessors: [9].into(), ..first.clone() };
+        assert_eq!(judge(&later), TokenVerdict::Unknown);
+        assert_eq!(judge(&Incarnation { adopting: true, ..first }), TokenVerdict::Unknown);
     }
 }

@@ -149,14 +149,24 @@ impl ControlPlane {
     /// # Errors
     /// When the program refuses.
     pub async fn issue(&self, role: &str, name: &str, out: &Path) -> anyhow::Result<()> {
+        let out = out.to_str().context("a directory whose path is no text")?;
+        self.run(&["issue", role, name, "--out", out]).await
+    }
+
+    /// Runs a subcommand of its program on its state directory.
+    ///
+    /// # Errors
+    /// When the program refuses.
+    pub async fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
         let mut command = Command::new(&self.binaries.control_plane);
-        command.arg("--state-dir").arg(&self.state).args(["issue", role, name, "--out"]).arg(out);
+        command.arg("--state-dir").arg(&self.state).args(arguments);
         // Whoever gives up meanwhile removes the directory that it writes to.
         die_with_us(&mut command);
         let output = tokio::process::Command::from(command).kill_on_drop(true).output().await;
-        let output = output.context("could not run loden-control-plane issue")?;
+        let what = arguments.join(" ");
+        let output = output.with_context(|| format!("could not run loden-control-plane {what}"))?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "no certificate for {name}: {}", said.trim());
+        ensure!(output.status.success(), "loden-control-plane {what}: {}", said.trim());
         Ok(())
     }
 }

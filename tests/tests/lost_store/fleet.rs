@@ -1,10 +1,11 @@
 //! Real agents in one network, each with a container, and what must hold of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context, anyhow, ensure};
 use ipnet::IpNet;
 use loden_datapath::tables::PROTOCOL;
 use loden_proto::v1;
@@ -67,6 +68,26 @@ impl Fleet {
 
     pub(crate) async fn create_network(&self) -> anyhow::Result<()> {
         client::create_network(&self.admin().await?, NETWORK, POOL, SLOT).await?;
+        Ok(())
+    }
+
+    /// Gives everybody who ever had one a certificate of the control plane's new CA, in the place of the old.
+    pub(crate) async fn issue_anew(&mut self) -> anyhow::Result<()> {
+        let control = &self.deployment.control;
+        let identities = self.deployment.lab.directory().join("identities");
+        self.identities = Identities::of(control, &identities)?;
+        self.identities.admin("operator")?;
+        for entry in fs::read_dir(&identities)? {
+            let name = entry?.file_name();
+            if let Some(newcomer) = name.to_str().filter(|name| name.starts_with("new-")) {
+                self.identities.node(newcomer)?;
+            }
+        }
+        for (name, node) in &self.nodes {
+            let out = node.home.join("identity");
+            let out = out.to_str().context("the path of the lab is no text")?;
+            control.run(&["issue", "node", name, "--force", "--out", out]).await?;
+        }
         Ok(())
     }
 

@@ -15,20 +15,23 @@ mod calm;
 mod fleet;
 mod newcomer;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use ipnet::IpNet;
 use loden_proto::v1;
 use loden_proto::v1::cluster_service_client::ClusterServiceClient;
 use loden_tests::hosts::cidr;
 use loden_tests::wait;
 use tonic::transport::Channel;
 
+use crate::calm::Calm;
 use crate::fleet::Fleet;
-use crate::newcomer::{ask_from_now_on, granted};
+use crate::newcomer::{Asking, Newcomer, ask_from_now_on, granted};
 
 const NETWORK: &str = "default";
 /// Seven slots: the first of eight is never given out.
@@ -37,6 +40,8 @@ const SLOT: u32 = 29;
 /// The first one, whenever it is allocated.
 const VNI: u32 = 1;
 const DEVICE: &str = "loden1a";
+/// The nodes that outlive every loss.
+const STAYING: [&str; 3] = ["a", "b", "c"];
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than agents take to come back: at most 5 s of back-off, and 5 s more for a refusal.
 const ADOPT: &str = "20s";
@@ -62,38 +67,77 @@ async fn a_lost_store_costs_nothing_either_when_the_network_is_created_again_lat
     .await
 }
 
+/// With everything gone, the CA too, agents cannot come back before they have new certificates: until then
+/// only the operator can tell the server that there are agents.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_state_directory_costs_nothing_either_when_the_operator_recovers() -> anyhow::Result<()> {
+    let mut loss = Loss::prepare("all-lost", ADOPT).await?;
+    let asking = loss.strike("").await?;
+    loss.fleet.deployment.control.run(&["recover"]).await?;
+    loss.fleet.deployment.control.start().await?;
+    loss.fleet.issue_anew().await?;
+    loss.is_mended(asking).await
+}
+
 /// Loses the store, waits for `operator`, and has the network created again.
 async fn the_store_is_lost(
     name: &str,
     adopt: &str,
     operator: impl AsyncFnOnce(&Fleet) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut fleet = Fleet::start(name, &["a", "b", "c", "gone"], adopt).await?;
-    let in_use = fleet.subnets_of(&["a", "b", "c"]);
-    let newcomers = fleet.newcomers_for(&in_use).await?;
-    let count = newcomers.len();
-    let calm = fleet.calm(&["a", "b", "c"]).await?;
+    let mut loss = Loss::prepare(name, adopt).await?;
+    let asking = loss.strike("store").await?;
+    loss.fleet.deployment.control.start().await?;
+    operator(&loss.fleet).await?;
+    loss.is_mended(asking).await
+}
 
-    fleet.deployment.control.kill9().await?;
-    fleet.nodes["gone"].process.as_ref().context("it does not run")?.kill9().await?;
-    fs::remove_dir_all(fleet.deployment.control.state.join("store"))?;
-    let asking = ask_from_now_on(newcomers);
-    fleet.deployment.control.start().await?;
-    operator(&fleet).await?;
-    fleet.create_network().await?;
-    fleet.adoption_ends(&calm).await?;
+/// Three agents whose control plane loses what it knows, a node that dies with it, and newcomers for the
+/// subnets of the three.
+struct Loss {
+    fleet: Fleet,
+    in_use: BTreeSet<IpNet>,
+    newcomers: Vec<Newcomer>,
+    calm: Calm,
+}
 
-    fleet.everybody_is_back(&["a", "b", "c"], &calm.subnets).await?;
-    let given = granted(asking, &in_use).await?;
-    ensure!(given.len() == count, "only {given:?} were given subnets");
-    let mut expected = in_use.clone();
-    expected.extend(given);
-    fleet.only_these_are_left(&["a", "b", "c"], &expected).await?;
-    let gone = calm.subnets["gone"];
-    for (name, deleted) in calm.deleted() {
-        ensure!(deleted == [gone], "{name} has deleted the routes to {deleted:?}");
+impl Loss {
+    async fn prepare(name: &str, adopt: &str) -> anyhow::Result<Self> {
+        let fleet = Fleet::start(name, &["a", "b", "c", "gone"], adopt).await?;
+        let in_use = fleet.subnets_of(&STAYING);
+        let newcomers = fleet.newcomers_for(&in_use).await?;
+        let calm = fleet.calm(&STAYING).await?;
+        Ok(Self { fleet, in_use, newcomers, calm })
     }
-    calm.end().await
+
+    /// Kills the control plane and the node, removes a part of the state, or all of it, and puts the
+    /// newcomers at the door.
+    async fn strike(&mut self, part: &str) -> anyhow::Result<Vec<Asking>> {
+        self.fleet.deployment.control.kill9().await?;
+        self.fleet.nodes["gone"].process.as_ref().context("it does not run")?.kill9().await?;
+        fs::remove_dir_all(self.fleet.deployment.control.state.join(part))?;
+        Ok(ask_from_now_on(std::mem::take(&mut self.newcomers)))
+    }
+
+    /// Has the network created again.
+    async fn is_mended(self, asking: Vec<Asking>) -> anyhow::Result<()> {
+        let Self { fleet, in_use, calm, .. } = self;
+        let count = asking.len();
+        fleet.create_network().await?;
+        fleet.adoption_ends(&calm).await?;
+
+        fleet.everybody_is_back(&STAYING, &calm.subnets).await?;
+        let given = granted(asking, &in_use).await?;
+        ensure!(given.len() == count, "only {given:?} were given subnets");
+        let mut expected = in_use.clone();
+        expected.extend(given);
+        fleet.only_these_are_left(&STAYING, &expected).await?;
+        let gone = calm.subnets["gone"];
+        for (name, deleted) in calm.deleted() {
+            ensure!(deleted == [gone], "{name} has deleted the routes to {deleted:?}");
+        }
+        calm.end().await
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
