@@ -49,7 +49,8 @@ fn bad_claims(network: &Network, own: Mac) -> Vec<(Peer, String)> {
         ),
         (
             with(network, 9, |peer| subnet(peer, "192.0.2.0/24")),
-            "its subnet 192.0.2.0/24 overlaps 192.0.2.0/24, which is connected to this host".to_owned(),
+            "its subnet 192.0.2.0/24 overlaps 192.0.2.0/24, which this host reaches over its underlay"
+                .to_owned(),
         ),
         (
             with(network, 9, |peer| subnet(peer, "10.244.1.0/24")),

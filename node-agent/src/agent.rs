@@ -20,6 +20,7 @@ use loden_datapath::{Datapath, Host};
 use loden_process::operations::Readiness;
 use loden_proto::model::LeaseName;
 use loden_proto::names::{NetworkId, NodeId};
+use loden_transport::Dialled;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep};
@@ -62,6 +63,8 @@ pub struct Connection {
     pub node: NodeId,
     /// Shared by all networks; connects by itself, again and again.
     pub channel: Channel,
+    /// The addresses that the channel dials: no route of ours may cover them.
+    pub dialled: Dialled,
 }
 
 /// An agent cannot run.
@@ -135,6 +138,7 @@ impl Agent {
                 node: connection.node.clone(),
                 network: network.clone(),
                 selection: config.selection.clone(),
+                dialled: connection.dialled.clone(),
             };
             let parts = Parts { control, timing: config.timing, place, changed: changed.clone() };
             let overview = parts.spawn(&mut tasks, datapath, &state);

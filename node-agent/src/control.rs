@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use loden_proto::convert::{self, parse_subnets};
 use loden_proto::model::{BootId, Endpoint, Epoch, InstanceId, LeaseName, Network, Subnets};
 use loden_proto::v1::lease_service_client::LeaseServiceClient;
@@ -66,6 +67,7 @@ impl ControlPlane {
         &mut self,
         claim: Option<Subnets>,
         endpoint: &Endpoint,
+        prefixes: &[IpNet],
     ) -> Result<Granted, Status> {
         let request = v1::AcquireLeaseRequest {
             network: names::network(&self.lease.network),
@@ -73,6 +75,7 @@ impl ControlPlane {
             boot_id: self.boot_id(),
             claim: claim.iter().flat_map(Subnets::iter).map(|subnet| subnet.to_string()).collect(),
             endpoint: Some(endpoint.into()),
+            underlay_prefixes: prefixes.iter().map(ToString::to_string).collect(),
         };
         let answer = answered(self.leases.acquire_lease(request)).await?;
         granted(answer).map_err(unreadable)

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use loden_proto::model::{Endpoint, Network};
 use loden_proto::reason;
 use tokio::sync::{Notify, watch};
@@ -29,12 +30,21 @@ use crate::status::{LeaseView, follows};
 /// Between attempts that were refused for a reason that lasts.
 const REFUSED: Duration = Duration::from_secs(5);
 
+/// What the control plane is told of this host.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Local {
+    /// What peers are told.
+    pub(crate) endpoint: Endpoint,
+    /// What the host reaches outside of the network.
+    pub(crate) prefixes: Vec<IpNet>,
+}
+
 /// Keeps one lease until its channels close.
 pub(crate) struct Lease {
     pub(crate) control: ControlPlane,
     pub(crate) timing: Timing,
     /// What is to be published; none until it is known.
-    pub(crate) local: watch::Receiver<Option<Endpoint>>,
+    pub(crate) local: watch::Receiver<Option<Local>>,
     pub(crate) view: watch::Sender<LeaseView>,
     /// Somebody has seen that the server may not know the lease.
     pub(crate) again: Arc<Notify>,
@@ -55,13 +65,13 @@ impl Lease {
         // deleted and made again has another VNI and perhaps other pools, and tells them with the lease.
         let mut invalid = 0;
         loop {
-            let mut endpoint = self.endpoint().await?;
+            let Local { mut endpoint, prefixes } = self.local().await?;
             if invalid > 0 {
                 endpoint.receivers.clear();
             }
             let held = self.view.borrow().held.clone();
             let claim = held.as_ref().filter(|_| invalid < 2).map(|(held, _)| held.subnets);
-            match self.control.acquire(claim, &endpoint).await {
+            match self.control.acquire(claim, &endpoint, &prefixes).await {
                 Ok(granted) => {
                     (failures, invalid) = (0, 0);
                     let taken = self.settle(&granted, held);
@@ -82,7 +92,7 @@ impl Lease {
         }
     }
 
-    async fn endpoint(&mut self) -> Result<Endpoint, Ending> {
+    async fn local(&mut self) -> Result<Local, Ending> {
         let known = self.local.wait_for(Option::is_some).await.map_err(|_| Ending)?;
         known.clone().ok_or(Ending)
     }
@@ -115,7 +125,7 @@ impl Lease {
         let mut failures = 0;
         let mut renew_at = (!follows(&granted.network)).then(|| renewal(granted.expires));
         loop {
-            let mut wanted = self.endpoint().await?;
+            let mut wanted = self.local().await?.endpoint;
             if taken {
                 // Nothing of the new lease is programmed: nobody shall send.
                 wanted.receivers.clear();

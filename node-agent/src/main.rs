@@ -9,7 +9,7 @@ use loden_agent::agent::{Agent, Connection};
 use loden_agent::config::{Command, Flags};
 use loden_datapath::Kernel;
 use loden_process::{completions, exit, operations, settings, signals};
-use loden_transport::{ConnectOptions, Credentials, Role, connect_lazy};
+use loden_transport::{ConnectOptions, Credentials, Dialled, Role, connect_lazy};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -52,6 +52,7 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
     };
     let options = ConnectOptions {
         user_agent: concat!("loden-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
+        dialled: Dialled::of(&flags.server),
         ..ConnectOptions::default()
     };
     let channel = connect_lazy(&flags.server, &credentials, &options)?;
@@ -59,7 +60,8 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {} for operations", flags.operations))?;
 
-    let mut agent = Agent::start(flags.agent(), &Connection { node, channel }, |_| Kernel::open())?;
+    let connection = Connection { node, channel, dialled: options.dialled };
+    let mut agent = Agent::start(flags.agent(), &connection, |_| Kernel::open())?;
     let mut registry = Registry::default();
     agent.register(&mut registry);
     let readiness = agent.readiness();

@@ -21,8 +21,9 @@ use std::time::SystemTime;
 
 use loden_datapath::backend::{self, Desired, Me, Underlay};
 use loden_datapath::{Datapath, Hint, Host, HostFacts};
-use loden_proto::model::{Endpoint, Network};
+use loden_proto::model::Network;
 use loden_proto::names::{NetworkId, NodeId};
+use loden_transport::Dialled;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
@@ -31,6 +32,7 @@ use self::agenda::{FIGHT, heard, next_audit};
 use self::silence::Silence;
 use crate::follow::Feed;
 use crate::iface::{Choice, Selection};
+use crate::lease::Local;
 use crate::peers::{Changes, PeerSet, Token, Update};
 use crate::program::Program;
 use crate::state::{Content, Held, Kept, NetworkFile};
@@ -42,13 +44,15 @@ pub(crate) struct Place {
     pub(crate) node: NodeId,
     pub(crate) network: NetworkId,
     pub(crate) selection: Selection,
+    /// Where the control plane is.
+    pub(crate) dialled: Dialled,
 }
 
 /// The ends of the channels that reconcile holds.
 pub(crate) struct Ends {
     pub(crate) feed: mpsc::Receiver<Feed>,
     pub(crate) lease: watch::Receiver<LeaseView>,
-    pub(crate) local: watch::Sender<Option<Endpoint>>,
+    pub(crate) local: watch::Sender<Option<Local>>,
     pub(crate) applied: watch::Sender<Applied>,
 }
 
@@ -57,6 +61,8 @@ enum Event {
     Fed(Feed),
     Leased,
     Heard(Hint),
+    /// The control plane's name stands for other addresses.
+    Dialled,
     /// Notifications have ended.
     Deaf,
     Due,
@@ -134,6 +140,7 @@ impl<D: Datapath + Host> Reconcile<D> {
     /// Runs until a channel closes.
     pub(crate) async fn run(mut self) {
         let mut hints = self.listen().await;
+        let mut dialled = self.place.dialled.changes();
         self.look().await;
         self.rebuild("start").await;
         self.publish();
@@ -142,12 +149,15 @@ impl<D: Datapath + Host> Reconcile<D> {
             let event = tokio::select! {
                 feed = self.ends.feed.recv() => feed.map_or(Event::Ending, Event::Fed),
                 changed = self.ends.lease.changed() => changed.map_or(Event::Ending, |()| Event::Leased),
+                // The sender is ours as well.
+                Ok(()) = dialled.changed() => Event::Dialled,
                 hint = heard(&mut hints) => hint.map_or(Event::Deaf, Event::Heard),
                 () = sleep_until(due) => Event::Due,
             };
             match event {
                 Event::Fed(feed) => self.fed(feed).await,
                 Event::Leased => self.leased().await,
+                Event::Dialled => self.rebuild("control plane's address").await,
                 Event::Heard(hint) => {
                     self.heard(&hint).await;
                     while let Some(hint) = hints.as_mut().and_then(|hints| hints.try_recv().ok()) {
@@ -318,7 +328,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             subnets: held.subnets,
             underlay: Underlay {
                 unanswered: self.silence.addresses(),
-                ..underlay::of(choice, &self.facts, network, held)
+                ..underlay::of(choice, &self.facts, &self.place.dialled, network, held)
             },
             mac: backend::mac_of(&self.place.node, &self.place.network),
         };

@@ -7,5 +7,5 @@ mod lease;
 mod network;
 mod time;
 
-pub use lease::{endpoint_or_missing, parse_subnets};
+pub use lease::{MAX_PREFIXES, endpoint_or_missing, parse_prefixes, parse_subnets};
 pub use time::{duration, duration_from, timestamp, timestamp_from};

@@ -144,6 +144,7 @@ pub async fn acquire(
 ) -> Result<v1::Lease, Status> {
     let request = v1::AcquireLeaseRequest {
         boot_id: String::new(),
+        underlay_prefixes: Vec::new(),
         network: format!("networks/{network}"),
         instance_id: format!("{instance:032x}"),
         claim: Vec::new(),

@@ -103,6 +103,8 @@ impl Shared {
         let silent = |_| AttemptError::Silent(limit);
         let lookup = lookup_host((server.host(), server.port()));
         let addresses = timeout(limit, lookup).await.map_err(silent)?.map_err(AttemptError::Lookup)?;
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        self.options.dialled.note(server, addresses.iter().map(SocketAddr::ip));
         let mut failure = AttemptError::Lookup(io::ErrorKind::NotFound.into());
         for address in addresses {
             match timeout(limit, self.open(address)).await.map_err(silent).and_then(|opened| opened) {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
+use crate::dialled::Dialled;
+
 /// How long to wait for what. The defaults are the ones that agents use.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
@@ -19,6 +21,8 @@ pub struct ConnectOptions {
     pub silence: Duration,
     /// Sent as `user-agent`: the program and its version.
     pub user_agent: String,
+    /// Where the addresses that are dialled are noted.
+    pub dialled: Dialled,
 }
 
 impl Default for ConnectOptions {
@@ -28,6 +32,7 @@ impl Default for ConnectOptions {
             keep_alive: Duration::from_secs(5),
             silence: Duration::from_secs(9),
             user_agent: concat!("loden/", env!("CARGO_PKG_VERSION")).to_owned(),
+            dialled: Dialled::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ pub const DEFAULT_PORT: u16 = 7443;
 
 /// A host (a DNS name or an address) and a port to dial. It says where to
 /// connect to, never whom to trust: that is the certificate's DNS name.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ServerAddress {
     host: String,
     port: u16,

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use loden_proto::model::{Endpoint, Epoch, InstanceId, LeaseName, Mtu, NetworkSpec, Pool, Subnets, Vni};
 use loden_proto::names::NetworkId;
 
@@ -46,6 +47,8 @@ pub enum Command {
         claim: Option<Subnets>,
         /// Where it receives.
         endpoint: Endpoint,
+        /// What the node reaches outside of any network; not kept.
+        underlay: Vec<IpNet>,
     },
     /// Extends a lease.
     RenewLease {

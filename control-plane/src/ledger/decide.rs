@@ -33,8 +33,8 @@ impl Ledger {
                 self.update_network(id, pools.as_deref(), *mtu, *seen)
             }
             Command::DeleteNetwork { id, force } => self.delete_network(id, *force, context),
-            Command::AcquireLease { name, instance, claim, endpoint } => {
-                self.acquire_lease(name, *instance, claim.as_ref(), endpoint, context)
+            Command::AcquireLease { name, instance, claim, endpoint, underlay } => {
+                self.acquire_lease(name, *instance, claim.as_ref(), endpoint, underlay, context)
             }
             Command::RenewLease { name, epoch } => self.refresh_lease(name, *epoch, None, context),
             Command::UpdateEndpoint { name, epoch, endpoint } => {

@@ -146,7 +146,13 @@ fn command(rig: &mut Rig, step: &Step) -> Option<Command> {
         Step::Acquire { lease, instance, claim, address: at } => {
             let endpoint = address(lease.1, at, vni(rig, lease.0));
             let claim = claim.map(|slot| slots(lease.0, slot, wide(rig, lease.0)));
-            Command::AcquireLease { name: of(lease), instance: InstanceId(instance), claim, endpoint }
+            Command::AcquireLease {
+                name: of(lease),
+                instance: InstanceId(instance),
+                claim,
+                endpoint,
+                underlay: Vec::new(),
+            }
         }
         Step::Renew { lease } => Command::RenewLease { name: of(lease), epoch: None },
         Step::Update { lease, address: at, stale } => {

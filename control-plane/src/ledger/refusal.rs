@@ -1,7 +1,6 @@
 //! Why a command was refused, for the person who reads it: field, value, rule.
 
 use std::fmt::{self, Display};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -50,9 +49,9 @@ pub enum Refusal {
         /// Whose that is.
         network: NetworkId,
     },
-    /// A pool contains an address that a node uses on its underlay.
+    /// A pool contains an address that a node uses on its underlay, or overlaps what it reaches there.
     #[error(
-        "{field}: the pool {pool} of {} overlaps the underlay address {address} of {}; \
+        "{field}: the pool {pool} of {} overlaps the underlay {underlay} of {}; \
          traffic to the underlay would go into the tunnel",
         names::network(network),
         names::node(node)
@@ -64,9 +63,9 @@ pub enum Refusal {
         pool: IpNet,
         /// Whose pool.
         network: NetworkId,
-        /// The underlay address.
-        address: IpAddr,
-        /// Whose address.
+        /// Its address or prefix, with the word before it.
+        underlay: String,
+        /// Whose underlay.
         node: NodeId,
     },
     /// Networks on one UDP port disagree about the group policy extension.

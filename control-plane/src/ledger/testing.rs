@@ -246,7 +246,13 @@ pub(super) fn acquire(network: &str, node: &str, instance: u128) -> Command {
 }
 
 pub(super) fn acquire_at(network: &str, node: &str, instance: u128, endpoint: Endpoint) -> Command {
-    Command::AcquireLease { name: name(network, node), instance: InstanceId(instance), claim: None, endpoint }
+    Command::AcquireLease {
+        name: name(network, node),
+        instance: InstanceId(instance),
+        claim: None,
+        endpoint,
+        underlay: Vec::new(),
+    }
 }
 
 pub(super) fn claim(network: &str, node: &str, instance: u128, claim: &str) -> Command {
@@ -255,6 +261,7 @@ pub(super) fn claim(network: &str, node: &str, instance: u128, claim: &str) -> C
         instance: InstanceId(instance),
         claim: Some(subnets(claim)),
         endpoint: own_endpoint(node),
+        underlay: Vec::new(),
     }
 }
 

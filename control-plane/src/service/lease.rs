@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use loden_proto::InvalidValue;
-use loden_proto::convert::{endpoint_or_missing, parse_subnets, timestamp};
+use loden_proto::convert::{endpoint_or_missing, parse_prefixes, parse_subnets, timestamp};
 use loden_proto::model::{BootId, Epoch, InstanceId, LeaseName};
 use loden_proto::names::{self, NetworkId};
 use loden_proto::v1::lease_service_server::LeaseService;
@@ -34,12 +34,14 @@ impl LeaseService for Leases {
     ) -> Result<Response<AcquireLeaseResponse>, Status> {
         let node = caller(&request)?.node()?.clone();
         let link = request.extensions().get::<Arc<Link>>().cloned();
-        let AcquireLeaseRequest { network, instance_id, claim, endpoint, boot_id } = request.into_inner();
+        let AcquireLeaseRequest { network, instance_id, claim, endpoint, boot_id, underlay_prefixes } =
+            request.into_inner();
         let network = names::parse_network(&network).map_err(|invalid| invalid.at("network"))?;
         let instance = parse_instance(&instance_id)?;
         let boot = parse_boot(&boot_id)?;
         let claim = (!claim.is_empty()).then(|| parse_subnets(&claim, "claim")).transpose()?;
         let endpoint = endpoint_or_missing(endpoint)?;
+        let underlay = parse_prefixes(&underlay_prefixes, "underlay_prefixes")?;
         let name = LeaseName { network, node };
         let refused = |name: &LeaseName| {
             if let Some(link) = &link {
@@ -50,7 +52,7 @@ impl LeaseService for Leases {
             refused(&name);
             elsewhere(&name, other, self.0.nodes.address(&name.node))
         })?;
-        let command = Command::AcquireLease { name: name.clone(), instance, claim, endpoint };
+        let command = Command::AcquireLease { name: name.clone(), instance, claim, endpoint, underlay };
         let answer = self.0.clerk.submit(command).await.map_err(|error| {
             if matches!(error, SubmitError::Refused(Refusal::AnotherInstance { .. })) {
                 refused(&name);

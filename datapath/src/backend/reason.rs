@@ -25,7 +25,7 @@ pub enum Reason {
     #[error("its subnet {0} is not a slot of one of the network's pools")]
     OutsidePools(IpNet),
     /// The subnet would take the underlay's traffic.
-    #[error("its subnet {subnet} overlaps {prefix}, which is connected to this host")]
+    #[error("its subnet {subnet} overlaps {prefix}, which this host reaches over its underlay")]
     OverlapsUnderlay {
         /// The peer's subnet.
         subnet: IpNet,

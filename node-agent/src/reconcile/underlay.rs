@@ -5,15 +5,17 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use loden_datapath::backend::{Links, Underlay};
-use loden_datapath::{Datapath, Host, HostFacts};
+use loden_datapath::{Datapath, DeviceName, Host, HostFacts};
+use loden_proto::convert::MAX_PREFIXES;
 use loden_proto::model::{Backend, Endpoint, Family, Network, Receiver};
-use loden_transport::explain;
+use loden_transport::{Dialled, explain};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Reconcile;
 use super::agenda::RETRIES;
 use crate::iface::{self, Choice};
+use crate::lease::Local;
 use crate::state::Held;
 
 impl<D: Datapath + Host> Reconcile<D> {
@@ -59,7 +61,7 @@ impl<D: Datapath + Host> Reconcile<D> {
     /// What is below the network as far as it is known now.
     fn underlay(&self) -> Option<Underlay> {
         let (held, network) = self.lease.as_ref()?;
-        Some(of(self.choice.as_ref()?, &self.facts, network, held))
+        Some(of(self.choice.as_ref()?, &self.facts, &self.place.dialled, network, held))
     }
 
     /// Why our own lease cannot be used on this host: its addresses would be
@@ -67,14 +69,28 @@ impl<D: Datapath + Host> Reconcile<D> {
     pub(super) fn swallowing(&self) -> Option<String> {
         let (held, _) = self.lease.as_ref()?;
         let device = self.choice.as_ref()?.device;
-        let below = || self.facts.connected.iter().filter(|(name, _)| *name == device);
-        held.subnets.iter().find_map(|own| {
-            let (_, prefix) = below().find(|(_, prefix)| prefix.contains(&own) || own.contains(prefix))?;
-            Some(format!(
-                "OVERLAPS_UNDERLAY: its subnet {own} overlaps {prefix}, which is connected to this host by {device}; \
-                 nothing is programmed"
-            ))
-        })
+        let connected = connected(device, &self.facts).find_map(|prefix| {
+            let own = held.subnets.iter().find(|own| prefix.contains(own) || own.contains(&prefix))?;
+            Some(format!("{own} overlaps {prefix}, which is connected to this host by {device}"))
+        });
+        let dialled = || {
+            self.place.dialled.addresses().into_iter().find_map(|address| {
+                let own = held.subnets.iter().find(|own| own.contains(&address))?;
+                Some(format!("{own} contains {address}, where this host reaches the control plane"))
+            })
+        };
+        let what = connected.or_else(dialled)?;
+        Some(format!("OVERLAPS_UNDERLAY: its subnet {what}; nothing is programmed"))
+    }
+
+    /// What others are told of this host, and what the control plane is told
+    /// of its surroundings.
+    pub(super) fn local(&self) -> Option<Local> {
+        let choice = self.choice.as_ref()?;
+        let dialled = self.place.dialled.addresses().into_iter().map(IpNet::from);
+        let mut prefixes: Vec<_> = dialled.chain(connected(choice.device, &self.facts)).collect();
+        prefixes.truncate(MAX_PREFIXES);
+        Some(Local { endpoint: endpoint(choice, self.program.receivers()), prefixes })
     }
 
     async fn choose(&mut self) -> Result<(Choice, HostFacts), String> {
@@ -90,8 +106,13 @@ impl<D: Datapath + Host> Reconcile<D> {
     }
 }
 
+/// The prefixes that are connected by a device.
+fn connected(device: DeviceName, facts: &HostFacts) -> impl Iterator<Item = IpNet> {
+    facts.connected.iter().filter(move |(name, _)| *name == device).map(|(_, prefix)| prefix.trunc())
+}
+
 /// What peers are told: the addresses to send to, and what receives there.
-pub(super) fn endpoint(choice: &Choice, receivers: &[Receiver]) -> Endpoint {
+fn endpoint(choice: &Choice, receivers: &[Receiver]) -> Endpoint {
     let mut endpoint = Endpoint { v4: choice.public_v4, v6: choice.public_v6, receivers: Vec::new() };
     let addressed = |receiver: &&Receiver| endpoint.address(receiver.family()).is_some();
     endpoint.receivers = receivers.iter().filter(addressed).copied().collect();
@@ -100,9 +121,17 @@ pub(super) fn endpoint(choice: &Choice, receivers: &[Receiver]) -> Endpoint {
 
 /// What is below a network. Prefixes below our own subnets are our pods'
 /// bridges: no peer is refused for them, and they come and go.
-pub(super) fn of(choice: &Choice, facts: &HostFacts, network: &Network, held: &Held) -> Underlay {
+/// The addresses of the control plane are off limits like what is connected.
+pub(super) fn of(
+    choice: &Choice,
+    facts: &HostFacts,
+    dialled: &Dialled,
+    network: &Network,
+    held: &Held,
+) -> Underlay {
     let ours = |prefix: &IpNet| !held.subnets.iter().any(|own| own.contains(prefix));
-    let connected = facts.connected.iter().map(|(_, prefix)| *prefix);
+    let dialled = dialled.addresses().into_iter().map(IpNet::from);
+    let connected = facts.connected.iter().map(|(_, prefix)| *prefix).chain(dialled);
     Underlay {
         lower: choice.device,
         mtu: choice.mtu,

@@ -8,17 +8,16 @@ use loden_datapath::{Datapath, Host, backend};
 use loden_proto::model::Receiver;
 
 use super::Reconcile;
-use super::underlay::endpoint;
 use crate::peers::PeerSet;
 use crate::status::{Applied, Failure, follows};
 
 impl<D: Datapath + Host> Reconcile<D> {
     pub(super) fn publish(&mut self) {
-        let endpoint = self.choice.as_ref().map(|choice| endpoint(choice, self.program.receivers()));
+        let now = self.local();
         self.ends.local.send_if_modified(|local| {
-            let changed = *local != endpoint;
+            let changed = *local != now;
             if changed {
-                *local = endpoint;
+                *local = now;
             }
             changed
         });

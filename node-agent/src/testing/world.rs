@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use loden_datapath::{DefaultRoute, Fake, HostFacts, Interface, InterfaceAddress};
 use loden_proto::model::{Family, Network, Subnets};
+use loden_transport::{Dialled, ServerAddress};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
@@ -21,6 +22,8 @@ pub(crate) struct World {
     pub(crate) network: Network,
     watches: mpsc::Receiver<Watch>,
     root: TempDir,
+    /// Where the agent believes to find the control plane.
+    pub(crate) dialled: Vec<ServerAddress>,
 }
 
 /// An agent that runs until it is dropped.
@@ -38,7 +41,7 @@ impl World {
         let (server, watches) = Server::new();
         server.grant_lease(&network, subnets(), 1);
         let root = tempfile::tempdir().unwrap();
-        Self { kernel: Fake::new(facts("192.0.2.9")), server, network, watches, root }
+        Self { kernel: Fake::new(facts("192.0.2.9")), server, network, watches, root, dialled: Vec::new() }
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -57,7 +60,11 @@ impl World {
             selection: Selection::default(),
             timing: Timing::default(),
         };
-        let connection = Connection { node: "node-9".parse().unwrap(), channel: self.server.channel() };
+        let connection = Connection {
+            node: "node-9".parse().unwrap(),
+            channel: self.server.channel(),
+            dialled: Dialled::of(&self.dialled),
+        };
         let agent = Agent::start(config, &connection, |_| Ok(self.kernel.clone())).unwrap();
         Running { agent, network: self.network.clone() }
     }

@@ -10,6 +10,8 @@ use crate::{InvalidValue, v1};
 
 /// Most receivers of one endpoint: a live change needs two per family.
 const MAX_RECEIVERS: usize = 8;
+/// Most prefixes that a node names as its underlay.
+pub const MAX_PREFIXES: usize = 64;
 
 impl TryFrom<v1::VxlanReceiver> for VxlanReceiver {
     type Error = InvalidValue;
@@ -166,6 +168,23 @@ impl From<&Peer> for v1::Peer {
 pub fn endpoint_or_missing(wire: Option<v1::Endpoint>) -> Result<Endpoint, InvalidValue> {
     let wire = wire.ok_or_else(|| InvalidValue::missing("endpoint"))?;
     wire.try_into().map_err(|invalid: InvalidValue| invalid.at("endpoint"))
+}
+
+/// Prefixes of a field, without host bits.
+///
+/// # Errors
+/// When one is no prefix, or there are more than 64.
+pub fn parse_prefixes(wire: &[String], field: &str) -> Result<Vec<IpNet>, InvalidValue> {
+    if wire.len() > MAX_PREFIXES {
+        let rule = format!("must be at most {MAX_PREFIXES} prefixes");
+        return Err(InvalidValue::new(wire.len(), rule).at(field));
+    }
+    let parse = |(index, text): (usize, &String)| {
+        let net = text.parse().ok().filter(|net: &IpNet| net.trunc() == *net);
+        let rule = "must be a prefix without host bits, such as 192.0.2.0/24";
+        net.ok_or_else(|| InvalidValue::new(text, rule).at(format!("{field}[{index}]")))
+    };
+    wire.iter().enumerate().map(parse).collect()
 }
 
 /// Subnets of a field: one CIDR per family, at least one.

@@ -131,6 +131,7 @@ pub(crate) fn acquire_request(
 ) -> v1::AcquireLeaseRequest {
     let mut request = v1::AcquireLeaseRequest {
         boot_id: String::new(),
+        underlay_prefixes: Vec::new(),
         network: "networks/default".into(),
         instance_id: format!("{number:032x}"),
         claim: Vec::new(),

@@ -18,7 +18,7 @@ use loden_proto::v1::{
     self, lease_service_client::LeaseServiceClient, network::Backend,
     network_service_client::NetworkServiceClient,
 };
-use loden_tests::{deployment::Deployment, wait};
+use loden_tests::{client, deployment::Deployment, wait};
 use tonic::{Code, transport::Channel};
 
 use crate::call::{acquire, acquire_request, acquire_v4, create, pool};
@@ -178,6 +178,24 @@ async fn a_host_in_whose_underlay_a_pool_lies_is_told_so() -> anyhow::Result<()>
     ensure!(!a.subnet_file().exists());
     let links = a.host.links().await?;
     ensure!(links.len() == 2, "lo and eth0: {links:?}");
+    Ok(())
+}
+
+/// The host's own address is not in the pool, but its neighbours' would be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_gets_no_lease_of_a_pool_inside_its_underlays_prefix() -> anyhow::Result<()> {
+    let deployment = Deployment::start("inside", &[]).await?;
+    deployment.create_network("default", "192.0.2.128/25:28").await?;
+    let a = deployment.add_node("a", 11, &[]).await?;
+    let said = wait::until("the agent to say why", SOON, async || {
+        let (_, body) = a.get("/readyz").await?;
+        ensure!(body.contains("OVERLAPS_UNDERLAY"), "{body}");
+        Ok::<_, anyhow::Error>(body)
+    });
+    let said = said.await?;
+    ensure!(said.contains("192.0.2.128/25") && said.contains("underlay prefix 192.0.2.0/24"), "{said}");
+    let admin = deployment.control.channel(&deployment.control.admin_identity()).await?;
+    ensure!(client::leases(&admin).await?.is_empty(), "it was given a lease");
     Ok(())
 }
 

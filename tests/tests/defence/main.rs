@@ -90,7 +90,7 @@ impl BadPeers {
         all.subnet(
             "x-connected",
             "10.244.200.0/24",
-            "overlaps 10.244.200.0/24, which is connected to this host",
+            "overlaps 10.244.200.0/24, which this host reaches over its underlay",
         );
         all.subnet("x-internet", "8.8.8.0/24", "is not a slot");
         all.subnet("x-everything", "0.0.0.0/0", "is not a slot");

@@ -76,7 +76,7 @@ async fn a_lost_state_directory_costs_nothing_either_when_the_operator_recovers(
     loss.fleet.deployment.control.run(&["recover"]).await?;
     loss.fleet.deployment.control.start().await?;
     loss.fleet.issue_anew().await?;
-    loss.is_mended(asking).await
+    loss.mend(asking).await
 }
 
 /// Loses the store, waits for `operator`, and has the network created again.
@@ -89,7 +89,7 @@ async fn the_store_is_lost(
     let asking = loss.strike("store").await?;
     loss.fleet.deployment.control.start().await?;
     operator(&loss.fleet).await?;
-    loss.is_mended(asking).await
+    loss.mend(asking).await
 }
 
 /// Three agents whose control plane loses what it knows, a node that dies with it, and newcomers for the
@@ -120,7 +120,7 @@ impl Loss {
     }
 
     /// Has the network created again.
-    async fn is_mended(self, asking: Vec<Asking>) -> anyhow::Result<()> {
+    async fn mend(self, asking: Vec<Asking>) -> anyhow::Result<()> {
         let Self { fleet, in_use, calm, .. } = self;
         let count = asking.len();
         fleet.create_network().await?;
@@ -133,9 +133,16 @@ impl Loss {
         expected.extend(given);
         fleet.only_these_are_left(&STAYING, &expected).await?;
         let gone = calm.subnets["gone"];
-        for (name, deleted) in calm.deleted() {
-            ensure!(deleted == [gone], "{name} has deleted the routes to {deleted:?}");
-        }
+        // The kernel's notifications come after what they tell of.
+        let heard = wait::until("all to have deleted one route", PATIENCE, async || {
+            let deleted = calm.deleted();
+            ensure!(
+                deleted.values().all(|deleted| *deleted == [gone]),
+                "{gone} is gone, deleted are {deleted:?}"
+            );
+            anyhow::Ok(())
+        });
+        heard.await?;
         calm.end().await
     }
 }

@@ -91,6 +91,7 @@ impl Flannel {
         let mut leases = LeaseServiceClient::new(deployment.control.channel(&identity).await?);
         let request = v1::AcquireLeaseRequest {
             boot_id: String::new(),
+            underlay_prefixes: Vec::new(),
             network: "networks/default".into(),
             instance_id: format!("{number:032x}"),
             claim: Vec::new(),

@@ -211,8 +211,11 @@ async fn a_dead_server_is_passed_over_and_the_next_connection_goes_on_from_there
         (serve(&authority.server(), false).await, serve(&authority.server(), false).await);
     let servers = [dead_address.clone(), first.dial(), second.dial()];
     let credentials = Credentials::fixed(&authority.bundle("node/a", &[])).unwrap();
-    let channel = connect_lazy(&servers, &credentials, &ConnectOptions::default()).unwrap();
+    let options = ConnectOptions::default();
+    let channel = connect_lazy(&servers, &credentials, &options).unwrap();
+    assert!(options.dialled.addresses().is_empty());
     call(channel).await.unwrap();
+    assert_eq!(options.dialled.addresses(), ["127.0.0.1".parse().unwrap()].into());
     assert_eq!(first.caller().await, "spiffe://demo/node/a");
     assert!(second.callers.try_recv().is_err());
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use loden_proto::model::{Endpoint, Epoch, InstanceId, LeaseName, Subnets};
 use loden_proto::names::NodeId;
 
@@ -26,6 +27,7 @@ impl Ledger {
         instance: InstanceId,
         claim: Option<&Subnets>,
         endpoint: &Endpoint,
+        underlay: &[IpNet],
         context: &Context<'_>,
     ) -> Result<Decision, Refusal> {
         let entry = self.open_network(&name.network)?;
@@ -37,6 +39,7 @@ impl Ledger {
             return Err(Refusal::AnotherInstance { lease: name.clone(), instance, streaming });
         }
         self.check_overlap(endpoint, name)?;
+        endpoint::check_prefixes(underlay, &entry.network, name)?;
         let current = entry.leases.get(&name.node);
         let running = current.map(|lease| &lease.record).filter(|lease| {
             lease.instance == instance && lease.held_since.is_none() && self.is_confirmed(lease)

@@ -198,10 +198,12 @@ mod tests {
         rig.must(network("blue", &["10.1.0.0/22"]));
         rig.must(acquire_at("blue", "a", 1, with_vtep(7, 1)));
         rig.must(begin(&rig, 2));
-        let Command::AcquireLease { name, instance, claim, .. } = claim("blue", "b", 1, "10.1.3.0/24") else {
+        let Command::AcquireLease { name, instance, claim, underlay, .. } =
+            claim("blue", "b", 1, "10.1.3.0/24")
+        else {
             panic!()
         };
-        rig.must(Command::AcquireLease { name, instance, claim, endpoint: with_vtep(7, 1) });
+        rig.must(Command::AcquireLease { name, instance, claim, endpoint: with_vtep(7, 1), underlay });
         assert!(matches!(rig.lease("blue", "a").state, LeaseState::Held { .. }));
         rig.pass(600);
         rig.must(Command::EndAdoption);

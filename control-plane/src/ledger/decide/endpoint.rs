@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use loden_proto::InvalidValue;
 use loden_proto::model::{
     Backend, Endpoint, Family, LeaseName, Network, Receiver, RoutedReceiver, VxlanReceiver, check_underlay,
@@ -97,6 +98,22 @@ const fn field_of(address: IpAddr) -> &'static str {
     }
 }
 
+/// No pool of the network may overlap what the host reaches outside of it.
+pub(super) fn check_prefixes(underlay: &[IpNet], network: &Network, name: &LeaseName) -> Result<(), Refusal> {
+    for (index, prefix) in underlay.iter().enumerate() {
+        if let Some(pool) = network.pools.iter().find(|pool| pool.overlaps(*prefix)) {
+            return Err(Refusal::OverlapsUnderlay {
+                field: format!("underlay_prefixes[{index}]"),
+                pool: pool.cidr(),
+                network: network.id.clone(),
+                underlay: format!("prefix {prefix}"),
+                node: name.node.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 impl Ledger {
     /// No pool of any network may contain the host's own underlay address.
     pub(super) fn check_overlap(&self, endpoint: &Endpoint, name: &LeaseName) -> Result<(), Refusal> {
@@ -107,7 +124,7 @@ impl Ledger {
                     field: field_of(address).to_owned(),
                     pool: *pool,
                     network: network.clone(),
-                    address,
+                    underlay: format!("address {address}"),
                     node: name.node.clone(),
                 });
             }

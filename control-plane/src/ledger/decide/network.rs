@@ -124,7 +124,7 @@ impl Ledger {
                     field,
                     pool: cidr,
                     network: id.clone(),
-                    address: *address,
+                    underlay: format!("address {address}"),
                     node: lease.node.clone(),
                 });
             }

@@ -1,5 +1,6 @@
 //! What is refused of what agents and admins say of nodes: endpoints, claims, reservations.
 
+use ipnet::IpNet;
 use loden_proto::model::{Backend, Endpoint, Family, Port, Receiver, Vni, VxlanReceiver};
 
 use super::{create, rig, told};
@@ -82,6 +83,26 @@ fn bad_endpoints_are_refused_by_name() {
         assert_eq!(rig.refused(update).to_string(), expected, "by UpdateEndpoint");
         assert_eq!(told(command), expected, "by AcquireLease");
     }
+}
+
+#[test]
+fn a_pool_and_the_hosts_underlay_are_apart() {
+    let reaching = |prefix: &str| {
+        let mut command = acquire("blue", "c", 1);
+        let Command::AcquireLease { underlay, .. } = &mut command else { panic!() };
+        underlay.extend(["192.0.2.0/24", prefix].map(|prefix| prefix.parse::<IpNet>().unwrap()));
+        command
+    };
+    let told_of = |prefix| {
+        format!(
+            "underlay_prefixes[1]: the pool 10.1.0.0/22 of networks/blue overlaps the underlay prefix {prefix} of \
+             nodes/c; traffic to the underlay would go into the tunnel"
+        )
+    };
+    for prefix in ["10.0.0.0/8", "10.1.2.0/24", "10.1.3.9/32"] {
+        assert_eq!(told(reaching(prefix)), told_of(prefix));
+    }
+    rig().must(reaching("10.1.4.0/24"));
 }
 
 #[test]

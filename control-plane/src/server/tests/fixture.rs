@@ -151,6 +151,7 @@ pub(super) fn instance(host: u8) -> String {
 pub(super) async fn acquire(node: &Channel, network: &v1::Network, host: u8) -> v1::Lease {
     let request = v1::AcquireLeaseRequest {
         boot_id: String::new(),
+        underlay_prefixes: Vec::new(),
         network: network.name.clone(),
         instance_id: instance(host),
         claim: Vec::new(),

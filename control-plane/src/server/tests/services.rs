@@ -154,6 +154,7 @@ async fn an_error_names_the_requests_field() {
     }
     let request = v1::AcquireLeaseRequest {
         boot_id: String::new(),
+        underlay_prefixes: Vec::new(),
         network: "networks/blue".to_owned(),
         instance_id: instance(1),
         claim: Vec::new(),

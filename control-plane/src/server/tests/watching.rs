@@ -89,6 +89,7 @@ async fn a_second_instance_is_refused_while_the_first_one_watches() {
     let stream = watch(&a, &blue.name, Some(1), Vec::new()).await.unwrap();
     let request = v1::AcquireLeaseRequest {
         boot_id: String::new(),
+        underlay_prefixes: Vec::new(),
         network: blue.name.clone(),
         instance_id: instance(7),
         claim: Vec::new(),
@@ -118,6 +119,7 @@ async fn a_copy_of_a_nodes_disk_is_refused_while_it_watches_and_the_node_itself_
         claim: Vec::new(),
         endpoint: Some(endpoint(blue.vni.unwrap(), host)),
         boot_id: boot.to_owned(),
+        underlay_prefixes: Vec::new(),
     };
     let open = |boot: &str| v1::WatchPeersRequest {
         network: blue.name.clone(),

@@ -125,3 +125,25 @@ async fn a_lease_out_of_the_underlays_own_prefix_is_not_used() {
     assert_eq!(world.kernel.executed(), []);
     assert!(!world.subnet_file().exists());
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_route_of_ours_covers_the_control_plane() {
+    let mut world = World::new();
+    world.dialled = ["10.244.1.7:7443".parse().unwrap()].into();
+    let (agent, _watch) = world.ready_with(&[1, 2], 1).await;
+    world.routes_become(&[2]).await;
+    let overview = agent.overview();
+    let failures = overview.borrow().applied.failures.clone();
+    assert!(failures["node-1"].message.contains("10.244.1.7/32"), "{failures:?}");
+
+    let mut world = World::new();
+    world.dialled = ["10.244.9.7:7443".parse().unwrap()].into();
+    let agent = world.start();
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], false, 1).await;
+    let text = agent.told(|_, text| text.contains("OVERLAPS_UNDERLAY")).await;
+    assert!(
+        text.contains("10.244.9.0/24 contains 10.244.9.7, where this host reaches the control plane"),
+        "{text}"
+    );
+}

@@ -17,6 +17,7 @@ use loden_datapath::{
 };
 use loden_proto::model::Family;
 use loden_proto::names::{NetworkId, NodeId};
+use loden_transport::Dialled;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -101,7 +102,7 @@ impl Prepared {
                 timing: Timing::default(),
             };
             let datapath = Watched::new(index, sightings)?;
-            let connection = Connection { node: node.clone(), channel };
+            let connection = Connection { node: node.clone(), channel, dialled: Dialled::default() };
             let agent = Agent::start(config, &connection, |_| Ok(datapath.clone()))
                 .with_context(|| format!("start {node}"))?;
             let overview = agent.overview(network).context("the agent has the network it was given")?;

@@ -85,6 +85,7 @@ async fn acquire(
     let address_v4 = members::underlay(index).to_string();
     let request = v1::AcquireLeaseRequest {
         boot_id: String::new(),
+        underlay_prefixes: Vec::new(),
         network: names::network(network),
         instance_id: format!("{index:032x}"),
         claim: Vec::new(),

@@ -31,6 +31,7 @@ impl Driver {
         let first = v1::Endpoint { address_v4: sightings::address(0).to_string(), ..Default::default() };
         let request = v1::AcquireLeaseRequest {
             boot_id: String::new(),
+            underlay_prefixes: Vec::new(),
             network: names::network(network),
             instance_id: format!("{:032x}", u128::from(INDEX)),
             claim: Vec::new(),

@@ -117,6 +117,7 @@ impl Follower {
         let bare = v1::Endpoint { address_v4: address.to_string(), ..Default::default() };
         let request = v1::AcquireLeaseRequest {
             boot_id: String::new(),
+            underlay_prefixes: Vec::new(),
             network: network.clone(),
             instance_id: instance_id.clone(),
             claim: Vec::new(),

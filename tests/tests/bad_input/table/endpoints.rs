@@ -9,6 +9,7 @@ use crate::call::{acquire, acquire_at, acquire_v4, acquire_v6, acquire_vtep};
 
 pub(super) fn all() -> Vec<Bad> {
     let mut all = underlays();
+    all.extend(prefixes());
     all.extend(vteps());
     all
 }
@@ -57,6 +58,42 @@ fn underlays() -> Vec<Bad> {
             Code::FailedPrecondition,
             Reason::OverlapsUnderlay,
             &["endpoint.address_v4", "10.9.0.0/22", "networks/small", "10.9.1.1"],
+        ),
+    ]
+}
+
+/// What a host reaches outside of the network.
+fn prefixes() -> Vec<Bad> {
+    let reaching = |prefix: &str| {
+        let prefixes = vec!["192.0.2.0/24".into(), prefix.into()];
+        acquire(|request| request.underlay_prefixes = prefixes)
+    };
+    let overlaps = |prefix, says| {
+        refused(As::B, reaching(prefix), Code::FailedPrecondition, Reason::OverlapsUnderlay, says)
+    };
+    vec![
+        overlaps(
+            "10.244.8.0/24",
+            &[
+                "underlay_prefixes[1]",
+                "10.244.0.0/16",
+                "10.244.8.0/24",
+                "nodes/b",
+                "would go into the tunnel",
+            ],
+        ),
+        overlaps("10.0.0.0/8", &["underlay_prefixes[1]", "networks/default", "underlay prefix 10.0.0.0/8"]),
+        overlaps("10.244.9.9/32", &["underlay_prefixes[1]", "underlay prefix 10.244.9.9/32"]),
+        invalid(
+            As::B,
+            reaching("192.0.2.1/24"),
+            &["underlay_prefixes[1]", "\"192.0.2.1/24\"", "must be a prefix without host bits"],
+        ),
+        invalid(As::B, reaching("192.0.2"), &["underlay_prefixes[1]", "\"192.0.2\"", "must be a prefix"]),
+        invalid(
+            As::B,
+            acquire(|request| request.underlay_prefixes = vec!["192.0.2.0/24".into(); 65]),
+            &["underlay_prefixes", "\"65\"", "at most 64"],
         ),
     ]
 }
