@@ -8,6 +8,9 @@
 //!
 //! One cell per node, written only for that node: nothing of it ever enters the peer feed.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,7 +37,14 @@ const TEXT: usize = 256;
 /// All nodes' cells.
 #[derive(Clone, Debug, Default)]
 pub struct Nodes {
-    cells: Arc<Mutex<HashMap<NodeId, Cell>>>,
+    cells: Arc<Mutex<Cells>>,
+}
+
+#[derive(Debug, Default)]
+struct Cells {
+    of: HashMap<NodeId, Cell>,
+    /// How many reports are filed, of all nodes.
+    filed: usize,
 }
 
 #[derive(Debug)]
@@ -126,7 +136,7 @@ impl Nodes {
     /// Counts a watch as open until the answer is dropped.
     pub(crate) fn watch_opened(&self, node: NodeId, link: Arc<Link>, now: SystemTime) -> OpenWatch {
         let mut cells = self.cells();
-        let cell = cells.entry(node.clone()).or_insert_with(|| Cell::new(now));
+        let cell = cells.cell(&node, now);
         if cell.watches == 0 {
             cell.since = now;
             cell.reason.clear();
@@ -139,19 +149,19 @@ impl Nodes {
 
     /// Keeps that another agent with a node's identity was refused.
     pub(crate) fn refused(&self, node: &NodeId, instance: InstanceId, address: SocketAddr, now: SystemTime) {
-        if let Some(cell) = self.cells().get_mut(node) {
+        if let Some(cell) = self.cells().of.get_mut(node) {
             cell.refused = Some(Refused { instance, address, at: now });
         }
     }
 
     /// Where a connected node's newest watch comes from.
     pub(crate) fn address(&self, node: &NodeId) -> Option<SocketAddr> {
-        self.cells().get(node)?.address
+        self.cells().of.get(node)?.address
     }
 
     /// Keeps why a connection of a node ended, if the node is gone with it.
     pub(crate) fn connection_ended(&self, node: &NodeId, why: &str) {
-        if let Some(cell) = self.cells().get_mut(node).filter(|cell| cell.watches == 0) {
+        if let Some(cell) = self.cells().of.get_mut(node).filter(|cell| cell.watches == 0) {
             why.clone_into(&mut cell.reason);
         }
     }
@@ -165,7 +175,7 @@ impl Nodes {
         now: SystemTime,
     ) -> Duration {
         let mut cells = self.cells();
-        let cell = cells.entry(node.clone()).or_insert_with(|| Cell::new(now));
+        let cell = cells.cell(node, now);
         let known: HashMap<_, _> = cell
             .filed
             .get(&network)
@@ -174,19 +184,22 @@ impl Nodes {
         let since = report.failures.iter().map(|failure| known.get(failure).copied().unwrap_or(now));
         let since = since.collect();
         cell.version.clone_from(&report.version);
-        cell.filed.insert(network, Filed { report, at: now, since });
-        pace(cells.values().map(|cell| cell.filed.len()).sum())
+        let first = cell.filed.insert(network, Filed { report, at: now, since }).is_none();
+        cells.filed += usize::from(first);
+        pace(cells.filed)
     }
 
     /// Drops what is known of nodes that are neither connected nor in `leased`.
     pub(crate) fn retain(&self, leased: &BTreeSet<NodeId>) {
-        self.cells().retain(|node, cell| cell.watches > 0 || leased.contains(node));
+        let mut cells = self.cells();
+        cells.of.retain(|node, cell| cell.watches > 0 || leased.contains(node));
+        cells.filed = cells.of.values().map(|cell| cell.filed.len()).sum();
     }
 
     /// The nodes that are connected.
     pub(crate) fn connected(&self) -> BTreeSet<NodeId> {
         let cells = self.cells();
-        cells.iter().filter(|(_, cell)| cell.watches > 0).map(|(node, _)| node.clone()).collect()
+        cells.of.iter().filter(|(_, cell)| cell.watches > 0).map(|(node, _)| node.clone()).collect()
     }
 
     /// How many of the nodes have a network that they have not converged in.
@@ -196,7 +209,7 @@ impl Nodes {
     ) -> usize {
         let cells = self.cells();
         let behind = members.filter(|(node, network, current)| {
-            !cells.get(*node).is_some_and(|cell| cell.is_converged(network, *current))
+            !cells.of.get(*node).is_some_and(|cell| cell.is_converged(network, *current))
         });
         behind.map(|(node, _, _)| node).collect::<BTreeSet<_>>().len()
     }
@@ -204,7 +217,7 @@ impl Nodes {
     /// A node with its memberships, for operators.
     pub(crate) fn view(&self, node: &NodeId, memberships: &[Membership], now: SystemTime) -> v1::Node {
         let cells = self.cells();
-        let cell = cells.get(node);
+        let cell = cells.of.get(node);
         v1::Node {
             name: names::node(node),
             connected: cell.is_some_and(|cell| cell.watches > 0),
@@ -221,8 +234,14 @@ impl Nodes {
     }
 
     /// A panic elsewhere leaves each cell whole.
-    fn cells(&self) -> MutexGuard<'_, HashMap<NodeId, Cell>> {
+    fn cells(&self) -> MutexGuard<'_, Cells> {
         self.cells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cells {
+    fn cell(&mut self, node: &NodeId, now: SystemTime) -> &mut Cell {
+        self.of.entry(node.clone()).or_insert_with(|| Cell::new(now))
     }
 }
 
@@ -259,7 +278,7 @@ impl Refused {
 impl Drop for OpenWatch {
     fn drop(&mut self) {
         let mut cells = self.nodes.cells();
-        let Some(cell) = cells.get_mut(&self.node) else { return };
+        let Some(cell) = cells.of.get_mut(&self.node) else { return };
         cell.watches -= 1;
         if cell.watches == 0 {
             cell.since = SystemTime::now();
@@ -300,115 +319,4 @@ fn in_network(cell: Option<&Cell>, membership: &Membership) -> v1::NodeNetwork {
 fn pace(reporters: usize) -> Duration {
     let reporters = u32::try_from(reporters).unwrap_or(u32::MAX);
     (Duration::from_secs(1) * reporters / REPORTS_PER_SECOND).max(SHORTEST_PACE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::registry::{EndReason, Registry};
-
-    const AT: SystemTime = SystemTime::UNIX_EPOCH;
-
-    fn link(registry: &Registry) -> Arc<Link> {
-        registry.open("spiffe://loden/node/a".parse().unwrap(), "192.0.2.1:1".parse().unwrap())
-    }
-
-    fn node() -> NodeId {
-        "a".parse().unwrap()
-    }
-
-    fn membership(current: u64) -> Membership {
-        let subnets = Subnets::new(["10.244.1.0/24".parse().unwrap()]).unwrap();
-        Membership { network: "blue".parse().unwrap(), subnets, current }
-    }
-
-    #[test]
-    fn a_node_is_connected_while_one_watch_is_open_and_then_the_reason_is_told() {
-        let (nodes, registry) = (Nodes::default(), Registry::default());
-        let link = link(&registry);
-        let first = nodes.watch_opened(node(), Arc::clone(&link), AT);
-        let second = nodes.watch_opened(node(), Arc::clone(&link), AT);
-        drop(first);
-        assert!(nodes.view(&node(), &[], AT).connected);
-        link.end(EndReason::Slow { lag: Duration::from_secs(61) });
-        drop(second);
-        let view = nodes.view(&node(), &[], AT);
-        assert!(!view.connected);
-        assert_eq!(view.disconnect_reason, "the client has not read for 61 s");
-        nodes.retain(&BTreeSet::new());
-        assert_eq!(nodes.view(&node(), &[], AT).since, None);
-    }
-
-    #[test]
-    fn both_agents_of_a_copied_identity_are_shown_for_a_minute() {
-        let nodes = Nodes::default();
-        let other = "192.0.2.9:7".parse().unwrap();
-        nodes.refused(&node(), InstanceId(7), other, AT);
-        assert_eq!(nodes.view(&node(), &[], AT).refused_agent, None, "nobody is there");
-        let watch = nodes.watch_opened(node(), link(&Registry::default()), AT);
-        nodes.refused(&node(), InstanceId(7), other, AT);
-        let view = nodes.view(&node(), &[], AT + REFUSED);
-        assert_eq!(view.address, "192.0.2.1:1");
-        let refused = view.refused_agent.unwrap();
-        assert_eq!(refused.address, "192.0.2.9:7");
-        assert_eq!(refused.instance_id, InstanceId(7).to_string());
-        assert_eq!(nodes.view(&node(), &[], AT + REFUSED * 2).refused_agent, None);
-        drop(watch);
-        assert_eq!(nodes.view(&node(), &[], AT).address, "");
-    }
-
-    #[test]
-    fn a_node_converges_when_it_is_ready_current_and_without_failures() {
-        let report = Report { applied: 7, ready: true, ..Default::default() };
-        assert!(report.is_converged(7) && !report.is_converged(8));
-        assert!(!Report { ready: false, ..report.clone() }.is_converged(7));
-        let failures = vec![("b".to_owned(), "no".to_owned())];
-        assert!(!Report { failures, ..report }.is_converged(7));
-    }
-
-    #[test]
-    fn why_a_node_is_not_ready_is_shown_until_it_is_and_cut_to_what_is_kept() {
-        let nodes = Nodes::default();
-        let network = membership(1).network;
-        let shown = |wire: &v1::ReportStatusRequest| {
-            nodes.file(&node(), network.clone(), Report::new(wire, 1), AT);
-            nodes.view(&node(), &[membership(1)], AT).networks[0].not_ready_reason.clone()
-        };
-        let why = "SUBNET_TAKEN: ".to_owned() + &"ä".repeat(1000);
-        let wire = v1::ReportStatusRequest { not_ready_reason: why.clone(), ..Default::default() };
-        assert_eq!(shown(&wire), why.chars().take(TEXT).collect::<String>());
-        assert_eq!(shown(&v1::ReportStatusRequest { ready: true, ..wire }), "");
-    }
-
-    #[test]
-    fn a_failure_keeps_the_time_it_was_first_reported() {
-        let nodes = Nodes::default();
-        let failing = |names: &[&str]| Report {
-            failures: names.iter().map(|name| ((*name).to_owned(), "no route".to_owned())).collect(),
-            ..Default::default()
-        };
-        let network = membership(1).network;
-        nodes.file(&node(), network.clone(), failing(&["b"]), AT);
-        let later = AT + Duration::from_secs(9);
-        nodes.file(&node(), network.clone(), failing(&["c", "b"]), later);
-        let view = nodes.view(&node(), &[membership(1)], AT);
-        let since: Vec<_> = view.networks[0].failures.iter().map(|failure| failure.since).collect();
-        assert_eq!(since, [Some(timestamp(later)), Some(timestamp(AT))]);
-        assert_eq!(nodes.unconverged([(&node(), &network, 1)].into_iter()), 1);
-        nodes.file(&node(), network.clone(), Report { applied: 1, ready: true, ..Default::default() }, later);
-        assert_eq!(nodes.unconverged([(&node(), &network, 1)].into_iter()), 1, "it is not connected");
-        let watch = nodes.watch_opened(node(), link(&Registry::default()), AT);
-        assert_eq!(nodes.unconverged([(&node(), &network, 1)].into_iter()), 0);
-        drop(watch);
-        assert!(!nodes.view(&node(), &[membership(1)], AT).networks[0].converged);
-    }
-
-    #[test]
-    fn reports_stay_below_five_hundred_a_second() {
-        assert_eq!(pace(3), Duration::from_secs(2));
-        assert_eq!(pace(10_000), Duration::from_secs(25));
-        for reporters in [1, 500, 1000, 50_000_usize] {
-            assert!(reporters as f64 / pace(reporters).as_secs_f64() <= 500.0);
-        }
-    }
 }
