@@ -11,10 +11,8 @@
 //! be `main` too.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use loden_datapath::{Datapath, Host};
 use loden_process::operations::Readiness;
@@ -23,7 +21,7 @@ use loden_proto::names::{NetworkId, NodeId};
 use loden_transport::Dialled;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tracing::{error, info, warn};
 
@@ -34,12 +32,13 @@ use crate::lease::Lease;
 use crate::left_behind::{self, LeftBehind};
 use crate::metrics::{AgentMetrics, Measured};
 use crate::peers::PeerSet;
+use crate::readiness::{self, Handouts};
 use crate::reconcile::{Ends, Place, Reconcile};
 use crate::session::{Session, Timing};
-use crate::state::{StateDir, StateError};
+use crate::state::{Kept, NetworkFile, StateDir, StateError};
 use crate::status::{Applied, LeaseView, Link, Overview};
 use crate::tasks::{Ended, Tasks};
-use crate::{announce, boot, report, subnet_file};
+use crate::{announce, boot, report};
 
 /// What an agent is told.
 #[derive(Clone, Debug)]
@@ -50,6 +49,8 @@ pub struct AgentConfig {
     pub state_dir: PathBuf,
     /// Where CNI plugins look; none: not written.
     pub subnet_file: Option<PathBuf>,
+    /// Where container runtimes look for CNI configurations; none: no network's is written.
+    pub cni_config_dir: Option<PathBuf>,
     /// Which interface to send over.
     pub selection: Selection,
     /// How long to wait for what.
@@ -125,6 +126,7 @@ impl Agent {
         let mut tasks = Tasks::default();
         let mut overviews = BTreeMap::new();
         let mut metrics = Vec::new();
+        let handouts = Handouts::new(&config);
         for network in &config.networks {
             if overviews.contains_key(network) {
                 return Err(AgentError::NetworkTwice(network.clone()));
@@ -141,7 +143,11 @@ impl Agent {
                 dialled: connection.dialled.clone(),
             };
             let parts = Parts { control, timing: config.timing, place, changed: changed.clone() };
-            let overview = parts.spawn(&mut tasks, datapath, &state);
+            let (file, kept) = state.network(network);
+            if kept.lease.is_none() {
+                handouts.withdraw(network);
+            }
+            let overview = parts.spawn(&mut tasks, datapath, file, kept);
             metrics.push(Measured { network: network.clone(), overview: overview.clone(), writes });
             overviews.insert(network.clone(), overview);
         }
@@ -150,9 +156,7 @@ impl Agent {
         let (left, left_behind) = watch::channel(LeftBehind::new());
         tasks.spawn("networks left behind", left_behind::run(host, served, left));
         let (ready, readiness) = watch::channel(Readiness::no("starting"));
-        let subnet = SubnetFile { path: config.subnet_file, network: first, written: None, looked: None };
-        let seen = overviews.clone();
-        tasks.spawn("readiness", judge(seen, changes, subnet, ready));
+        tasks.spawn("readiness", readiness::judge(overviews.clone(), changes, handouts, ready));
         Ok(Self { tasks, overviews, readiness, metrics, left_behind, _state: state })
     }
 
@@ -206,10 +210,10 @@ impl Parts {
         self,
         tasks: &mut Tasks,
         datapath: D,
-        state: &StateDir,
+        file: NetworkFile,
+        kept: Kept,
     ) -> watch::Receiver<Overview> {
         let Self { control, timing, place, changed } = self;
-        let (file, kept) = state.network(&place.network);
         let resume = kept.peers.as_ref().and_then(PeerSet::token).cloned();
         let (feed, fed) = mpsc::channel(4);
         let (view, lease) = watch::channel(LeaseView { held: kept.lease.clone(), ..LeaseView::default() });
@@ -261,87 +265,6 @@ async fn gather(
         };
         if still.is_err() {
             return;
-        }
-    }
-}
-
-struct SubnetFile {
-    path: Option<PathBuf>,
-    network: NetworkId,
-    written: Option<String>,
-    /// When the file was last compared with what is to be in it.
-    looked: Option<Instant>,
-}
-
-impl SubnetFile {
-    /// Writes what pods start from, when it differs from what was written.
-    fn write(&mut self, overview: &Overview) -> io::Result<()> {
-        let (Some(path), Some((held, network))) = (&self.path, &overview.applied.lease) else {
-            return Ok(());
-        };
-        let text = subnet_file::render(network, &held.subnets, overview.applied.mtu);
-        let looked = self.looked.replace(Instant::now());
-        if self.written.as_ref() == Some(&text) && looked.is_some_and(|looked| looked.elapsed() < LOOK) {
-            self.looked = looked;
-            return Ok(());
-        }
-        if subnet_file::write(path, &text)? {
-            info!(path = %path.display(), "subnet file written");
-        }
-        self.written = Some(text);
-        Ok(())
-    }
-}
-
-/// Between attempts to write the subnet file.
-const REWRITE: Duration = Duration::from_secs(1);
-/// Between looks at a file that somebody may have removed or changed.
-const LOOK: Duration = Duration::from_secs(2);
-
-/// Tells whether the agent is ready. The subnet file comes before that, and
-/// after forwarding works.
-async fn judge(
-    overviews: BTreeMap<NetworkId, watch::Receiver<Overview>>,
-    mut changes: watch::Receiver<()>,
-    mut subnet: SubnetFile,
-    ready: watch::Sender<Readiness>,
-) {
-    loop {
-        let mut now = Readiness::yes("");
-        let mut unwritten = false;
-        for (network, overview) in &overviews {
-            let overview = overview.borrow().clone();
-            let mut one = overview.readiness(network);
-            if one.ready
-                && *network == subnet.network
-                && let Err(error) = subnet.write(&overview)
-            {
-                one = Readiness::no(format!("{network}: the subnet file cannot be written: {error}"));
-                unwritten = true;
-            }
-            now.ready &= one.ready;
-            if !now.detail.is_empty() {
-                now.detail.push_str("; ");
-            }
-            now.detail.push_str(&one.detail);
-        }
-        ready.send_if_modified(|before| {
-            if *before == now {
-                return false;
-            }
-            match (before.ready, now.ready) {
-                (false, true) => info!(detail = now.detail, "ready"),
-                (true, false) => warn!(detail = now.detail, "not ready"),
-                _ => {}
-            }
-            *before = now;
-            true
-        });
-        tokio::select! {
-            changed = changes.changed() => if changed.is_err() {
-                return;
-            },
-            () = sleep(if unwritten { REWRITE } else { LOOK }) => {}
         }
     }
 }

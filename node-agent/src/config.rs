@@ -69,6 +69,20 @@ pub struct Flags {
     )]
     pub subnet_file: PathBuf,
 
+    /// Directory where container runtimes look for CNI configurations; each network gets one
+    #[arg(
+        long,
+        env = "LODEN_CNI_CONFIG_DIR",
+        value_name = "DIR",
+        default_value = "/etc/cni/net.d",
+        value_hint = ValueHint::DirPath
+    )]
+    pub cni_config_dir: PathBuf,
+
+    /// Write no CNI configuration
+    #[arg(long, env = "LODEN_NO_CNI")]
+    pub no_cni: bool,
+
     /// Interface to send over, by name or address; repeat it, the first that fits is taken
     #[arg(long, env = "LODEN_IFACE", value_name = "NAME|ADDRESS", value_delimiter = ',')]
     pub iface: Vec<String>,
@@ -128,6 +142,7 @@ impl Flags {
             networks: self.network.clone(),
             state_dir: self.state_dir.clone(),
             subnet_file: Some(self.subnet_file.clone()),
+            cni_config_dir: (!self.no_cni).then(|| self.cni_config_dir.clone()),
             selection: Selection {
                 names: self.iface.clone(),
                 patterns: self.iface_regex.clone(),
@@ -184,6 +199,15 @@ mod tests {
         assert!(error.contains("Blue") && error.contains("DNS label"), "{error}");
         let error = load(&["--server", "cp", "--iface-regex", "("], "").unwrap_err();
         assert!(error.contains("iface-regex"), "{error}");
+    }
+
+    #[test]
+    fn cni_configurations_have_a_directory_or_are_not_written() {
+        let cni = |line: &[&str], file| load(line, file).unwrap().agent().cni_config_dir;
+        assert_eq!(cni(&["--server", "cp"], ""), Some(PathBuf::from("/etc/cni/net.d")));
+        assert_eq!(cni(&["--server", "cp"], "cni-config-dir = \"/x\"\n"), Some(PathBuf::from("/x")));
+        assert_eq!(cni(&["--server", "cp", "--no-cni"], ""), None);
+        assert_eq!(cni(&["--server", "cp"], "no-cni = true\n"), None);
     }
 
     #[test]

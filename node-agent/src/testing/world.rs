@@ -52,11 +52,16 @@ impl World {
         self.root.path().join("run/subnet.env")
     }
 
+    pub(crate) fn cni_config_dir(&self) -> PathBuf {
+        self.root.path().join("net.d")
+    }
+
     pub(crate) fn start(&self) -> Running {
         let config = AgentConfig {
             networks: vec![self.network.id.clone()],
             state_dir: self.state_dir(),
             subnet_file: Some(self.subnet_file()),
+            cni_config_dir: Some(self.cni_config_dir()),
             selection: Selection::default(),
             timing: Timing::default(),
         };

@@ -86,6 +86,8 @@ impl Node {
             .arg(self.home.join("state"))
             .arg("--subnet-file")
             .arg(self.subnet_file())
+            .arg("--cni-config-dir")
+            .arg(self.cni_config_dir())
             .args(["--operations", &SocketAddr::from(OPERATIONS).to_string()])
             .args(&self.flags);
         command
@@ -148,6 +150,12 @@ impl Node {
     #[must_use]
     pub fn subnet_file(&self) -> PathBuf {
         self.home.join("subnet.env")
+    }
+
+    /// Where the agent writes its networks' CNI configurations.
+    #[must_use]
+    pub fn cni_config_dir(&self) -> PathBuf {
+        self.home.join("net.d")
     }
 
     /// Reads `subnet.env`.

@@ -18,10 +18,16 @@ async fn a_network_that_the_agent_serves_no_more_is_told_and_left_alone() -> any
     node.ready(SOON).await?;
 
     let agent = node.process.as_ref().context("the agent runs")?;
-    let line = agent.wait_for_log("does not serve", SOON).await?;
+    let line = agent.wait_for_log("does not serve the network", SOON).await?;
     ensure!(
         ["WARN", "network=blue", "loden2a", "--network"].iter().all(|word| line.contains(word)),
         "{line}"
+    );
+    let file = node.cni_config_dir().join("20-loden-blue.conflist");
+    ensure!(
+        file.exists() && agent.log().line(file.to_str().context("a path")?)?.is_some(),
+        "{}",
+        agent.log().tail()
     );
     let (_, metrics) = node.get("/metrics").await?;
     ensure!(metrics.contains("loden_agent_devices_left_behind{network=\"blue\"} 1"), "{metrics}");

@@ -7,6 +7,7 @@
 #![cfg(test)]
 
 mod commands;
+mod conflist;
 mod links;
 mod markdown;
 mod metrics;

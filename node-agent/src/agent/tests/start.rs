@@ -1,6 +1,7 @@
 //! How an agent starts: with and without its control plane, over a kernel that is as it left it or not.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use loden_datapath::tables::RouteKey;
@@ -20,7 +21,7 @@ async fn nothing_is_touched_before_the_peers_are_known() {
     watch.send(Update::Snapshot(page), 0).await;
     settle().await;
     assert_eq!((world.kernel.executed(), world.kernel.observations()), (Vec::new(), 0));
-    assert!(!world.subnet_file().exists());
+    assert!(!world.subnet_file().exists() && !world.cni_config_dir().exists());
     assert_eq!(agent.not_ready().await, "default: peers are not known yet");
 
     world.snapshot(&watch, &[2], false, 1).await;
@@ -28,6 +29,52 @@ async fn nothing_is_touched_before_the_peers_are_known() {
     assert_eq!(world.routes(), ["10.244.1.0/24", "10.244.2.0/24"]);
     let text = fs::read_to_string(world.subnet_file()).unwrap();
     assert!(text.contains("FLANNEL_SUBNET=10.244.9.1/24\nFLANNEL_MTU=1450\n"), "{text}");
+    let list = fs::read_to_string(conflist(&world)).unwrap();
+    assert!(
+        ["\"10.244.9.0/24\"", "\"mtu\": 1450", "lodenbr1"].iter().all(|part| list.contains(part)),
+        "{list}"
+    );
+}
+
+fn conflist(world: &World) -> PathBuf {
+    world.cni_config_dir().join("10-loden-default.conflist")
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_subnet_there_is_no_cni_configuration_and_with_one_it_stays() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1], 1).await;
+    agent.stop().await;
+    assert!(conflist(&world).exists());
+    world.server.up(false);
+    let agent = world.start();
+    assert!(conflist(&world).exists());
+    agent.ready().await;
+    agent.stop().await;
+
+    fs::remove_dir_all(world.state_dir()).unwrap();
+    let agent = world.start();
+    agent.not_ready().await;
+    assert!(!conflist(&world).exists());
+    world.server.up(true);
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], false, 2).await;
+    agent.ready().await;
+    assert!(conflist(&world).exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cni_configuration_that_cannot_be_written_is_told_and_tried_again() {
+    let mut world = World::new();
+    fs::write(world.cni_config_dir(), "no directory").unwrap();
+    let agent = world.start();
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], false, 1).await;
+    let text = agent.told(|_, text| text.contains("the CNI configuration")).await;
+    assert!(text.contains("10-loden-default.conflist cannot be written"), "{text}");
+    fs::remove_file(world.cni_config_dir()).unwrap();
+    agent.ready().await;
+    assert!(conflist(&world).exists());
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,19 +190,21 @@ async fn a_subnet_file_that_cannot_be_written_is_tried_again_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subnet_file_that_somebody_removed_or_changed_is_written_again() {
+async fn a_file_for_pods_that_somebody_removed_or_changed_is_written_again() {
     let mut world = World::new();
     let (_agent, _watch) = world.ready_with(&[1], 1).await;
-    let text = fs::read_to_string(world.subnet_file()).unwrap();
-    for damage in [None, Some("FLANNEL_MTU=1\n")] {
-        match damage {
-            None => fs::remove_file(world.subnet_file()).unwrap(),
-            Some(text) => fs::write(world.subnet_file(), text).unwrap(),
-        }
-        let begin = tokio::time::Instant::now();
-        while fs::read_to_string(world.subnet_file()).ok().as_ref() != Some(&text) {
-            assert!(begin.elapsed() < Duration::from_secs(10), "it is not there again");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+    for file in [world.subnet_file(), conflist(&world)] {
+        let text = fs::read_to_string(&file).unwrap();
+        for damage in [None, Some("FLANNEL_MTU=1\n")] {
+            match damage {
+                None => fs::remove_file(&file).unwrap(),
+                Some(text) => fs::write(&file, text).unwrap(),
+            }
+            let begin = tokio::time::Instant::now();
+            while fs::read_to_string(&file).ok().as_ref() != Some(&text) {
+                assert!(begin.elapsed() < Duration::from_secs(10), "it is not there again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 }

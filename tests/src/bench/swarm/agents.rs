@@ -98,6 +98,7 @@ impl Prepared {
                 networks: vec![network.clone()],
                 state_dir: home.join(node.as_str()),
                 subnet_file: None,
+                cni_config_dir: None,
                 selection: Selection::default(),
                 timing: Timing::default(),
             };
