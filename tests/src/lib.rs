@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod client;
+pub mod cni;
 pub mod demo;
 pub mod deployment;
 pub mod disk;
