@@ -9,7 +9,9 @@
 //! Both sides of a comparison are measured in the same run, never read from a file. A ratio
 //! above 1 always means that we are better.
 
+mod datapath;
 mod fanout;
+mod iproute;
 mod metric;
 mod report;
 mod scale;
@@ -35,19 +37,22 @@ pub enum Bench {
     Throughput,
     /// Durable leases and commits, and opening the store again
     Store,
+    /// Thousands of peers in the kernel, one more, and putting back what is taken away
+    Datapath,
     /// A fleet on one control plane: joining, changes, coming back
     Fanout,
 }
 
 impl Bench {
     /// All of them, in the order in which they run.
-    pub const ALL: &[Self] = &[Self::Throughput, Self::Store, Self::Fanout];
+    pub const ALL: &[Self] = &[Self::Throughput, Self::Datapath, Self::Store, Self::Fanout];
 
     /// As on the command line and in the name of the result's file.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Throughput => "throughput",
+            Self::Datapath => "datapath",
             Self::Store => "store",
             Self::Fanout => "fanout",
         }
@@ -60,6 +65,7 @@ impl Bench {
     pub async fn run(self, scale: &Scale, say: &Say<'_>) -> anyhow::Result<Vec<Metric>> {
         match self {
             Self::Throughput => throughput::run(scale, say).await,
+            Self::Datapath => datapath::run(scale, say).await,
             Self::Store => store::run(scale, say).await,
             Self::Fanout => fanout::run(scale, say).await,
         }

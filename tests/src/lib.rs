@@ -7,5 +7,6 @@ pub mod demo;
 pub mod deployment;
 pub mod disk;
 pub mod hosts;
+pub mod scripted;
 pub mod traffic;
 pub mod wait;

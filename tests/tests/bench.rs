@@ -10,7 +10,7 @@ use loden_tests::bench::{Bench, Report};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_loden-bench");
 
 /// Names that others rely on, by benchmark; there may be more.
-const AGREED: [(Bench, &[&str]); 3] = [
+const AGREED: [(Bench, &[&str]); 4] = [
     (
         Bench::Throughput,
         &[
@@ -23,6 +23,24 @@ const AGREED: [(Bench, &[&str]); 3] = [
             "rtt_p99_vxlan",
             "udp200_vxlan",
             "cpu_per_gbit_vxlan",
+        ],
+    ),
+    // The smoke run has a hundredth of the peers.
+    (
+        Bench::Datapath,
+        &[
+            "program_vxlan_10",
+            "program_vxlan_100",
+            "program_vxlan_500",
+            "program_dual_100",
+            "program_hostgw_100",
+            "withdraw_vxlan_100",
+            "delta_p99_100",
+            "restart_writes_100",
+            "rss_100",
+            "heal_p99",
+            "linkdown_heal_100",
+            "linkdown_heal_500",
         ],
     ),
     (

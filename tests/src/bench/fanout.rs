@@ -190,7 +190,7 @@ fn sample(text: &str, name: &str) -> Option<f64> {
 }
 
 /// `1k` of 1000, `250` of 250.
-fn size(agents: usize) -> String {
+pub(super) fn size(agents: usize) -> String {
     if agents >= 1000 && agents.is_multiple_of(1000) {
         format!("{}k", agents / 1000)
     } else {

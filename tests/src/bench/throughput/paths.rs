@@ -9,13 +9,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path as FilePath;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use ipnet::IpNet;
 
 use super::super::Say;
+use super::super::iproute::iproute;
 use crate::deployment::{Deployment, Node};
 use crate::hosts::{Container, Fabric, Host, Lab, Namespace};
 use crate::traffic::Ping;
@@ -148,19 +148,6 @@ fn no_bridge_netfilter(namespace: &Namespace) -> anyhow::Result<()> {
     if namespace.enter(|| FilePath::new("/proc/sys").join(BRIDGE_NETFILTER).exists()) {
         namespace.sysctl(BRIDGE_NETFILTER, "0")?;
     }
-    Ok(())
-}
-
-/// Runs one command of iproute2 in a namespace.
-async fn iproute(namespace: &Namespace, line: &str) -> anyhow::Result<()> {
-    let mut words = line.split_ascii_whitespace();
-    let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words);
-    let namespace = namespace.clone();
-    let output = tokio::task::spawn_blocking(move || namespace.enter(|| command.output())).await?;
-    let output = output.with_context(|| format!("could not run {line}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{line}: {}", said.trim());
     Ok(())
 }
 

@@ -1,8 +1,12 @@
-//! A control plane with the cluster's own certificate that tells its agents whatever the test wants.
+//! A control plane with the cluster's own certificate that tells one agent whatever it is told to.
+//!
+//! ```text
+//!  test, benchmark ─▶ snapshot, delta ─▶ the agent's newest watch;  what the agent reports ─▶ test, benchmark
+//! ```
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -13,36 +17,49 @@ use loden_proto::v1::lease_service_server::{LeaseService, LeaseServiceServer};
 use loden_proto::v1::peer_service_server::{PeerService, PeerServiceServer};
 use loden_proto::v1::watch_peers_response::Update;
 use loden_proto::v1::{self, network::Backend};
-use loden_tests::deployment::Deployment;
 use loden_transport::server_config;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::{Request, Response, Status, async_trait, transport};
 
-/// The network that it serves.
-pub(crate) const VNI: u32 = 100;
-const LEASE: &str = "networks/default/leases/a";
+use crate::deployment::Deployment;
 
-type Messages = mpsc::Receiver<v1::WatchPeersResponse>;
+const LEASE: &str = "networks/default/leases/a";
+/// Messages that wait for the agent.
+const WAITING: usize = 16;
+/// Peers of one page of a snapshot.
+const PAGE: usize = 1000;
+/// How long the agent may take to open a watch.
+const OPENS: Duration = Duration::from_secs(30);
+
+/// The server's end of a watch.
+type Watch = mpsc::Sender<v1::WatchPeersResponse>;
 
 /// What the calls share.
 struct State {
+    network: v1::Network,
     subnet: String,
-    messages: Mutex<Option<Messages>>,
+    watches: mpsc::Sender<Watch>,
     reports: watch::Sender<v1::ReportStatusRequest>,
 }
 
-/// The server's end of the one watch there is, and what the agent has reported.
-pub(crate) struct Fake {
-    messages: mpsc::Sender<v1::WatchPeersResponse>,
+/// A control plane for the node `a` in the network `default`, and what the agent has reported to it.
+#[derive(Debug)]
+pub struct Scripted {
+    network: v1::Network,
+    watches: mpsc::Receiver<Watch>,
+    watch: Option<Watch>,
     reports: watch::Receiver<v1::ReportStatusRequest>,
-    token: u8,
+    token: u32,
 }
 
-impl Fake {
-    /// Serves on the control plane's host, in its place. The node `a` is leased `subnet`.
-    pub(crate) async fn start(deployment: &Deployment, subnet: &str) -> anyhow::Result<Self> {
+impl Scripted {
+    /// Serves on the control plane's host, in its place. The node `a` is leased `subnet` of `network`.
+    ///
+    /// # Errors
+    /// When there is no CA or the address is taken.
+    pub async fn start(deployment: &Deployment, network: v1::Network, subnet: &str) -> anyhow::Result<Self> {
         let now = SystemTime::now();
         let pki = Pki::open_or_create(&deployment.control.state.join("pki"), &"demo".parse()?, now)?;
         let bundle = pki.server(&"control-plane".parse()?, &[], now)?;
@@ -52,46 +69,96 @@ impl Fake {
         socket.set_nonblocking(true)?;
         let listener = TcpListener::from_std(socket)?;
 
-        let (messages, told) = mpsc::channel(16);
+        let (opened, watches) = mpsc::channel(1);
         let (reports, reported) = watch::channel(v1::ReportStatusRequest::default());
-        let messages_of = Mutex::new(Some(told));
-        let state = Arc::new(State { subnet: subnet.to_owned(), messages: messages_of, reports });
+        let state =
+            Arc::new(State { network: network.clone(), subnet: subnet.to_owned(), watches: opened, reports });
         let serving = transport::Server::builder()
             .add_service(LeaseServiceServer::from_arc(Arc::clone(&state)))
             .add_service(PeerServiceServer::from_arc(state))
             .serve_with_incoming(Box::pin(connections(listener, acceptor)));
         tokio::spawn(serving);
-        Ok(Self { messages, reports: reported, token: 0 })
+        Ok(Self { network, watches, watch: None, reports: reported, token: 0 })
     }
 
     /// Tells the whole set.
-    pub(crate) async fn snapshot(&mut self, peers: Vec<v1::Peer>, adopting: bool) -> anyhow::Result<()> {
-        let page = v1::SnapshotPage { peers, last: true, network: Some(network()), adopting };
-        self.send(Update::Snapshot(page)).await?;
-        // There are no others: the agent shall not think that we are dead.
-        let interval = Some(duration(Duration::from_secs(3600)));
-        self.send(Update::Heartbeat(v1::Heartbeat { interval, adopting })).await
+    ///
+    /// # Errors
+    /// When the agent opens no watch or has ended it.
+    pub async fn snapshot(&mut self, mut peers: Vec<v1::Peer>, adopting: bool) -> anyhow::Result<()> {
+        while peers.len() > PAGE {
+            let peers = peers.drain(..PAGE).collect();
+            self.send(Update::Snapshot(v1::SnapshotPage { peers, ..Default::default() })).await?;
+        }
+        let network = Some(self.network.clone());
+        self.send(Update::Snapshot(v1::SnapshotPage { peers, last: true, network, adopting })).await?;
+        self.heartbeat(adopting).await
     }
 
     /// Tells a change.
-    pub(crate) async fn delta(&mut self, upserts: Vec<v1::Peer>, removed: &[&str]) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// As [`Self::snapshot`].
+    pub async fn delta(&mut self, upserts: Vec<v1::Peer>, removed: &[&str]) -> anyhow::Result<()> {
         let removed = removed.iter().map(|&node| node.to_owned()).collect();
         self.send(Update::Delta(v1::Delta { upserts, removed, last: true, network: None })).await
     }
 
+    /// Tells that nothing has changed.
+    ///
+    /// # Errors
+    /// As [`Self::snapshot`].
+    pub async fn heartbeat(&mut self, adopting: bool) -> anyhow::Result<()> {
+        // The next one may never come: the agent shall not think that we are dead.
+        let interval = Some(duration(Duration::from_secs(3600)));
+        self.send(Update::Heartbeat(v1::Heartbeat { interval, adopting })).await
+    }
+
+    /// Forgets the watch: what is told from now on goes to the next one that the agent opens.
+    pub fn await_another_watch(&mut self) {
+        self.watch = None;
+    }
+
     async fn send(&mut self, update: Update) -> anyhow::Result<()> {
         self.token += 1;
-        let message = v1::WatchPeersResponse { update: Some(update), resume_token: vec![self.token] };
-        self.messages.send(message).await.context("the watch has ended")
+        let resume_token = self.token.to_be_bytes().to_vec();
+        let message = v1::WatchPeersResponse { update: Some(update), resume_token };
+        let watch = match self.watch.take() {
+            Some(watch) => watch,
+            None => {
+                let opened = tokio::time::timeout(OPENS, self.watches.recv()).await;
+                opened.context("the agent opens no watch")?.context("the server has ended")?
+            }
+        };
+        watch.send(message).await.context("the watch has ended")?;
+        self.watch = Some(watch);
+        Ok(())
     }
 
     /// Waits until the agent has reported everything that it was told until now, and that it is
     /// ready; answers the report.
-    pub(crate) async fn report(&mut self, timeout: Duration) -> anyhow::Result<v1::ReportStatusRequest> {
-        let token = vec![self.token];
+    ///
+    /// # Errors
+    /// When it does not within `timeout`.
+    pub async fn report(&mut self, timeout: Duration) -> anyhow::Result<v1::ReportStatusRequest> {
+        let token = self.token.to_be_bytes();
         let current = self.reports.wait_for(|report| report.applied_token == token && report.ready);
         let report = tokio::time::timeout(timeout, current).await.context("no report")??;
         Ok(report.clone())
+    }
+}
+
+/// A VXLAN network named `default`.
+#[must_use]
+pub fn vxlan_network(pool: &str, vni: u32) -> v1::Network {
+    v1::Network {
+        name: "networks/default".into(),
+        pools: vec![v1::Pool { cidr: pool.into(), node_prefix_len: Some(24) }],
+        vni: Some(vni),
+        backend: Some(Backend::Vxlan(v1::VxlanBackend { port: Some(8472), ..Default::default() })),
+        create_time: Some(timestamp(SystemTime::UNIX_EPOCH)),
+        revision: 1,
+        ..Default::default()
     }
 }
 
@@ -106,18 +173,6 @@ fn connections(
         };
         Some((accepted.await, (listener, acceptor)))
     })
-}
-
-fn network() -> v1::Network {
-    v1::Network {
-        name: "networks/default".into(),
-        pools: vec![v1::Pool { cidr: "10.244.0.0/16".into(), node_prefix_len: Some(24) }],
-        vni: Some(VNI),
-        backend: Some(Backend::Vxlan(v1::VxlanBackend { port: Some(8472), ..Default::default() })),
-        create_time: Some(timestamp(SystemTime::UNIX_EPOCH)),
-        revision: 1,
-        ..Default::default()
-    }
 }
 
 impl State {
@@ -144,7 +199,10 @@ impl LeaseService for State {
         request: Request<v1::AcquireLeaseRequest>,
     ) -> Result<Response<v1::AcquireLeaseResponse>, Status> {
         let lease = self.lease(request.into_inner().endpoint);
-        Ok(Response::new(v1::AcquireLeaseResponse { lease: Some(lease), network: Some(network()) }))
+        Ok(Response::new(v1::AcquireLeaseResponse {
+            lease: Some(lease),
+            network: Some(self.network.clone()),
+        }))
     }
 
     async fn update_endpoint(
@@ -203,8 +261,8 @@ impl PeerService for State {
         &self,
         _: Request<v1::WatchPeersRequest>,
     ) -> Result<Response<Self::WatchPeersStream>, Status> {
-        let messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let messages = messages.ok_or_else(|| Status::unavailable("there was a watch already"))?;
+        let (watch, messages) = mpsc::channel(WAITING);
+        self.watches.send(watch).await.map_err(|_| Status::unavailable("nobody has anything to tell"))?;
         let stream = stream::unfold(messages, |mut messages| async move {
             let message = messages.recv().await?;
             Some((Ok(message), messages))

@@ -3,8 +3,6 @@
 
 #![cfg(test)]
 
-mod server;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -16,12 +14,12 @@ use loden_proto::v1::{self, receiver::Kind};
 use loden_tests::{
     deployment::{Deployment, Node},
     hosts::{Tunnel, cidr},
+    scripted::{Scripted, vxlan_network},
     wait,
 };
 
-use crate::server::{Fake, VNI};
-
 const SOON: Duration = Duration::from_secs(30);
+const VNI: u32 = 100;
 const DEVICE: &str = "loden100a";
 const OWN_SUBNET: &str = "10.244.1.0/24";
 
@@ -171,14 +169,15 @@ fn names(report: &v1::ReportStatusRequest, wanted: &BTreeMap<String, &str>) -> a
 }
 
 struct Attacked {
-    fake: Fake,
+    fake: Scripted,
     a: Node,
     _deployment: Deployment,
 }
 
 async fn attacked(name: &str) -> anyhow::Result<Attacked> {
     let deployment = Deployment::prepare(name, &[]).await?;
-    let fake = Fake::start(&deployment, OWN_SUBNET).await?;
+    let network = vxlan_network("10.244.0.0/16", VNI);
+    let fake = Scripted::start(&deployment, network, OWN_SUBNET).await?;
     let mut a = deployment.prepare_node("a", 11, &[]).await?;
     a.host.add_address("eth0", cidr("10.244.200.1/24")).await?;
     a.start()?;
