@@ -121,12 +121,8 @@ impl LeaseService for Leases {
         let after = page.after(parse_position)?;
         Ok(Response::new(self.0.clerk.read(|ledger| {
             let leases = ledger.leases(of.as_ref(), after.as_ref());
-            let (leases, next_page_token) = page.take(leases, |lease| position(&lease.name));
-            ListLeasesResponse {
-                leases: leases.iter().map(lease_to_wire).collect(),
-                next_page_token,
-                revision: ledger.revision().0,
-            }
+            let (leases, next_page_token) = page.take(leases, |lease| position(&lease.name), lease_to_wire);
+            ListLeasesResponse { leases, next_page_token, revision: ledger.revision().0 }
         })))
     }
 
@@ -158,12 +154,9 @@ impl LeaseService for Leases {
         let after = page.after(parse_position)?;
         Ok(Response::new(self.0.clerk.read(|ledger| {
             let reservations = ledger.reservations(of.as_ref(), after.as_ref());
-            let (reservations, next_page_token) = page.take(reservations, |one| position(&one.name));
-            ListReservationsResponse {
-                reservations: reservations.iter().map(reservation_to_wire).collect(),
-                next_page_token,
-                revision: ledger.revision().0,
-            }
+            let (reservations, next_page_token) =
+                page.take(reservations, |one| position(&one.name), reservation_to_wire);
+            ListReservationsResponse { reservations, next_page_token, revision: ledger.revision().0 }
         })))
     }
 

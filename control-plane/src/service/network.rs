@@ -54,12 +54,9 @@ impl NetworkService for Networks {
         Ok(Response::new(self.0.clerk.read(|ledger| {
             let later =
                 ledger.networks().filter(|network| after.as_ref().is_none_or(|after| network.id > *after));
-            let (networks, next_page_token) = page.take(later, |network| network.id.to_string());
-            ListNetworksResponse {
-                networks: networks.into_iter().map(Into::into).collect(),
-                next_page_token,
-                revision: ledger.revision().0,
-            }
+            let (networks, next_page_token) =
+                page.take(later, |network| network.id.to_string(), |network| Network::from(*network));
+            ListNetworksResponse { networks, next_page_token, revision: ledger.revision().0 }
         })))
     }
 

@@ -37,14 +37,16 @@ impl NodeService for NodeReads {
         let after: Option<NodeId> = page.after(str::parse)?;
         let all = self.0.node_ids();
         let later = all.into_iter().filter(|node| after.as_ref().is_none_or(|after| node > after));
-        let (nodes, next_page_token) = page.take(later, ToString::to_string);
+        // One more than the page holds: it shows whether there is a next one.
+        let nodes: Vec<NodeId> = later.take(page.size + 1).collect();
         let (mut memberships, revision) = self.memberships(&nodes);
         let now = SystemTime::now();
-        let nodes = nodes.iter().map(|node| {
+        let view = |node: &NodeId| {
             let memberships = memberships.remove(node).unwrap_or_default();
             self.0.nodes.view(node, &memberships, now)
-        });
-        Ok(Response::new(ListNodesResponse { nodes: nodes.collect(), next_page_token, revision }))
+        };
+        let (nodes, next_page_token) = page.take(nodes.into_iter(), ToString::to_string, view);
+        Ok(Response::new(ListNodesResponse { nodes, next_page_token, revision }))
     }
 }
 

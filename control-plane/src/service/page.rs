@@ -6,11 +6,14 @@
 use std::fmt::Write as _;
 
 use loden_proto::InvalidValue;
+use prost::Message;
 
 /// Size of a page when the request does not say.
 const USUAL: usize = 100;
 /// Largest page.
 const LARGEST: usize = 1000;
+/// A page ends before the thing that would make it larger than this, in bytes: clients take 4 MiB.
+const BYTES: usize = 1 << 20;
 
 /// Where a page begins and how long it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -58,18 +61,28 @@ impl Page {
         self.after.as_deref().map(parse).transpose().map_err(|invalid| invalid.at("page_token"))
     }
 
-    /// Takes one page of what follows, and the token of the next one, empty on the last.
-    pub(super) fn take<T>(
+    /// Takes one page of what follows, as messages, and the token of the next one, empty on the last.
+    pub(super) fn take<T, M: Message>(
         &self,
-        mut following: impl Iterator<Item = T>,
+        following: impl Iterator<Item = T>,
         name: impl FnOnce(&T) -> String,
-    ) -> (Vec<T>, String) {
-        let items: Vec<T> = following.by_ref().take(self.size).collect();
-        let token = match (following.next(), items.last()) {
-            (Some(_), Some(last)) => encode(&format!("{}\n{}", self.parent, name(last))),
-            _ => String::new(),
-        };
-        (items, token)
+        mut message: impl FnMut(&T) -> M,
+    ) -> (Vec<M>, String) {
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        let (mut last, mut more) = (None, false);
+        for thing in following {
+            let message = message(&thing);
+            bytes += message.encoded_len();
+            // The first one is on the page in any case.
+            more = messages.len() == self.size || (bytes > BYTES && !messages.is_empty());
+            if more {
+                break;
+            }
+            messages.push(message);
+            last = Some(thing);
+        }
+        let next = last.filter(|_| more).map(|last| encode(&format!("{}\n{}", self.parent, name(&last))));
+        (messages, next.unwrap_or_default())
     }
 }
 
@@ -102,10 +115,10 @@ mod tests {
         Page::new(parent, size, token).unwrap()
     }
 
-    fn list<'a>(all: &'a [&'a str], page: &'a Page) -> (Vec<&'a str>, String) {
+    fn list(all: &[&str], page: &Page) -> (Vec<String>, String) {
         let later =
             all.iter().copied().filter(|name| page.after.as_deref().is_none_or(|after| *name > after));
-        page.take(later, |name| (*name).to_owned())
+        page.take(later, |name| (*name).to_owned(), |name| (*name).to_owned())
     }
 
     #[test]
@@ -119,13 +132,32 @@ mod tests {
         let (items, token) = list(&without_b, &second);
         assert_eq!(items, ["c", "d"]);
         let third = page("networks/-", 2, &token);
-        assert_eq!(list(&without_b, &third), (vec!["e"], String::new()));
+        assert_eq!(list(&without_b, &third), (vec!["e".to_owned()], String::new()));
+    }
+
+    #[test]
+    fn a_page_ends_before_it_is_too_large_for_a_client_but_has_one_thing_at_least() {
+        let large = |first: char| first.to_string().repeat(BYTES / 2 - 10);
+        let (a, b, c) = (large('a'), large('b'), large('c'));
+        let huge = "d".repeat(3 * BYTES);
+        let all = [a.as_str(), &b, &c, &huge, "e"];
+        let mut pages = Vec::new();
+        let mut token = String::new();
+        loop {
+            let (items, next) = list(&all, &page("", 1000, &token));
+            pages.push(items.iter().map(|item| &item[..1]).collect::<String>());
+            token = next;
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(pages, ["ab", "c", "d", "e"]);
     }
 
     #[test]
     fn an_exact_page_is_the_last() {
         let page = page("", 2, "");
-        assert_eq!(list(&["a", "b"], &page), (vec!["a", "b"], String::new()));
+        assert_eq!(list(&["a", "b"], &page), (vec!["a".to_owned(), "b".to_owned()], String::new()));
     }
 
     #[test]
