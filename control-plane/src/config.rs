@@ -151,7 +151,7 @@ pub struct Config {
     )]
     pub adopt_for: Duration,
 
-    /// How long a client may leave its watch unread before its connection is ended
+    /// How long a client may leave its watch or an answer unread before its connection is ended
     #[arg(long, env = "LODEN_MAX_LAG", value_name = "TIME", default_value = "60s", value_parser = some_time)]
     pub max_lag: Duration,
 

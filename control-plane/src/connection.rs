@@ -52,6 +52,10 @@ use crate::status::Nodes;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// What hyper holds per stream for a client that does not read, in bytes.
 const SEND_BUFFER: usize = 32 << 10;
+/// What a connection may send before we have read it, in bytes: a large request.
+const RECEIVE_WINDOW: u32 = 256 << 10;
+/// Headers of one request, in bytes; gRPC needs a tenth of it.
+const HEADERS: u32 = 4 << 10;
 /// Streams of one connection at once.
 const STREAMS: u32 = 256;
 /// How long accepting pauses when the system refuses, for instance without descriptors.
@@ -191,6 +195,9 @@ where
             .keep_alive_interval(self.patience.keep_alive)
             .keep_alive_timeout(self.patience.keep_alive_answer)
             .max_send_buf_size(SEND_BUFFER)
+            .initial_connection_window_size(RECEIVE_WINDOW)
+            .initial_stream_window_size(RECEIVE_WINDOW)
+            .max_header_list_size(HEADERS)
             .max_concurrent_streams(STREAMS)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut connection = pin!(connection);

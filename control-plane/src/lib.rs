@@ -10,6 +10,7 @@ pub mod config;
 mod connection;
 pub mod expiry;
 pub mod feed;
+mod held;
 pub mod identity;
 pub mod ledger;
 mod metrics;

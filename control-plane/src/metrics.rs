@@ -126,10 +126,30 @@ impl Collector for StateCollector {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        let lag = ConstGauge::new(shared.watches.worst_lag(Instant::now()).as_secs_f64());
-        let help = "Longest time that a client has left its watch unread";
-        let encoder =
-            encoder.encode_descriptor("loden_watch_lag", help, Some(&Unit::Seconds), lag.metric_type())?;
-        lag.encode(encoder)
+        let held = ConstGauge::new(count(shared.held.bytes()));
+        let help = "What is held for clients: calls under way and answers that are not read";
+        held.encode(encoder.encode_descriptor(
+            "loden_held",
+            help,
+            Some(&Unit::Bytes),
+            held.metric_type(),
+        )?)?;
+        let now = Instant::now();
+        for (name, help, lag) in [
+            (
+                "loden_watch_lag",
+                "Longest time that a client has left its watch unread",
+                shared.watches.worst_lag(now),
+            ),
+            (
+                "loden_answer_lag",
+                "Longest time that a client has left an answer unread",
+                shared.held.worst_lag(now),
+            ),
+        ] {
+            let lag = ConstGauge::new(lag.as_secs_f64());
+            lag.encode(encoder.encode_descriptor(name, help, Some(&Unit::Seconds), lag.metric_type())?)?;
+        }
+        Ok(())
     }
 }

@@ -3,11 +3,13 @@
 //! ```text
 //! connection ──open──▶ Link ──▶ request extensions ──▶ its watches
 //!                       ▲
-//!  slow · silent · too many · second instance · drain ──end(reason)
+//!  slow · unread · silent · too many · second instance · drain ──end(reason)
 //! ```
 //!
 //! A stuck client's stream is not polled any more, so it can only be ended by its connection. The first
 //! reason that is given stays; it goes to log, metric and node status.
+
+pub(crate) mod room;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -17,12 +19,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use loden_transport::{Role, SpiffeId};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use self::room::Room;
 
 /// Connections that one node may have at once; agents make a new one before they end the old one.
 pub const PER_NODE: usize = 8;
 /// Connections that any other identity may have at once: people and programs share it.
 pub const PER_OTHER: usize = 64;
+/// Calls of health and reflection that a connection may have at once; they may last for ever.
+pub(crate) const STREAMS: usize = 8;
 
 /// Why a connection was ended by us.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,6 +49,11 @@ pub enum EndReason {
         /// Since it last took something.
         lag: Duration,
     },
+    /// Too much is held for clients that do not read, and most of it for this one.
+    Unread {
+        /// How much is held for all of them at most, in bytes.
+        limit: usize,
+    },
     /// Nothing has come from the client for too long, not even the answer to a ping.
     Silent,
     /// The server is shutting down and the client has not gone by itself.
@@ -50,7 +62,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every kind, for metrics.
-    pub(crate) const LABELS: [&str; 5] = ["too_many", "no_preface", "slow", "silent", "drained"];
+    pub(crate) const LABELS: [&str; 6] = ["too_many", "no_preface", "slow", "unread", "silent", "drained"];
 
     /// The kind, for metrics.
     #[must_use]
@@ -59,8 +71,9 @@ impl EndReason {
             Self::TooMany { .. } => Self::LABELS[0],
             Self::NoPreface { .. } => Self::LABELS[1],
             Self::Slow { .. } => Self::LABELS[2],
-            Self::Silent => Self::LABELS[3],
-            Self::Drained => Self::LABELS[4],
+            Self::Unread { .. } => Self::LABELS[3],
+            Self::Silent => Self::LABELS[4],
+            Self::Drained => Self::LABELS[5],
         }
     }
 }
@@ -75,6 +88,11 @@ impl fmt::Display for EndReason {
                 write!(f, "the client has not begun HTTP/2 within {} s", after.as_secs())
             }
             Self::Slow { lag } => write!(f, "the client has not read for {} s", lag.as_secs()),
+            Self::Unread { limit } => write!(
+                f,
+                "more than {} MiB are held for clients that do not read, most of it for this one",
+                limit >> 20
+            ),
             Self::Silent => f.write_str("the client does not answer, not even to a ping"),
             Self::Drained => f.write_str("the server shut down"),
         }
@@ -89,6 +107,10 @@ pub struct Link {
     pub id: SpiffeId,
     /// Where it comes from.
     pub remote: SocketAddr,
+    /// Room for its answers.
+    pub(crate) room: Room,
+    /// Places for its calls of health and reflection.
+    pub(crate) streams: Arc<Semaphore>,
     reason: OnceLock<EndReason>,
     ended: CancellationToken,
     draining: CancellationToken,
@@ -171,6 +193,8 @@ impl Registry {
             number,
             id,
             remote,
+            room: Room::default(),
+            streams: Arc::new(Semaphore::new(STREAMS)),
             reason: OnceLock::new(),
             ended: CancellationToken::new(),
             draining: CancellationToken::new(),

@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::connection::{Acceptor, Patience};
 use crate::expiry;
 use crate::feed::{FeedOptions, Feeds, TokenKey};
+use crate::held::Held;
 use crate::identity::{Pki, PkiError};
 use crate::ledger::Defaults;
 use crate::metrics::{Metrics, StateCollector};
@@ -248,6 +249,7 @@ impl Server {
             settling,
             nodes: Nodes::default(),
             watches: Watches::default(),
+            held: Held::default(),
             metrics: Arc::new(Metrics::default()),
             started: SystemTime::now(),
             draining: AtomicBool::new(false),

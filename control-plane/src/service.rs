@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! request ─▶ Door ─▶ role table ─┬─ WatchPeers ─▶ Feeds::watch ─▶ its own body
-//!           (access)             └─ the rest ───▶ tonic ─▶ convert ─▶ Clerk ─▶ convert
-//!                                                             └─ InvalidValue, Refusal ─▶ Status
+//!           (access)             └─ the rest ─▶ whole? room? ─▶ tonic ─▶ convert ─▶ Clerk ─▶ convert
+//!                                      (exchange)                             └─ InvalidValue, Refusal ─▶ Status
 //! ```
 
 pub mod access;
 mod cluster;
 mod door;
+mod exchange;
 mod lease;
 mod network;
 mod node;
@@ -32,6 +33,7 @@ use self::access::Caller;
 use crate::adoption::{Adoption, Settling};
 use crate::clerk::ClerkHandle;
 use crate::feed::Feeds;
+use crate::held::Held;
 use crate::ledger::{LeaseState, Ledger};
 use crate::metrics::Metrics;
 use crate::status::Nodes;
@@ -48,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) settling: Settling,
     pub(crate) nodes: Nodes,
     pub(crate) watches: Watches,
+    pub(crate) held: Held,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: SystemTime,
     pub(crate) draining: AtomicBool,

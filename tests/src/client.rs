@@ -5,9 +5,11 @@
 //!                                                                            │
 //!                      lists of everything, page by page  ◀──────────────────┤
 //!                      Follower: a watch read into a set of peers ◀──────────┘
+//!  raw: HTTP/2 beneath gRPC, for clients that misbehave
 //! ```
 
 mod follower;
+pub mod raw;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

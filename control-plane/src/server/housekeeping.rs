@@ -106,7 +106,9 @@ pub(super) async fn end_slow_clients(shared: Arc<Shared>, max_lag: Duration) {
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        shared.watches.end_slow(max_lag, Instant::now());
+        let now = Instant::now();
+        shared.watches.end_slow(max_lag, now);
+        shared.held.end_slow(max_lag, now);
     }
 }
 

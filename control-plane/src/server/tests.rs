@@ -2,7 +2,9 @@
 
 mod fixture;
 mod life;
+mod raw;
 mod roles;
 mod services;
 mod slow;
+mod unread;
 mod watching;

@@ -22,6 +22,7 @@ use tower::Service;
 
 use super::access::{Caller, Rpc};
 use super::cluster::Clusters;
+use super::exchange::{self, LARGEST_REQUEST};
 use super::lease::Leases;
 use super::network::Networks;
 use super::node::NodeReads;
@@ -29,8 +30,8 @@ use super::peer::Peers;
 use super::{Shared, watch};
 use crate::registry::Link;
 
-/// Largest request, in bytes: an endpoint or a network with many pools.
-pub(super) const LARGEST_REQUEST: usize = 256 << 10;
+/// Largest request of health and reflection, in bytes: a name.
+const LARGEST_NAME: usize = 4 << 10;
 
 /// Answers every request of every connection.
 #[derive(Clone)]
@@ -58,9 +59,9 @@ impl Door {
                 $server::new($service).max_decoding_message_size(LARGEST_REQUEST)
             };
         }
-        let routes = Routes::new(health)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
+        let routes = Routes::new(health.max_decoding_message_size(LARGEST_NAME))
+            .add_service(reflection().build_v1()?.max_decoding_message_size(LARGEST_NAME))
+            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(LARGEST_NAME))
             .add_service(service!(NetworkServiceServer, Networks(Arc::clone(shared))))
             .add_service(service!(LeaseServiceServer, Leases(Arc::clone(shared))))
             .add_service(service!(PeerServiceServer, Peers(Arc::clone(shared))))
@@ -104,14 +105,20 @@ impl Service<Request<Incoming>> for Door {
                 return Box::pin(async move { Ok(status.into_http()) });
             }
         };
-        if let Some(caller) = caller {
-            self.shared.metrics.called(caller.rpc());
-            if caller.rpc() == Rpc::WatchPeers {
-                let shared = Arc::clone(&self.shared);
-                return Box::pin(async move { Ok(watch::serve(shared, caller, link, request).await) });
-            }
-            request.extensions_mut().insert(caller);
+        let Some(caller) = caller else { return Box::pin(self.routes.call(request)) };
+        let rpc = caller.rpc();
+        self.shared.metrics.called(rpc);
+        let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
+        if rpc == Rpc::WatchPeers {
+            return Box::pin(async move { Ok(watch::serve(shared, caller, link, request).await) });
         }
-        Box::pin(self.routes.call(request))
+        request.extensions_mut().insert(caller);
+        let held = shared.held.clone();
+        match rpc {
+            Rpc::Health | Rpc::Reflection => {
+                Box::pin(async move { Ok(exchange::streaming(held, link, routes, request).await) })
+            }
+            _ => Box::pin(async move { Ok(exchange::unary(held, link, routes, request).await) }),
+        }
     }
 }

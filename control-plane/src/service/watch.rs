@@ -26,7 +26,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::Shared;
 use super::access::Caller;
-use super::door::LARGEST_REQUEST;
+use super::exchange::{self, LARGEST_REQUEST};
 use super::lease::{parse_boot, parse_instance};
 use super::network::not_found;
 use super::refusal::{elsewhere, failed};
@@ -69,6 +69,8 @@ async fn open(
     if shared.draining.load(Ordering::Relaxed) {
         return Err(draining());
     }
+    let mut call = shared.held.call(&link);
+    let request = exchange::read(&mut call, request).await?;
     let decoder = ProstCodec::<WatchPeersResponse, WatchPeersRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(LARGEST_REQUEST));
     let wire = messages.message().await?.ok_or_else(|| Status::internal("the request has no message"))?;
