@@ -13,6 +13,7 @@
 //! touched. Needs root. Namespaces have names in `/run/netns`, so that `ip netns exec` and
 //! `nsenter` work while a test is stopped in a debugger.
 
+mod cgroups;
 mod container;
 mod deletions;
 mod error;

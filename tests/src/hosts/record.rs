@@ -5,7 +5,8 @@
 //! /run/loden-lab/PID-START-N/            the name says whose it is: pid and start time of its owner
 //!     directory -> TMP/loden-lab-PID-START-N   logs and state
 //!     process-PID-START                        one per running process
-//! /run/netns/loden-PID-START-N-NAME      its namespaces
+//! /run/netns/loden-PID-START-N-NAME      its namespaces, and of the same names:
+//! /sys/fs/cgroup/…                       control groups that runtimes made for its pods
 //! ```
 //! Nothing is removed of an owner that is alive. The record itself goes last.
 
@@ -24,7 +25,10 @@ use nix::{
     unistd::Pid,
 };
 
-use super::error::{Doing, Error};
+use super::{
+    cgroups,
+    error::{Doing, Error},
+};
 
 const RECORDS: &str = "/run/loden-lab";
 /// How long processes that were killed may still write files.
@@ -132,6 +136,8 @@ impl Record {
         let failures: Vec<Error> = [
             self.kill_processes(),
             self.remove_namespaces(),
+            cgroups::remove(&self.namespace(""))
+                .doing(|| format!("remove the control groups of {}", self.id)),
             absent_is_done(remove_directory(&self.directory))
                 .doing(|| format!("remove {}", self.directory.display())),
         ]

@@ -2,7 +2,11 @@
 
 #![cfg(test)]
 
+mod cell;
+mod containerd;
+mod cri;
 mod flannel;
+mod image;
 mod pods;
 mod reference;
 
