@@ -120,7 +120,7 @@ impl Bundle {
 
     /// Writes the three files so that a reader finds either the old identity
     /// or the new one. Files are 0600, the directory is 0700, whatever the
-    /// umask is. Missing parents are made.
+    /// umask is. Missing parents are made. What was written survives a power cut.
     ///
     /// # Errors
     /// The directory holds other files, or the disk fails.
@@ -133,12 +133,9 @@ impl Bundle {
             path: directory.to_owned(),
             rule: "is not the name of a directory".to_owned(),
         })?;
-        let parent = match directory.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
+        let parent = parent(directory);
         let exists = refuse_foreign(directory)?;
-        fs::create_dir_all(parent).map_err(at(parent))?;
+        create_directory(parent).map_err(at(parent))?;
         let new = parent.join(format!(".{}.new", name.to_string_lossy()));
         remove_bundle(&new).map_err(at(&new))?;
         DirBuilder::new().mode(0o700).create(&new).map_err(at(&new))?;
@@ -260,6 +257,23 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
+}
+
+/// Makes a directory and its missing parents; no power cut takes them away again.
+fn create_directory(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = parent(directory);
+    create_directory(parent)?;
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync(parent),
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or_else(|| Path::new("."))
 }
 
 fn sync(directory: &Path) -> io::Result<()> {

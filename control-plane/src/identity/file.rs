@@ -14,9 +14,26 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> PkiError {
     move |source| PkiError::Io { path, source }
 }
 
-/// Makes the directory, and missing parents, for its owner only, whatever the umask is.
+/// Makes the directory, and missing parents, for its owner only, whatever the umask is. No power cut takes them
+/// away again.
 pub(super) fn create_private_directory(path: &Path) -> Result<(), PkiError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at(path))
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent(path);
+    create_private_directory(parent)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(at(path)(error)),
+        _ => sync(parent),
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or_else(|| Path::new("."))
+}
+
+fn sync(directory: &Path) -> Result<(), PkiError> {
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))
 }
 
 /// Whether the group or others have any right to it.
@@ -60,6 +77,5 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
     let mut file = open.map_err(at(&new))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(&new))?;
     fs::rename(&new, path).map_err(at(path))?;
-    let parent = path.parent().unwrap_or_else(|| Path::new("."));
-    File::open(parent).and_then(|directory| directory.sync_all()).map_err(at(parent))
+    sync(parent(path))
 }
