@@ -15,7 +15,8 @@ use crate::backend::Links;
 use crate::name::DeviceName;
 use crate::tables::{AddressKey, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Tables};
 
-/// A stream of hints. It ends only when nobody can listen any more.
+/// A stream of hints. It ends after an overrun, and when nobody can listen any
+/// more: then it is time to ask for another one.
 pub type Hints = mpsc::Receiver<Hint>;
 
 /// Something happened in the kernel.
@@ -56,7 +57,8 @@ pub enum Hint {
         /// Whether it was found.
         answers: bool,
     },
-    /// Notifications were lost: anything may have happened.
+    /// Notifications were lost, and more may get lost in this stream: anything
+    /// may have happened.
     Overrun,
 }
 

@@ -20,6 +20,7 @@ pub mod kernel;
 mod name;
 mod plan;
 mod step;
+mod stray;
 pub mod tables;
 
 use std::net::IpAddr;
@@ -34,6 +35,7 @@ pub use kernel::Kernel;
 pub use name::DeviceName;
 pub use plan::{Plan, plan};
 pub use step::{Change, Step};
+pub use stray::Strays;
 pub use tables::Tables;
 
 /// A kernel's tables: look at them, change them.

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use loden_datapath::backend::{self, Desired, Me, Underlay};
-use loden_datapath::{Datapath, Hint, Host, HostFacts};
+use loden_datapath::{Datapath, Hint, Host, HostFacts, Strays};
 use loden_proto::model::Network;
 use loden_proto::names::{NetworkId, NodeId};
 use loden_transport::Dialled;
@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use self::agenda::{FIGHT, heard, next_audit};
+use self::agenda::{heard, next_audit};
 use self::silence::Silence;
 use crate::follow::Feed;
 use crate::iface::{Choice, Selection};
@@ -95,9 +95,13 @@ pub(crate) struct Reconcile<D> {
     swept: bool,
     retries: u32,
     pass_due: Option<(Instant, &'static str)>,
+    strays: Strays,
+    /// When those that are still there are removed.
+    strays_due: Option<Instant>,
     facts_due: Option<Instant>,
     /// When to listen for notifications again.
     listen_due: Option<Instant>,
+    listened: Option<Instant>,
     audit_due: Instant,
     last_drift: Option<Instant>,
     applied_at: Option<SystemTime>,
@@ -127,8 +131,11 @@ impl<D: Datapath + Host> Reconcile<D> {
             swept: false,
             retries: 0,
             pass_due: None,
+            strays: Strays::default(),
+            strays_due: None,
             facts_due: None,
             listen_due: None,
+            listened: None,
             audit_due: next_audit(),
             last_drift: None,
             applied_at: None,
@@ -167,7 +174,7 @@ impl<D: Datapath + Host> Reconcile<D> {
                 Event::Deaf => {
                     hints = None;
                     self.hinted(&Hint::Overrun);
-                    self.listen_due = Some(Instant::now() + FIGHT);
+                    self.listen_soon();
                 }
                 Event::Due => self.due(&mut hints).await,
                 Event::Ending => return,
@@ -347,6 +354,7 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     async fn pass(&mut self, why: &'static str) {
         self.pass_due = None;
+        self.strays.clear();
         self.audit_due = next_audit();
         let delete = self.may_delete();
         let (Some(peers), Some(_)) = (&self.peers, self.program.desired()) else { return };

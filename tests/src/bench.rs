@@ -11,7 +11,6 @@
 
 mod datapath;
 mod fanout;
-mod iproute;
 mod metric;
 mod report;
 mod scale;

@@ -20,6 +20,7 @@ mod error;
 mod fabric;
 mod host;
 mod inside;
+mod iproute;
 mod lab;
 mod links;
 mod log;
@@ -39,7 +40,7 @@ pub use log::Log;
 pub use namespace::Namespace;
 pub use process::Process;
 pub(crate) use process::die_with_us;
-pub use tables::{Tunnel, destination, link_layer_address};
+pub use tables::{Object, Tunnel, destination, link_layer_address};
 
 /// An address with its prefix length, from a literal such as `"192.0.2.1/24"`.
 ///

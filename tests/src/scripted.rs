@@ -39,7 +39,7 @@ type Watch = mpsc::Sender<v1::WatchPeersResponse>;
 /// What the calls share.
 struct State {
     network: v1::Network,
-    subnet: String,
+    subnets: Vec<String>,
     watches: mpsc::Sender<Watch>,
     reports: watch::Sender<v1::ReportStatusRequest>,
 }
@@ -55,11 +55,16 @@ pub struct Scripted {
 }
 
 impl Scripted {
-    /// Serves on the control plane's host, in its place. The node `a` is leased `subnet` of `network`.
+    /// Serves on the control plane's host, in its place. The node `a` is leased `subnets` of `network`.
     ///
     /// # Errors
     /// When there is no CA or the address is taken.
-    pub async fn start(deployment: &Deployment, network: v1::Network, subnet: &str) -> anyhow::Result<Self> {
+    pub async fn start(
+        deployment: &Deployment,
+        network: v1::Network,
+        subnets: &[&str],
+    ) -> anyhow::Result<Self> {
+        let subnets = subnets.iter().map(|&subnet| subnet.to_owned()).collect();
         let now = SystemTime::now();
         let pki = Pki::open_or_create(&deployment.control.state.join("pki"), &"demo".parse()?, now)?;
         let bundle = pki.server(&"control-plane".parse()?, &[], now)?;
@@ -71,8 +76,7 @@ impl Scripted {
 
         let (opened, watches) = mpsc::channel(1);
         let (reports, reported) = watch::channel(v1::ReportStatusRequest::default());
-        let state =
-            Arc::new(State { network: network.clone(), subnet: subnet.to_owned(), watches: opened, reports });
+        let state = Arc::new(State { network: network.clone(), subnets, watches: opened, reports });
         let serving = transport::Server::builder()
             .add_service(LeaseServiceServer::from_arc(Arc::clone(&state)))
             .add_service(PeerServiceServer::from_arc(state))
@@ -148,12 +152,13 @@ impl Scripted {
     }
 }
 
-/// A VXLAN network named `default`.
+/// A VXLAN network named `default`, with subnets as long as pools have by default.
 #[must_use]
-pub fn vxlan_network(pool: &str, vni: u32) -> v1::Network {
+pub fn vxlan_network(pools: &[&str], vni: u32) -> v1::Network {
+    let pool = |&cidr: &&str| v1::Pool { cidr: cidr.into(), node_prefix_len: None };
     v1::Network {
         name: "networks/default".into(),
-        pools: vec![v1::Pool { cidr: pool.into(), node_prefix_len: Some(24) }],
+        pools: pools.iter().map(pool).collect(),
         vni: Some(vni),
         backend: Some(Backend::Vxlan(v1::VxlanBackend { port: Some(8472), ..Default::default() })),
         create_time: Some(timestamp(SystemTime::UNIX_EPOCH)),
@@ -179,7 +184,7 @@ impl State {
     fn lease(&self, endpoint: Option<v1::Endpoint>) -> v1::Lease {
         v1::Lease {
             name: LEASE.into(),
-            subnets: vec![self.subnet.clone()],
+            subnets: self.subnets.clone(),
             endpoint,
             epoch: 1,
             state: v1::LeaseState::Active.into(),

@@ -176,8 +176,8 @@ struct Attacked {
 
 async fn attacked(name: &str) -> anyhow::Result<Attacked> {
     let deployment = Deployment::prepare(name, &[]).await?;
-    let network = vxlan_network("10.244.0.0/16", VNI);
-    let fake = Scripted::start(&deployment, network, OWN_SUBNET).await?;
+    let network = vxlan_network(&["10.244.0.0/16"], VNI);
+    let fake = Scripted::start(&deployment, network, &[OWN_SUBNET]).await?;
     let mut a = deployment.prepare_node("a", 11, &[]).await?;
     a.host.add_address("eth0", cidr("10.244.200.1/24")).await?;
     a.start()?;

@@ -69,7 +69,10 @@ impl Monitor {
     }
 
     /// Sends hints until nobody listens any more. A slow listener is waited
-    /// for: the socket's buffer is the queue, and its overrun is a hint.
+    /// for: the socket's buffer is the queue. Its overrun is the last hint:
+    /// the kernel drops what follows, without a word, until the queue has been
+    /// read to its end (`NETLINK_S_CONGESTED`), and links may have come
+    /// meanwhile that are not known here. So somebody has to listen anew.
     pub(super) async fn run(self, hints: mpsc::Sender<Hint>) -> Result<(), Error> {
         let Self { socket, mut links } = self;
         let socket = register(socket)?;
@@ -84,10 +87,9 @@ impl Monitor {
                 Ok(Ok(_)) => {}
                 Err(_) => continue,
                 Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    if hints.send(Hint::Overrun).await.is_err() {
-                        return Ok(());
-                    }
-                    continue;
+                    // Whoever does not listen any more need not know.
+                    let _ = hints.send(Hint::Overrun).await;
+                    return Ok(());
                 }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Ok(Err(error)) => return Err(error.into()),

@@ -14,7 +14,7 @@ use crate::session::{Timing, backoff};
 /// Hints come in flocks; a pass waits for the rest of the flock.
 const FLOCK: Duration = Duration::from_millis(10);
 /// Passes for drift that never ends are at least this far apart.
-pub(super) const FIGHT: Duration = Duration::from_secs(1);
+const FIGHT: Duration = Duration::from_secs(1);
 /// Addresses are taken away and given back by DHCP clients.
 const ADDRESSES: Duration = Duration::from_millis(200);
 /// Between looks at the kernel without any hint.
@@ -29,6 +29,7 @@ pub(super) const RETRIES: Timing = Timing {
 
 impl<D: Datapath + Host> Reconcile<D> {
     pub(super) async fn listen(&mut self) -> Option<Hints> {
+        self.listened = Some(Instant::now());
         match self.program.datapath.hints().await {
             Ok(hints) => Some(hints),
             Err(error) => {
@@ -37,6 +38,12 @@ impl<D: Datapath + Host> Reconcile<D> {
                 None
             }
         }
+    }
+
+    /// Listens anew: at once, unless that was just done.
+    pub(super) fn listen_soon(&mut self) {
+        let now = Instant::now();
+        self.listen_due = Some(self.listened.map_or(now, |last| (last + FIGHT).max(now)));
     }
 
     pub(super) fn retry(&mut self) {
@@ -51,14 +58,17 @@ impl<D: Datapath + Host> Reconcile<D> {
             self.look_soon();
             return;
         };
+        let concerns = hint.concerns(desired.tables());
         let shakes =
             desired.network().backend.is_routed() && hint.concerns_links(&desired.me().underlay.links);
         self.shaken |= shakes;
         let underlay = shakes || hint.concerns_underlay(desired.tables());
-        if hint.concerns(desired.tables()) {
-            let now = Instant::now();
-            let again = self.last_drift.filter(|last| now < *last + FIGHT);
-            let due = again.map_or(now + FLOCK, |last| (last + FIGHT / 4).max(now + FLOCK));
+        self.strays.heed(hint, desired.tables(), &desired.network().pools);
+        if !self.strays.is_empty() && self.strays_due.is_none() {
+            self.strays_due = Some(self.next_repair());
+        }
+        if concerns {
+            let due = self.next_repair();
             if self.pass_due.is_none_or(|(before, _)| due < before) {
                 self.pass_due = Some((due, "drift"));
             }
@@ -66,6 +76,13 @@ impl<D: Datapath + Host> Reconcile<D> {
         if underlay {
             self.look_soon();
         }
+    }
+
+    /// When what was changed is put back: after the rest of its flock, and not at once again.
+    fn next_repair(&self) -> Instant {
+        let now = Instant::now();
+        let again = self.last_drift.filter(|last| now < *last + FIGHT);
+        again.map_or(now + FLOCK, |last| (last + FIGHT / 4).max(now + FLOCK))
     }
 
     pub(super) fn look_soon(&mut self) {
@@ -76,7 +93,7 @@ impl<D: Datapath + Host> Reconcile<D> {
     pub(super) fn next_due(&self) -> Instant {
         let pass = self.pass_due.map(|(due, _)| due);
         let forgiven = self.silence.due();
-        [pass, self.facts_due, self.listen_due, forgiven]
+        [pass, self.strays_due, self.facts_due, self.listen_due, forgiven]
             .into_iter()
             .flatten()
             .fold(self.audit_due, Instant::min)
@@ -98,6 +115,12 @@ impl<D: Datapath + Host> Reconcile<D> {
             }
         }
         self.forgive(now).await;
+        if self.strays_due.is_some_and(|due| due <= now) {
+            self.strays_due = None;
+            if !self.strays.is_empty() && self.pass_due.is_none() {
+                self.pass_due = Some((now, "drift"));
+            }
+        }
         if let Some((_, why)) = self.pass_due.filter(|(due, _)| *due <= now) {
             if why == "drift" {
                 self.last_drift = Some(now);

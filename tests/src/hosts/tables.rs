@@ -61,40 +61,64 @@ impl Namespace {
         dump.await.doing(|| format!("list the neighbours ({family:?}) of {}", self.full_name()))
     }
 
-    /// Everything of the above that only changes when somebody changes it, a line for each: no
-    /// counters, no timers, no neighbours that the kernel has found by itself, and nothing that comes
-    /// and goes with its IPv6 link-local addresses (RFC 4862: after a second or two of silence).
-    pub async fn inventory(&self) -> Result<BTreeSet<String>, Error> {
-        let mut lines = BTreeSet::new();
-        for link in self.links().await? {
+    /// Everything of the above that only changes when somebody changes it: no counters, no timers, no
+    /// neighbours that the kernel has found by itself, and nothing that comes and goes with its IPv6
+    /// link-local addresses (RFC 4862: after a second or two of silence).
+    pub async fn objects(&self) -> Result<Vec<Object>, Error> {
+        let mut objects = Vec::new();
+        for mut link in self.links().await? {
+            let device = std::mem::take(&mut link.header.index);
             let kept = link.attributes.iter().filter(|attribute| is_link_setting(attribute));
             let kept: Vec<_> = kept.map(|attribute| format!("{:?}", without_timers(attribute))).collect();
-            lines.insert(format!("link {:?} {}", link.header, kept.join(" ")));
+            objects.push(Object { device, line: format!("link {:?} {}", link.header, kept.join(" ")) });
         }
-        for address in self.addresses().await?.iter().filter(|address| !is_link_local(address)) {
-            let kept = address.attributes.iter();
-            let kept: Vec<_> =
-                kept.filter(|attribute| !matches!(attribute, AddressAttribute::CacheInfo(_))).collect();
-            lines.insert(format!("address {:?} {kept:?}", address.header));
+        for mut address in self.addresses().await?.into_iter().filter(|address| !is_link_local(address)) {
+            let device = std::mem::take(&mut address.header.index);
+            address.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::CacheInfo(_)));
+            let line = format!("address {:?} {:?}", address.header, address.attributes);
+            objects.push(Object { device, line });
         }
-        for route in self.routes().await?.iter().filter(|route| !is_kernels_v6(route)) {
-            let kept = route.attributes.iter();
-            let kept: Vec<_> =
-                kept.filter(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_))).collect();
-            lines.insert(format!("route {:?} {kept:?}", route.header));
+        for mut route in self.routes().await?.into_iter().filter(|route| !is_kernels_v6(route)) {
+            let mut device = 0;
+            route.attributes.retain(|attribute| match attribute {
+                RouteAttribute::Oif(index) => {
+                    device = *index;
+                    false
+                }
+                RouteAttribute::CacheInfo(_) => false,
+                _ => true,
+            });
+            objects.push(Object { device, line: format!("route {:?} {:?}", route.header, route.attributes) });
         }
         let neighbours = self.neighbours().await?.into_iter().chain(self.fdb().await?);
         let lasts = |neighbour: &NeighbourMessage| {
             neighbour.header.state == NeighbourState::Permanent && !is_group(neighbour)
         };
-        for neighbour in neighbours.filter(lasts) {
-            let kept = neighbour.attributes.iter();
-            let kept: Vec<_> =
-                kept.filter(|attribute| !matches!(attribute, NeighbourAttribute::CacheInfo(_))).collect();
-            lines.insert(format!("neighbour {:?} {kept:?}", neighbour.header));
+        for mut neighbour in neighbours.filter(lasts) {
+            let device = std::mem::take(&mut neighbour.header.ifindex);
+            neighbour.attributes.retain(|attribute| {
+                !matches!(attribute, NeighbourAttribute::CacheInfo(_) | NeighbourAttribute::IfIndex(_))
+            });
+            let line = format!("neighbour {:?} {:?}", neighbour.header, neighbour.attributes);
+            objects.push(Object { device, line });
         }
-        Ok(lines)
+        Ok(objects)
     }
+
+    /// The same as a line for each.
+    pub async fn inventory(&self) -> Result<BTreeSet<String>, Error> {
+        let objects = self.objects().await?.into_iter();
+        Ok(objects.map(|Object { device, line }| format!("device {device}: {line}")).collect())
+    }
+}
+
+/// Something in the kernel that stays as it is.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Object {
+    /// The index of the device that it is, or is on; 0 when it is on none, or on several.
+    pub device: u32,
+    /// The rest of it, for people.
+    pub line: String,
 }
 
 fn is_link_local(address: &AddressMessage) -> bool {

@@ -42,8 +42,8 @@ impl Loaded {
     /// Starts both and waits until the peers are in the kernel.
     pub(super) async fn start(name: &str, count: usize) -> anyhow::Result<Self> {
         let deployment = Deployment::prepare(name, &[]).await?;
-        let network = vxlan_network("10.0.0.0/8", 1);
-        let mut server = Scripted::start(&deployment, network, &subnet_v4(ME).to_string()).await?;
+        let network = vxlan_network(&["10.0.0.0/8"], 1);
+        let mut server = Scripted::start(&deployment, network, &[&subnet_v4(ME).to_string()]).await?;
         let mut node = deployment.prepare_node("a", 11, &[]).await?;
         node.start()?;
         let peers = Shape::Vxlan.peers(&Shape::Vxlan.network()?, count)?;

@@ -9,7 +9,6 @@ use loden_datapath::backend::{self, Desired, Links, Me, Underlay, mac_of};
 use loden_datapath::{Datapath, Host as _, Kernel, plan};
 use loden_proto::model::{Family, Network, Peer};
 
-use super::super::iproute::{batch, iproute};
 use super::fleet::{DEVICE, ME, Shape, subnet_v4, underlay, underlay_net};
 use crate::hosts::{Host, Lab};
 
@@ -34,9 +33,9 @@ impl Stage {
         let host = |name| lab.host(name).on(&fabric).address(underlay_net(ME)).build();
         let (ours, theirs) = (host("ours").await?, host("theirs").await?);
         let vxlan = "type vxlan id 1 dev eth0 dstport 8472 nolearning";
-        iproute(&theirs, &format!("ip link add {DEVICE} mtu 1450 {vxlan} local {}", underlay(ME))).await?;
-        iproute(&theirs, &format!("ip addr add {}/32 dev {DEVICE}", subnet_v4(ME).addr())).await?;
-        iproute(&theirs, &format!("ip link set {DEVICE} up")).await?;
+        theirs.iproute(&format!("ip link add {DEVICE} mtu 1450 {vxlan} local {}", underlay(ME))).await?;
+        theirs.iproute(&format!("ip addr add {}/32 dev {DEVICE}", subnet_v4(ME).addr())).await?;
+        theirs.iproute(&format!("ip link set {DEVICE} up")).await?;
         let directory = lab.directory().to_owned();
         Ok(Self { ours, theirs, directory, _lab: lab })
     }
@@ -85,9 +84,9 @@ impl Stage {
             fs::write(file, text).with_context(|| format!("could not write {}", file.display()))?;
         }
         let begin = Instant::now();
-        batch(&self.theirs, "ip", &files[0]).await?;
+        self.theirs.iproute_batch("ip", &files[0]).await?;
         if !bridge.is_empty() {
-            batch(&self.theirs, "bridge", &files[1]).await?;
+            self.theirs.iproute_batch("bridge", &files[1]).await?;
         }
         Ok(begin.elapsed().as_secs_f64())
     }

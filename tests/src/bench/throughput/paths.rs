@@ -15,7 +15,6 @@ use anyhow::Context;
 use ipnet::IpNet;
 
 use super::super::Say;
-use super::super::iproute::iproute;
 use crate::deployment::{Deployment, Node};
 use crate::hosts::{Container, Fabric, Host, Lab, Namespace};
 use crate::traffic::Ping;
@@ -99,12 +98,12 @@ async fn vxlan_by_hand(lab: &Lab, fabric: &Fabric) -> anyhow::Result<Path> {
         let (inner, gateway) = (subnet(own, 0).addr(), subnet(other, 0).addr());
         let (mac, other_mac) = (format!("02:00:5e:10:00:{own:02x}"), format!("02:00:5e:10:00:{other:02x}"));
         let vxlan = "type vxlan id 1 dev eth0 dstport 8472 nolearning";
-        iproute(host, &format!("ip link add vtep address {mac} mtu 1450 {vxlan} local {local}")).await?;
-        iproute(host, &format!("ip addr add {inner}/32 dev vtep")).await?;
-        iproute(host, "ip link set vtep up").await?;
-        iproute(host, &format!("ip neigh add {gateway} lladdr {other_mac} dev vtep nud permanent")).await?;
-        iproute(host, &format!("bridge fdb add {other_mac} dev vtep dst {remote} self permanent")).await?;
-        iproute(host, &format!("ip route add {} via {gateway} dev vtep onlink", subnet(other, 0))).await?;
+        host.iproute(&format!("ip link add vtep address {mac} mtu 1450 {vxlan} local {local}")).await?;
+        host.iproute(&format!("ip addr add {inner}/32 dev vtep")).await?;
+        host.iproute("ip link set vtep up").await?;
+        host.iproute(&format!("ip neigh add {gateway} lladdr {other_mac} dev vtep nud permanent")).await?;
+        host.iproute(&format!("bridge fdb add {other_mac} dev vtep dst {remote} self permanent")).await?;
+        host.iproute(&format!("ip route add {} via {gateway} dev vtep onlink", subnet(other, 0))).await?;
     }
     Ok(Path::new(VXLAN_HAND, &one, &two, two.address()))
 }

@@ -1,0 +1,88 @@
+//! What a foreign hand may do.
+
+use rand::Rng;
+
+use crate::world::{DEVICE, OWN_V4, PEERS, Peer};
+
+/// One change, as iproute2 makes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    DeleteRoute(Peer),
+    DeleteRouteV6(Peer),
+    BendRoute(Peer, Peer),
+    StaleRoute,
+    DeleteNeighbour(Peer),
+    BendNeighbour(Peer),
+    StaleNeighbour,
+    DeleteFdb(Peer),
+    BendFdb(Peer),
+    StaleFdb,
+    DeleteAddress,
+    Mtu,
+    Mac,
+    Down,
+    DeleteDevice,
+}
+
+impl Change {
+    pub(crate) fn random(random: &mut impl Rng) -> Self {
+        let peer = Peer(random.random_range(PEERS));
+        let other = Peer(if peer.0 == PEERS.start { peer.0 + 1 } else { peer.0 - 1 });
+        match random.random_range(0..15) {
+            0 => Self::DeleteRoute(peer),
+            1 => Self::DeleteRouteV6(peer),
+            2 => Self::BendRoute(peer, other),
+            3 => Self::StaleRoute,
+            4 => Self::DeleteNeighbour(peer),
+            5 => Self::BendNeighbour(peer),
+            6 => Self::StaleNeighbour,
+            7 => Self::DeleteFdb(peer),
+            8 => Self::BendFdb(peer),
+            9 => Self::StaleFdb,
+            10 => Self::DeleteAddress,
+            11 => Self::Mtu,
+            12 => Self::Mac,
+            13 => Self::Down,
+            _ => Self::DeleteDevice,
+        }
+    }
+
+    /// The command that does it.
+    pub(crate) fn command(self) -> String {
+        match self {
+            Self::DeleteRoute(peer) => format!("ip route del {} dev {DEVICE}", peer.subnet()),
+            Self::DeleteRouteV6(peer) => format!("ip -6 route del {} dev {DEVICE}", peer.subnet_v6()),
+            // Beside the right one, and before it: its metric is lower.
+            Self::BendRoute(peer, other) => {
+                format!("ip route add {} via {} dev {DEVICE} onlink proto 76", peer.subnet(), other.base())
+            }
+            Self::StaleRoute => {
+                format!("ip route add 10.244.250.0/24 via 10.244.250.0 dev {DEVICE} onlink metric 9 proto 76")
+            }
+            Self::DeleteNeighbour(peer) => format!("ip neigh del {} dev {DEVICE}", peer.base()),
+            Self::BendNeighbour(peer) => {
+                format!(
+                    "ip neigh replace {} lladdr 02:00:00:00:00:ee dev {DEVICE} nud permanent",
+                    peer.base()
+                )
+            }
+            Self::StaleNeighbour => {
+                format!(
+                    "ip neigh add 10.244.250.0 lladdr 02:00:00:00:00:ee dev {DEVICE} nud permanent protocol 76"
+                )
+            }
+            Self::DeleteFdb(peer) => format!("bridge fdb del {} dev {DEVICE} self", peer.mac()),
+            Self::BendFdb(peer) => {
+                format!("bridge fdb replace {} dev {DEVICE} dst 192.0.2.250 self permanent", peer.mac())
+            }
+            Self::StaleFdb => {
+                format!("bridge fdb append 02:00:00:00:00:ee dev {DEVICE} dst 192.0.2.250 self permanent")
+            }
+            Self::DeleteAddress => format!("ip addr del {OWN_V4}/32 dev {DEVICE}"),
+            Self::Mtu => format!("ip link set {DEVICE} mtu 1400"),
+            Self::Mac => format!("ip link set {DEVICE} address 02:00:00:00:00:ee"),
+            Self::Down => format!("ip link set {DEVICE} down"),
+            Self::DeleteDevice => format!("ip link del {DEVICE}"),
+        }
+    }
+}
