@@ -34,13 +34,15 @@ pub(super) struct Job {
     command: Command,
     reply: oneshot::Sender<Reply>,
     conflicts: u32,
+    /// A step of it has been committed.
+    begun: bool,
     /// Its place in the order of first decisions.
     place: u64,
 }
 
 impl Job {
     pub(super) const fn new(command: Command, reply: oneshot::Sender<Reply>) -> Self {
-        Self { command, reply, conflicts: 0, place: 0 }
+        Self { command, reply, conflicts: 0, begun: false, place: 0 }
     }
 
     fn answer(self, reply: Reply) {
@@ -169,6 +171,10 @@ impl<S: Store> Desk<S> {
             streaming: &*self.options.streaming,
         };
         match self.head.decide(&job.command, &context) {
+            Err(refusal) if job.begun && job.command.was_finished(&refusal) => {
+                let reply = read(&self.head, &Want::Nothing).ok_or_else(|| gone(&Want::Nothing));
+                self.rest(job, reply);
+            }
             Err(refusal) => self.rest(job, Err(refusal.into())),
             Ok(Decision { changes, want, .. }) if changes.is_empty() => {
                 let reply = read(&self.head, &want).ok_or_else(|| gone(&want));
@@ -207,6 +213,7 @@ impl<S: Store> Desk<S> {
                 self.seen = self.seen.max(revision);
                 self.stale |= revision != expected;
                 if more {
+                    job.begun = true;
                     self.again.push_back(job);
                     return;
                 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::testing::{Bench, Fault, Faulty, acquire, create, name};
 use super::*;
-use crate::ledger::LeaseState;
+use crate::ledger::{LeaseState, Refusal};
 use crate::store::{CommitError, MemoryStore};
 
 async fn reloaded(store: &impl Store) -> Ledger {
@@ -200,6 +200,21 @@ async fn a_network_with_many_leases_is_deleted_in_steps_and_answered_after_the_l
     assert_eq!(bench.clerk.submit(delete).await, Ok(Answer::Nothing));
     assert_eq!(bench.clerk.read(|ledger| ledger.networks().count()), 0);
     assert_eq!(bench.clerk.read(Clone::clone), reloaded(&*store).await);
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_begun_may_be_finished_by_somebody_else() {
+    let store = Arc::new(MemoryStore::new());
+    let bench = Bench::start(&store).await;
+    bench.begin(1).await;
+    bench.create("blue").await;
+    let delete = Command::DeleteNetwork { id: "blue".parse().unwrap(), force: false };
+    // The mark is decided first, then tidying goes on with what it sees marked.
+    let (deleted, tidied) =
+        tokio::join!(bench.clerk.submit(delete.clone()), bench.clerk.submit(Command::Tidy));
+    assert_eq!((deleted, tidied), (Ok(Answer::Nothing), Ok(Answer::Nothing)));
+    assert_eq!(bench.clerk.read(|ledger| ledger.networks().count()), 0);
+    assert!(matches!(bench.clerk.submit(delete).await, Err(SubmitError::Refused(Refusal::NotFound(_)))));
 }
 
 #[tokio::test]

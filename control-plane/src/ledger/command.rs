@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use loden_proto::model::{Endpoint, Epoch, InstanceId, LeaseName, Mtu, NetworkSpec, Pool, Subnets, Vni};
 use loden_proto::names::NetworkId;
 
+use super::refusal::{Named, Refusal};
 use crate::store::{Change, Guard};
 
 /// One wish. Who may have it is checked before it comes here.
@@ -112,6 +113,16 @@ pub enum Command {
 impl Command {
     /// How long a request id is remembered.
     pub const REMEMBERED: Duration = Duration::from_secs(600);
+
+    /// Whether the refusal of a later step means that somebody else has done the rest: a deletion that was
+    /// begun is also finished by [`Self::Tidy`].
+    #[must_use]
+    pub fn was_finished(&self, refusal: &Refusal) -> bool {
+        match (self, refusal) {
+            (Self::DeleteNetwork { id, .. }, Refusal::NotFound(Named::Network(gone))) => id == gone,
+            _ => false,
+        }
+    }
 }
 
 /// What a decision depends on beside the ledger.
