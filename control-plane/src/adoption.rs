@@ -18,7 +18,6 @@
 //! nobody new gets a slot.
 
 mod marker;
-mod settling;
 
 #[cfg(test)]
 mod tests;
@@ -32,13 +31,12 @@ use loden_proto::names::NetworkId;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
-use crate::clerk::{ClerkHandle, SubmitError, WallClock};
+use crate::clerk::{ClerkHandle, Settling, SubmitError, WallClock};
 use crate::feed::{Feeds, TokenVerdict};
 use crate::ledger::{Cluster, Command, LeaseState};
 use crate::watch::{Streams, WatchBody, WatchOpen, WatchRefusal};
 
 pub use marker::{Marker, MarkerError};
-pub use settling::Settling;
 
 /// How often a due time of day is looked at: the clock may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(1);

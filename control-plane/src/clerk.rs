@@ -13,6 +13,7 @@
 
 mod desk;
 mod follower;
+mod settling;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,7 +28,6 @@ use loden_proto::model::Network;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
 
-use crate::adoption::Settling;
 use crate::feed::{Feeds, Incarnation, Point, Publication, Scene};
 use crate::ledger::{
     Applied, Command, Corrupt, Defaults, Lease, Ledger, Refusal, Reservation, Streaming, Want,
@@ -35,6 +35,8 @@ use crate::ledger::{
 use crate::store::{Batch, Cause, Health, Loaded, Revision, Store, StoreError};
 
 use desk::{Desk, Job};
+
+pub use settling::Settling;
 
 /// Most commands that wait to be decided.
 const QUEUED: usize = 8192;

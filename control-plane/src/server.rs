@@ -7,6 +7,7 @@
 //! ```
 
 mod drain;
+mod gauges;
 mod housekeeping;
 #[cfg(test)]
 mod tests;
@@ -30,8 +31,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::adoption::{Adoption, AdoptionError, AdoptionOptions, Settling};
-use crate::clerk::{Clerk, ClerkError, ClerkOptions, WallClock};
+use self::gauges::Gauges;
+use crate::adoption::{Adoption, AdoptionError, AdoptionOptions};
+use crate::clerk::{Clerk, ClerkError, ClerkOptions, Settling, WallClock};
 use crate::config::Config;
 use crate::connection::{Acceptor, Patience};
 use crate::expiry;
@@ -39,7 +41,7 @@ use crate::feed::{FeedOptions, Feeds, TokenKey};
 use crate::held::Held;
 use crate::identity::{Pki, PkiError};
 use crate::ledger::Defaults;
-use crate::metrics::{Metrics, StateCollector};
+use crate::metrics::Metrics;
 use crate::registry::{EndReason, Registry};
 use crate::service::{Door, Shared, Watches};
 use crate::status::Nodes;
@@ -315,7 +317,7 @@ impl Server {
         let mut registry = MetricsRegistry::default();
         self.shared.metrics.register(&mut registry);
         Metrics::register_feeds(&mut registry, self.shared.feeds.counters());
-        registry.register_collector(Box::new(StateCollector {
+        registry.register_collector(Box::new(Gauges {
             shared: Arc::clone(&self.shared),
             connections: self.stops.registry.clone(),
         }));

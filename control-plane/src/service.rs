@@ -30,8 +30,8 @@ pub(crate) use self::door::Door;
 pub(crate) use self::watch::{Watches, draining};
 
 use self::access::Caller;
-use crate::adoption::{Adoption, Settling};
-use crate::clerk::ClerkHandle;
+use crate::adoption::Adoption;
+use crate::clerk::{ClerkHandle, Settling};
 use crate::feed::Feeds;
 use crate::held::Held;
 use crate::ledger::{LeaseState, Ledger};

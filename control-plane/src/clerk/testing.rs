@@ -10,8 +10,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use loden_proto::model::{Backend, Endpoint, InstanceId, LeaseName, Network, NetworkSpec, Pool, Subnets};
 use tokio::sync::watch;
 
-use super::{Answer, Clerk, ClerkHandle, ClerkOptions, SubmitError, WallClock};
-use crate::adoption::Settling;
+use super::{Answer, Clerk, ClerkHandle, ClerkOptions, Settling, SubmitError, WallClock};
 use crate::feed::{FeedOptions, Feeds, TokenKey};
 use crate::ledger::{Command, Defaults, Lease};
 use crate::store::{

@@ -107,7 +107,7 @@ impl Service<Request<Incoming>> for Door {
         };
         let Some(caller) = caller else { return Box::pin(self.routes.call(request)) };
         let rpc = caller.rpc();
-        self.shared.metrics.called(rpc);
+        self.shared.metrics.called(rpc.method());
         let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
         if rpc == Rpc::WatchPeers {
             return Box::pin(async move { Ok(watch::serve(shared, caller, link, request).await) });

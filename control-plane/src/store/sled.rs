@@ -14,6 +14,7 @@
 mod ballast;
 mod committer;
 mod database;
+mod error;
 mod layout;
 mod open;
 mod read;
@@ -27,7 +28,7 @@ use std::{
 use futures_util::Stream;
 use tokio::sync::{oneshot, watch};
 
-pub use self::open::OpenError;
+pub use self::error::OpenError;
 use super::{
     Batch, Change, CommitError, Guard, HISTORY_BYTES, Health, Loaded, Revision, Store, StoreError, commit,
     follow::Published,

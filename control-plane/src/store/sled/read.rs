@@ -9,8 +9,8 @@ use std::path::Path;
 use super::{
     super::{Batch, Loaded, Record, Revision, RollingHash, digest, state::Group},
     database::Database,
+    error::{OpenError, database_error},
     layout::{self, HEAD, Head},
-    open::{OpenError, database_error},
 };
 
 /// What was read.
