@@ -23,7 +23,7 @@ pub(crate) enum Verb {
         /// Its name
         network: String,
     },
-    /// Changes pools or MTU
+    /// Changes pools, MTU or masquerading
     Update(Update),
     /// Deletes a network
     Delete {
@@ -76,6 +76,25 @@ pub(crate) struct Create {
     /// How long a lease lives without renewal ("24h")
     #[arg(long, value_name = "DURATION")]
     lease_ttl: Option<humantime::Duration>,
+
+    #[command(flatten)]
+    masquerade: Masquerade,
+}
+
+#[derive(Args, Debug)]
+#[group(skip)]
+struct Masquerade {
+    /// Packets of pods leave for the world outside with their node's address
+    #[arg(long)]
+    masquerade: bool,
+
+    /// Destination for which the pods' addresses stay; may be repeated
+    #[arg(long = "masquerade-except", value_name = "CIDR", requires = "masquerade")]
+    except: Vec<String>,
+
+    /// Source ports are chosen at random
+    #[arg(long = "masquerade-random-fully", requires = "masquerade")]
+    random_fully: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -90,7 +109,7 @@ enum Backend {
 
 #[derive(Args, Debug)]
 #[group(skip)]
-#[command(group(ArgGroup::new("change").required(true).multiple(true)))]
+#[command(group(ArgGroup::new("change").required(true).multiple(true).arg("masquerade")))]
 pub(crate) struct Update {
     /// Its name
     network: String,
@@ -110,6 +129,13 @@ pub(crate) struct Update {
     /// Lets each node work out the MTU
     #[arg(long, group = "change")]
     no_mtu: bool,
+
+    #[command(flatten)]
+    masquerade: Masquerade,
+
+    /// Packets of pods leave with the pods' addresses
+    #[arg(long, group = "change", conflicts_with = "masquerade")]
+    no_masquerade: bool,
 }
 
 impl Verb {
@@ -161,6 +187,13 @@ async fn list(connection: &Connection) -> Result<Vec<NetworkView>, Failure> {
     Ok(networks.await?.into_iter().map(NetworkView::from).collect())
 }
 
+impl Masquerade {
+    fn policy(self) -> Option<v1::Masquerade> {
+        let Self { masquerade, except, random_fully } = self;
+        masquerade.then_some(v1::Masquerade { except, random_fully })
+    }
+}
+
 impl From<Create> for v1::Network {
     fn from(create: Create) -> Self {
         let backend = match create.backend {
@@ -180,6 +213,7 @@ impl From<Create> for v1::Network {
             mtu: create.mtu,
             backend: Some(backend),
             lease_ttl: create.lease_ttl.map(|ttl| loden_proto::convert::duration(ttl.into())),
+            masquerade: create.masquerade.policy(),
             ..Default::default()
         }
     }
@@ -203,8 +237,12 @@ impl Update {
         if self.mtu.is_some() || self.no_mtu {
             paths.push("mtu".to_owned());
         }
+        let masquerade = self.masquerade.policy();
+        if masquerade.is_some() || self.no_masquerade {
+            paths.push("masquerade".to_owned());
+        }
         let (name, revision) = (current.name, current.revision);
-        let network = v1::Network { name, pools, mtu: self.mtu, revision, ..Default::default() };
+        let network = v1::Network { name, pools, mtu: self.mtu, masquerade, revision, ..Default::default() };
         let update_mask = Some(prost_types::FieldMask { paths });
         Ok(v1::UpdateNetworkRequest { network: Some(network), update_mask })
     }
@@ -219,10 +257,17 @@ struct NetworkView {
     mtu: Option<u32>,
     backend: BackendView,
     lease_ttl_seconds: Option<i64>,
+    masquerade: Option<MasqueradeView>,
     create_time: Option<String>,
     revision: u64,
     #[serde(skip)]
     created: Option<prost_types::Timestamp>,
+}
+
+#[derive(Debug, Serialize)]
+struct MasqueradeView {
+    except: Vec<String>,
+    random_fully: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -258,6 +303,9 @@ impl From<v1::Network> for NetworkView {
             mtu: wire.mtu,
             backend,
             lease_ttl_seconds: wire.lease_ttl.map(|ttl| ttl.seconds),
+            masquerade: wire
+                .masquerade
+                .map(|of| MasqueradeView { except: of.except, random_fully: of.random_fully }),
             create_time: age::rfc3339(wire.create_time.as_ref()),
             revision: wire.revision,
             created: wire.create_time,
@@ -282,8 +330,22 @@ impl BackendView {
     }
 }
 
+impl MasqueradeView {
+    fn words(&self) -> String {
+        let mut words = "yes".to_owned();
+        if self.random_fully {
+            words.push_str(" random-fully");
+        }
+        if !self.except.is_empty() {
+            words.push_str(&format!(" except {}", self.except.join(" ")));
+        }
+        words
+    }
+}
+
 impl View for NetworkView {
-    const COLUMNS: &'static [&'static str] = &["NAME", "VNI", "POOLS", "BACKEND", "MTU", "CREATED"];
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "VNI", "POOLS", "BACKEND", "MTU", "MASQUERADE", "CREATED"];
 
     fn rows(&self, now: SystemTime) -> Vec<Vec<String>> {
         let number =
@@ -295,6 +357,7 @@ impl View for NetworkView {
             pools.join(" "),
             self.backend.words(),
             number(self.mtu, "auto"),
+            self.masquerade.as_ref().map_or_else(|| "no".to_owned(), MasqueradeView::words),
             age::relative(self.created.as_ref(), now),
         ]]
     }

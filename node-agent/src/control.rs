@@ -148,7 +148,7 @@ pub(crate) fn message(wire: v1::WatchPeersResponse) -> Result<Message, Status> {
     let update = wire.update.ok_or_else(|| unreadable(InvalidValue::missing("update")))?;
     let network = |network: Option<v1::Network>| {
         let network = network.map(Network::try_from).transpose();
-        network.map_err(|invalid| unreadable(invalid.at("network")))
+        network.map(|network| network.map(Box::new)).map_err(|invalid| unreadable(invalid.at("network")))
     };
     Ok(match update {
         Wire::Snapshot(page) => {

@@ -60,7 +60,7 @@ pub struct Snapshot {
     /// Those that could not.
     pub refused: Vec<Refused>,
     /// The network as it is.
-    pub network: Network,
+    pub network: Box<Network>,
     /// The set is not whole: add and update, delete nothing.
     pub adopting: bool,
     /// Where to resume.
@@ -77,7 +77,7 @@ pub struct Delta {
     /// Names of those that are gone.
     pub removed: Vec<String>,
     /// Set when the network itself changed.
-    pub network: Option<Network>,
+    pub network: Option<Box<Network>>,
     /// Where to resume.
     pub token: Option<Token>,
 }
@@ -289,7 +289,7 @@ mod tests {
     fn snapshot(numbers: &[u8], adopting: bool) -> Update {
         let peers = numbers.iter().map(|number| peer(*number)).collect();
         let token = Token::from(numbers.to_vec());
-        Update::Snapshot(Snapshot { peers, refused: Vec::new(), network: network(), adopting, token })
+        Update::Snapshot(Snapshot { peers, refused: Vec::new(), network: network().into(), adopting, token })
     }
 
     fn names(set: &PeerSet) -> Vec<&str> {

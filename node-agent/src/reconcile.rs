@@ -255,10 +255,10 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     /// The newer of the network that is known and the one that was told. A snapshot's is the server's own,
     /// whatever a store that was lost since has said.
-    fn take_network(&mut self, told: Option<Network>, snapshot: bool) -> bool {
+    fn take_network(&mut self, told: Option<Box<Network>>, snapshot: bool) -> bool {
         match (&mut self.lease, told) {
             (Some((_, known)), Some(told)) if snapshot || told.revision > known.revision => {
-                *known = told;
+                *known = *told;
                 true
             }
             _ => false,

@@ -79,7 +79,7 @@ pub enum Message {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SnapshotEnd {
     /// The network as it is.
-    pub network: Network,
+    pub network: Box<Network>,
     /// The set is not whole.
     pub adopting: bool,
     /// Where to resume.

@@ -8,7 +8,7 @@ mod pool;
 #[cfg(feature = "grpc")]
 pub(crate) use address::parse_underlay;
 pub use address::{Family, Mac, Mtu, Port, Vni, check_underlay};
-pub use network::{Backend, Network, NetworkSpec, VxlanBackend};
+pub use network::{Backend, Masquerade, Network, NetworkSpec, VxlanBackend};
 pub use peer::{
     BootId, Endpoint, Epoch, InstanceId, LeaseName, Peer, Receiver, RoutedReceiver, Subnets, VxlanReceiver,
 };

@@ -37,10 +37,9 @@ fn wire() -> v1::Network {
 
 #[test]
 fn create_sends_what_was_typed() {
-    let Verb::Create(create) = verb("create blue --pool 10.0.0.1/8:99 --vni 0 --learning --lease-ttl 90s")
-    else {
-        panic!("not a create");
-    };
+    let line = "create blue --pool 10.0.0.1/8:99 --vni 0 --learning --lease-ttl 90s \
+                --masquerade --masquerade-except 10.0.0.1/9 --masquerade-random-fully";
+    let Verb::Create(create) = verb(line) else { panic!("not a create") };
     let sent = v1::Network::from(create);
     assert_eq!(
         sent,
@@ -54,9 +53,12 @@ fn create_sends_what_was_typed() {
                 ..Default::default()
             })),
             lease_ttl: Some(prost_types::Duration { seconds: 90, nanos: 0 }),
+            masquerade: Some(v1::Masquerade { except: vec!["10.0.0.1/9".into()], random_fully: true }),
             ..Default::default()
         }
     );
+    let spared_alone = "network create blue --pool 10.0.0.0/8 --masquerade-except 10.0.0.0/9";
+    assert!(Line::try_parse_from(spared_alone.split(' ')).is_err());
 }
 
 #[test]
@@ -79,6 +81,15 @@ fn update_sends_the_whole_list_of_pools_and_only_what_was_asked() {
     assert_eq!(request.update_mask.unwrap().paths, ["pools", "mtu"]);
     assert!(request.network.unwrap().pools.is_empty());
 
+    let request = update("update blue --masquerade --masquerade-except 10.2.0.0/16").unwrap();
+    assert_eq!(request.update_mask.unwrap().paths, ["masquerade"]);
+    let masquerade = Some(v1::Masquerade { except: vec!["10.2.0.0/16".into()], random_fully: false });
+    assert_eq!(request.network.unwrap().masquerade, masquerade);
+    let request = update("update blue --no-masquerade").unwrap();
+    assert_eq!(request.update_mask.unwrap().paths, ["masquerade"]);
+    assert_eq!(request.network.unwrap().masquerade, None);
+    assert!(Line::try_parse_from("network update blue --masquerade --no-masquerade".split(' ')).is_err());
+
     let failure = update("update blue --remove-pool 10.9.0.0/16").unwrap_err();
     assert!(failure.to_string().contains("10.9.0.0/16: network blue has no such pool"), "{failure}");
 }
@@ -95,6 +106,7 @@ fn json_names_are_stable() {
             "mtu": null,
             "backend": {"kind": "vxlan", "port": 8472, "learning": true, "gbp": false, "direct_routing": false},
             "lease_ttl_seconds": 60,
+            "masquerade": null,
             "create_time": "1970-01-12T13:46:40Z",
             "revision": 3,
         })
@@ -106,7 +118,11 @@ fn the_table_fits_a_line() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_060);
     assert_eq!(
         table(&[NetworkView::from(wire())], now),
-        "NAME  VNI  POOLS           BACKEND              MTU   CREATED\n\
-         blue  7    10.1.0.0/16:24  vxlan 8472 learning  auto  1m ago"
+        "NAME  VNI  POOLS           BACKEND              MTU   MASQUERADE  CREATED\n\
+         blue  7    10.1.0.0/16:24  vxlan 8472 learning  auto  no          1m ago"
     );
+    let except = vec!["10.2.0.0/16".into(), "fd00::/8".into()];
+    let masquerade = Some(v1::Masquerade { except, random_fully: true });
+    let line = table(&[NetworkView::from(v1::Network { masquerade, ..wire() })], now);
+    assert!(line.contains(" yes random-fully except 10.2.0.0/16 fd00::/8  1m ago"), "{line}");
 }

@@ -122,6 +122,7 @@ pub(crate) fn create(id: &str) -> Command {
         mtu: None,
         backend: Backend::Alloc,
         lease_ttl: None,
+        masquerade: None,
     };
     Command::CreateNetwork { spec, request_id: None }
 }

@@ -27,6 +27,7 @@ pub(crate) fn a_network(id: &str) -> Network {
         mtu: None,
         backend: Backend::Alloc,
         lease_ttl: None,
+        masquerade: None,
         created: SystemTime::UNIX_EPOCH,
         revision: 1,
     }

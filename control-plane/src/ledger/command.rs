@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
-use loden_proto::model::{Endpoint, Epoch, InstanceId, LeaseName, Mtu, NetworkSpec, Pool, Subnets, Vni};
+use loden_proto::model::{
+    Endpoint, Epoch, InstanceId, LeaseName, Masquerade, Mtu, NetworkSpec, Pool, Subnets, Vni,
+};
 use loden_proto::names::NetworkId;
 
 use super::refusal::{Named, Refusal};
@@ -28,6 +30,8 @@ pub enum Command {
         pools: Option<Vec<Pool>>,
         /// `Some(None)`: each node's lower device decides again.
         mtu: Option<Option<Mtu>>,
+        /// `Some(None)`: packets leave with the pods' addresses.
+        masquerade: Option<Option<Masquerade>>,
         /// The revision that the caller has seen; `None`: whatever there is now.
         seen: Option<u64>,
     },

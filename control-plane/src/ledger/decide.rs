@@ -29,8 +29,9 @@ impl Ledger {
             Command::CreateNetwork { spec, request_id } => {
                 self.create_network(spec, request_id.as_deref(), context)
             }
-            Command::UpdateNetwork { id, pools, mtu, seen } => {
-                self.update_network(id, pools.as_deref(), *mtu, *seen)
+            Command::UpdateNetwork { id, pools, mtu, masquerade, seen } => {
+                let masquerade = masquerade.as_ref().map(Option::as_ref);
+                self.update_network(id, pools.as_deref(), *mtu, masquerade, *seen)
             }
             Command::DeleteNetwork { id, force } => self.delete_network(id, *force, context),
             Command::AcquireLease { name, instance, claim, endpoint, underlay } => {

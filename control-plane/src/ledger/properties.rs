@@ -185,6 +185,7 @@ fn command(rig: &mut Rig, step: &Step) -> Option<Command> {
                 id: NETWORKS[network].parse().unwrap(),
                 pools: Some(pools),
                 mtu: None,
+                masquerade: None,
                 seen: None,
             }
         }

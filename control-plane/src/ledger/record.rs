@@ -6,7 +6,9 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use loden_proto::model::{Backend, Endpoint, Epoch, InstanceId, LeaseName, Mtu, Network, Pool, Subnets, Vni};
+use loden_proto::model::{
+    Backend, Endpoint, Epoch, InstanceId, LeaseName, Masquerade, Mtu, Network, Pool, Subnets, Vni,
+};
 use loden_proto::names::{NetworkId, NodeId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -85,6 +87,8 @@ pub(super) struct NetworkRecord {
     pub(super) mtu: Option<Mtu>,
     pub(super) backend: Backend,
     pub(super) lease_ttl: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) masquerade: Option<Masquerade>,
     pub(super) created: Stamp,
     /// Its deletion has begun: nothing new is put into it.
     pub(super) deleting: Option<Deletion>,
@@ -109,6 +113,7 @@ impl NetworkRecord {
             mtu: self.mtu,
             backend: self.backend,
             lease_ttl: self.lease_ttl,
+            masquerade: self.masquerade.clone(),
             created: self.created.into(),
             revision: revision.0,
         }
@@ -122,6 +127,7 @@ impl NetworkRecord {
             mtu: network.mtu,
             backend: network.backend,
             lease_ttl: network.lease_ttl,
+            masquerade: network.masquerade.clone(),
             created: network.created.into(),
             deleting,
         }
@@ -222,6 +228,14 @@ mod tests {
     fn an_unknown_field_makes_a_record_unreadable() {
         assert!(decode::<ExpiryRecord>(br#"{"expires":5}"#).is_ok());
         assert!(decode::<ExpiryRecord>(br#"{"expires":5,"grace":1}"#).is_err());
+    }
+
+    #[test]
+    fn a_network_without_masquerading_is_written_as_before_there_was_any() {
+        let text = r#"{"pools":[],"vni":7,"mtu":null,"backend":"host-gw","lease_ttl":null,"created":5,"deleting":null}"#;
+        let record: NetworkRecord = decode(text.as_bytes()).unwrap();
+        assert_eq!(record.masquerade, None);
+        assert_eq!(encode(&record), text);
     }
 
     #[test]

@@ -211,6 +211,7 @@ pub(super) fn spec(id: &str, pools: &[&str]) -> NetworkSpec {
         mtu: None,
         backend: Backend::Vxlan(VxlanBackend::default()),
         lease_ttl: None,
+        masquerade: None,
     }
 }
 

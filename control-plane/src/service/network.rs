@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use loden_proto::model::{Mtu, NetworkSpec, Pool};
+use loden_proto::model::{Masquerade, Mtu, NetworkSpec, Pool};
 use loden_proto::names::{self, NetworkId};
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1::network_service_server::NetworkService;
@@ -94,14 +94,18 @@ fn update(request: UpdateNetworkRequest) -> Result<Command, InvalidValue> {
     if paths.is_empty() {
         return Err(InvalidValue::missing("update_mask"));
     }
-    if let Some(path) = paths.iter().find(|path| !["pools", "mtu"].contains(path)) {
-        return Err(InvalidValue::new(path, "cannot be changed; pools and mtu can").at("update_mask"));
+    if let Some(path) = paths.iter().find(|path| !["pools", "mtu", "masquerade"].contains(path)) {
+        let rule = "cannot be changed; pools, mtu and masquerade can";
+        return Err(InvalidValue::new(path, rule).at("update_mask"));
     }
     let pools = paths.contains("pools").then(|| parse_pools(wire.pools)).transpose().map_err(at)?;
     let mtu = wire.mtu.map(Mtu::try_from).transpose().map_err(|invalid| at(invalid.at("mtu")));
     let mtu = paths.contains("mtu").then_some(mtu).transpose()?;
+    let masquerade = wire.masquerade.map(Masquerade::try_from).transpose();
+    let masquerade = masquerade.map_err(|invalid| at(invalid.at("masquerade")));
+    let masquerade = paths.contains("masquerade").then_some(masquerade).transpose()?;
     let seen = Some(wire.revision).filter(|revision| *revision != 0);
-    Ok(Command::UpdateNetwork { id, pools, mtu, seen })
+    Ok(Command::UpdateNetwork { id, pools, mtu, masquerade, seen })
 }
 
 fn parse_pools(wire: Vec<v1::Pool>) -> Result<Vec<Pool>, InvalidValue> {
@@ -151,8 +155,12 @@ mod tests {
         assert_eq!((pools, mtu), (None, Some(Some(Mtu::try_from(1400).unwrap()))));
         let mut unset = request(&["mtu"]);
         unset.network.as_mut().unwrap().mtu = None;
-        let Command::UpdateNetwork { mtu, .. } = update(unset).unwrap() else { panic!() };
-        assert_eq!(mtu, Some(None));
+        let Command::UpdateNetwork { mtu, masquerade, .. } = update(unset).unwrap() else { panic!() };
+        assert_eq!((mtu, masquerade), (Some(None), None));
+        let Command::UpdateNetwork { mtu, masquerade, .. } = update(request(&["masquerade"])).unwrap() else {
+            panic!()
+        };
+        assert_eq!((mtu, masquerade), (None, Some(None)));
     }
 
     #[test]
@@ -166,6 +174,10 @@ mod tests {
         let mut bad = request(&["mtu"]);
         bad.network.as_mut().unwrap().mtu = Some(40);
         assert_eq!(field(bad), "network.mtu");
+        let mut bad = request(&["masquerade"]);
+        let masquerade = v1::Masquerade { except: vec!["10.0.0.1/8".into()], random_fully: false };
+        bad.network.as_mut().unwrap().masquerade = Some(masquerade);
+        assert_eq!(field(bad), "network.masquerade.except[0]");
         assert_eq!(parse_request_id("x".repeat(65)).unwrap_err().field, "request_id");
     }
 }

@@ -27,7 +27,7 @@ fn page(number: u8) -> Input {
 }
 
 fn last_page(number: u8, adopting: bool) -> Input {
-    let end = SnapshotEnd { network: network(), adopting, token: token(number) };
+    let end = SnapshotEnd { network: network().into(), adopting, token: token(number) };
     Input::Message(Message::Snapshot { peers: vec![peer(number)], refused: Vec::new(), end: Some(end) })
 }
 

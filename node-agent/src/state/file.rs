@@ -52,7 +52,7 @@ struct KeptDelta {
     upserts: Vec<Peer>,
     refused: Vec<(String, String)>,
     removed: Vec<String>,
-    network: Option<Network>,
+    network: Option<Box<Network>>,
     token: Option<Token>,
 }
 
@@ -198,7 +198,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Kept, usize)> {
 
 fn change(kept: &mut Kept, delta: KeptDelta) -> Option<()> {
     if let (Some((_, known)), Some(network)) = (&mut kept.lease, &delta.network) {
-        *known = network.clone();
+        known.clone_from(network);
     }
     let refused = delta.refused.into_iter().map(|(node, reason)| Refused { node, reason }).collect();
     let KeptDelta { upserts, removed, network, token, .. } = delta;

@@ -15,7 +15,7 @@ fn set(numbers: &[u8]) -> PeerSet {
     set.apply(Update::Snapshot(Snapshot {
         peers,
         refused: Vec::new(),
-        network: network(),
+        network: network().into(),
         adopting: false,
         token,
     }));

@@ -15,6 +15,7 @@ pub(crate) fn network() -> Network {
         mtu: None,
         backend: Backend::Vxlan(VxlanBackend::default()),
         lease_ttl: None,
+        masquerade: None,
         created: SystemTime::UNIX_EPOCH,
         revision: 1,
     }

@@ -1,6 +1,6 @@
 //! Networks.
 
-use crate::model::{Backend, Mtu, Network, NetworkSpec, Pool, Port, Vni, VxlanBackend};
+use crate::model::{Backend, Masquerade, Mtu, Network, NetworkSpec, Pool, Port, Vni, VxlanBackend};
 use crate::{InvalidValue, names, v1};
 
 use super::time::{duration, duration_from, timestamp, timestamp_from};
@@ -61,6 +61,28 @@ impl From<Backend> for v1::network::Backend {
     }
 }
 
+impl TryFrom<v1::Masquerade> for Masquerade {
+    type Error = InvalidValue;
+
+    fn try_from(wire: v1::Masquerade) -> Result<Self, InvalidValue> {
+        let cidr = |(index, text): (usize, &String)| {
+            let rule = "must be a CIDR such as 192.168.0.0/16";
+            text.parse().map_err(|_| InvalidValue::new(text, rule).at(format!("except[{index}]")))
+        };
+        let except = wire.except.iter().enumerate().map(cidr).collect::<Result<_, _>>()?;
+        Self::new(except, wire.random_fully)
+    }
+}
+
+impl From<&Masquerade> for v1::Masquerade {
+    fn from(masquerade: &Masquerade) -> Self {
+        Self {
+            except: masquerade.except.iter().map(ToString::to_string).collect(),
+            random_fully: masquerade.random_fully,
+        }
+    }
+}
+
 impl TryFrom<v1::Network> for NetworkSpec {
     type Error = InvalidValue;
 
@@ -82,6 +104,11 @@ impl TryFrom<v1::Network> for NetworkSpec {
                 .map(duration_from)
                 .transpose()
                 .map_err(|invalid| invalid.at("lease_ttl"))?,
+            masquerade: wire
+                .masquerade
+                .map(Masquerade::try_from)
+                .transpose()
+                .map_err(|invalid| invalid.at("masquerade"))?,
         };
         spec.check()?;
         Ok(spec)
@@ -103,6 +130,7 @@ impl TryFrom<v1::Network> for Network {
             mtu: spec.mtu,
             backend: spec.backend,
             lease_ttl: spec.lease_ttl,
+            masquerade: spec.masquerade,
             created,
             revision,
         })
@@ -119,6 +147,7 @@ impl From<&Network> for v1::Network {
             create_time: Some(timestamp(network.created)),
             revision: network.revision,
             lease_ttl: network.lease_ttl.map(duration),
+            masquerade: network.masquerade.as_ref().map(Into::into),
             backend: Some(network.backend.into()),
         }
     }
@@ -141,7 +170,7 @@ mod tests {
     fn defaults_are_filled_in() {
         let spec = NetworkSpec::try_from(wire()).unwrap();
         assert_eq!(spec.backend, Backend::Vxlan(VxlanBackend::default()));
-        assert_eq!((spec.vni, spec.mtu, spec.lease_ttl), (None, None, None));
+        assert_eq!((spec.vni, spec.mtu, spec.lease_ttl, spec.masquerade), (None, None, None, None));
     }
 
     #[test]
@@ -163,6 +192,20 @@ mod tests {
             network.backend = Some(v1::network::Backend::Vxlan(vxlan));
         };
         assert_eq!(field(port), "vxlan.port");
+        let except = |cidrs: &[&str]| {
+            let except = cidrs.iter().map(|cidr| (*cidr).to_owned()).collect();
+            let masquerade = Some(v1::Masquerade { except, random_fully: false });
+            NetworkSpec::try_from(v1::Network { masquerade, ..wire() }).unwrap_err().to_string()
+        };
+        assert_eq!(
+            except(&["192.168.0.0/16", "10.0.0.1/8"]),
+            "masquerade.except[1]: \"10.0.0.1/8\" has host bits set; the network is 10.0.0.0/8"
+        );
+        assert_eq!(
+            except(&["10.0.0.0"]),
+            "masquerade.except[0]: \"10.0.0.0\" must be a CIDR such as 192.168.0.0/16"
+        );
+        assert_eq!(except(&["::/0"; 129]), "masquerade.except: \"129\" must be at most 128");
     }
 
     #[test]
@@ -174,6 +217,7 @@ mod tests {
             mtu: Some(Mtu::try_from(1400).unwrap()),
             backend: Backend::Alloc,
             lease_ttl: Some(std::time::Duration::from_secs(60)),
+            masquerade: Some(Masquerade::new(vec!["fd00::/8".parse().unwrap()], true).unwrap()),
             created: std::time::SystemTime::UNIX_EPOCH,
             revision: 3,
         };

@@ -24,6 +24,9 @@ pub struct NetworkSpec {
     pub backend: Backend,
     /// How long a lease lives without renewal. `None`: the server's default.
     pub lease_ttl: Option<Duration>,
+    /// Packets leave for the world outside with the node's address. `None`: with the pods'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<Masquerade>,
 }
 
 /// A network as it exists.
@@ -41,6 +44,9 @@ pub struct Network {
     pub backend: Backend,
     /// How long a lease lives without renewal. `None`: the server's default.
     pub lease_ttl: Option<Duration>,
+    /// Packets leave for the world outside with the node's address. `None`: with the pods'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<Masquerade>,
     /// When it was created.
     pub created: SystemTime,
     /// Higher after every change of the network.
@@ -88,6 +94,36 @@ pub struct VxlanBackend {
 impl Default for VxlanBackend {
     fn default() -> Self {
         Self { port: Port::VXLAN, learning: false, gbp: false, direct_routing: false }
+    }
+}
+
+/// How packets leave a network for the world outside.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
+pub struct Masquerade {
+    /// Destinations for which the pods' addresses stay.
+    pub except: Vec<IpNet>,
+    /// Choose source ports at random.
+    pub random_fully: bool,
+}
+
+impl Masquerade {
+    /// Most exceptions of one network.
+    pub const MOST_EXCEPTIONS: usize = 128;
+
+    /// A policy.
+    ///
+    /// # Errors
+    /// An exception has host bits set, or there are too many.
+    pub fn new(except: Vec<IpNet>, random_fully: bool) -> Result<Self, InvalidValue> {
+        if except.len() > Self::MOST_EXCEPTIONS {
+            let rule = format!("must be at most {}", Self::MOST_EXCEPTIONS);
+            return Err(InvalidValue::new(except.len(), rule).at("except"));
+        }
+        if let Some((index, cidr)) = except.iter().enumerate().find(|(_, cidr)| **cidr != cidr.trunc()) {
+            let rule = format!("has host bits set; the network is {}", cidr.trunc());
+            return Err(InvalidValue::new(cidr, rule).at(format!("except[{index}]")));
+        }
+        Ok(Self { except, random_fully })
     }
 }
 

@@ -20,6 +20,7 @@ fn the_cni_configuration_is_the_agents() {
         mtu: None,
         backend: Backend::Vxlan(VxlanBackend::default()),
         lease_ttl: None,
+        masquerade: None,
         created: SystemTime::UNIX_EPOCH,
         revision: 1,
     };

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use loden_proto::InvalidValue;
-use loden_proto::model::{Backend, Mtu, Network, NetworkSpec, Pool, Vni};
+use loden_proto::model::{Backend, Masquerade, Mtu, Network, NetworkSpec, Pool, Vni};
 use loden_proto::names::NetworkId;
 
 use super::draft::{Draft, revision_of};
@@ -43,6 +43,7 @@ impl Ledger {
             mtu: spec.mtu,
             backend: spec.backend,
             lease_ttl: spec.lease_ttl,
+            masquerade: spec.masquerade.clone(),
             created: context.now.into(),
             deleting: None,
         };
@@ -56,7 +57,7 @@ impl Ledger {
         Ok(draft.finish(Want::Network(spec.id.clone())))
     }
 
-    /// Changes a network's pools and MTU.
+    /// Changes a network's pools, MTU and masquerading.
     ///
     /// That a pool is unused is known of everything accepted so far in this process. Replicas on a shared
     /// store could lease a slot of it unseen, before the change: for them it would have to be marked first,
@@ -66,6 +67,7 @@ impl Ledger {
         id: &NetworkId,
         pools: Option<&[Pool]>,
         mtu: Option<Option<Mtu>>,
+        masquerade: Option<Option<&Masquerade>>,
         seen: Option<u64>,
     ) -> Result<Decision, Refusal> {
         let entry = self.open_network(id)?;
@@ -76,6 +78,7 @@ impl Ledger {
         let next = Network {
             pools: pools.map_or_else(|| now.pools.clone(), <[Pool]>::to_vec),
             mtu: mtu.unwrap_or(now.mtu),
+            masquerade: masquerade.map_or_else(|| now.masquerade.clone(), Option::<&Masquerade>::cloned),
             ..now.clone()
         };
         check_spec(&NetworkSpec {
@@ -85,6 +88,7 @@ impl Ledger {
             mtu: next.mtu,
             backend: next.backend,
             lease_ttl: next.lease_ttl,
+            masquerade: next.masquerade.clone(),
         })?;
         for old in now.pools.iter().filter(|old| !next.pools.contains(old)) {
             if let Some(index) = next.pools.iter().position(|pool| pool.cidr() == old.cidr()) {
@@ -190,7 +194,7 @@ fn check_spec(spec: &NetworkSpec) -> Result<(), InvalidValue> {
 
 #[cfg(test)]
 mod tests {
-    use loden_proto::model::{Mtu, Vni};
+    use loden_proto::model::{Masquerade, Mtu, Vni};
 
     use crate::ledger::Command;
     use crate::ledger::testing::{Rig, acquire, network, pool, release};
@@ -211,12 +215,19 @@ mod tests {
             id: id.clone(),
             pools: pools.clone(),
             mtu: Some(Mtu::try_from(1400).ok()),
+            masquerade: Some(Some(Masquerade::default())),
             seen: Some(created.revision),
         });
         let changed = rig.ledger.network(&id).unwrap().clone();
         assert!(changed.revision > created.revision && changed.pools == pools.clone().unwrap());
-        let again = rig.must(Command::UpdateNetwork { id: id.clone(), pools, mtu: None, seen: None });
-        assert!(again.changes.is_empty());
+        assert_eq!(changed.masquerade, Some(Masquerade::default()));
+        let update = |pools, masquerade| {
+            let id = id.clone();
+            Command::UpdateNetwork { id, pools, mtu: None, masquerade, seen: None }
+        };
+        assert!(rig.must(update(pools, None)).changes.is_empty());
+        rig.must(update(None, Some(None)));
+        assert_eq!(rig.ledger.network(&id).unwrap().masquerade, None);
         rig.must(network("red", &["10.1.0.0/22"]));
         rig.must(delete(false));
         assert_eq!(rig.ledger.network(&id), None);

@@ -365,7 +365,13 @@ mod tests {
         rig.must(acquire("blue", "a", 1));
         let slot = rig.subnets("blue", "a");
         let pools = Some(vec![pool("10.1.0.0/22"), pool("2001:db8::/48")]);
-        rig.must(Command::UpdateNetwork { id: "blue".parse().unwrap(), pools, mtu: None, seen: None });
+        rig.must(Command::UpdateNetwork {
+            id: "blue".parse().unwrap(),
+            pools,
+            mtu: None,
+            masquerade: None,
+            seen: None,
+        });
         let epoch = rig.lease("blue", "a").epoch;
         rig.must(acquire("blue", "a", 1));
         assert!(rig.subnets("blue", "a").starts_with(&format!("{slot}, 2001:db8:0:")));

@@ -107,15 +107,28 @@ fn bad_changes_of_networks_are_refused_by_name() {
         id: "blue".parse().unwrap(),
         pools: Some(pools.iter().map(|text| pool(text)).collect()),
         mtu,
+        masquerade: None,
         seen: None,
     };
     let cases: Vec<(Command, &str)> = vec![
         (
-            Command::UpdateNetwork { id: "red".parse().unwrap(), pools: None, mtu: None, seen: None },
+            Command::UpdateNetwork {
+                id: "red".parse().unwrap(),
+                pools: None,
+                mtu: None,
+                masquerade: None,
+                seen: None,
+            },
             "networks/red does not exist",
         ),
         (
-            Command::UpdateNetwork { id: "blue".parse().unwrap(), pools: None, mtu: None, seen: Some(1) },
+            Command::UpdateNetwork {
+                id: "blue".parse().unwrap(),
+                pools: None,
+                mtu: None,
+                masquerade: None,
+                seen: Some(1),
+            },
             "network.revision: \"1\" of networks/blue is not the current 2; read it again",
         ),
         (

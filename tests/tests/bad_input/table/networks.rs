@@ -147,6 +147,11 @@ fn networks() -> Vec<Bad> {
         ttl(366 * 24 * 3600, &["network.lease_ttl", "\"31622400s\"", "365 days"]),
         invalid(As::Admin, create(|network| network.pools.clear()), &["network.pools", "at least one pool"]),
         invalid(As::Admin, create(|network| network.backend = None), &["network.backend", "is required"]),
+        invalid(
+            As::Admin,
+            create(|network| network.masquerade = Some(sparing("10.0.0.0"))),
+            &["network.masquerade.except[0]", "\"10.0.0.0\"", "must be a CIDR"],
+        ),
         invalid(As::Admin, Call::CreateNetwork(Default::default()), &["network", "is required"]),
         invalid(
             As::Admin,
@@ -174,6 +179,10 @@ fn networks() -> Vec<Bad> {
     ]
 }
 
+fn sparing(cidr: &str) -> v1::Masquerade {
+    v1::Masquerade { except: vec![cidr.into()], random_fully: false }
+}
+
 fn existing_networks() -> Vec<Bad> {
     let nowhere = &["networks/nowhere", "does not exist"];
     let missing = |call| refused(As::Admin, call, Code::NotFound, Reason::NotFound, nowhere);
@@ -192,8 +201,21 @@ fn existing_networks() -> Vec<Bad> {
         })),
         invalid(As::Admin, Call::GetNetwork("nowhere"), &["name", "\"nowhere\"", "networks/{network}"]),
         invalid(As::Admin, update("", |_| ()), &["update_mask", "is required"]),
-        invalid(As::Admin, update("vni", |_| ()), &["update_mask", "\"vni\"", "pools and mtu can"]),
-        invalid(As::Admin, update("Pools", |_| ()), &["update_mask", "\"Pools\"", "pools and mtu can"]),
+        invalid(
+            As::Admin,
+            update("vni", |_| ()),
+            &["update_mask", "\"vni\"", "pools, mtu and masquerade can"],
+        ),
+        invalid(
+            As::Admin,
+            update("Pools", |_| ()),
+            &["update_mask", "\"Pools\"", "pools, mtu and masquerade can"],
+        ),
+        invalid(
+            As::Admin,
+            update("masquerade", |network| network.masquerade = Some(sparing("10.0.0.1/8"))),
+            &["network.masquerade.except[0]", "\"10.0.0.1/8\"", "has host bits set", "10.0.0.0/8"],
+        ),
         invalid(
             As::Admin,
             update("mtu", |network| network.mtu = Some(40)),
