@@ -93,6 +93,8 @@ pub(crate) struct MembershipView {
     applied_revision: u64,
     current_revision: u64,
     failures: Vec<FailureView>,
+    /// What its operator should know, converged or not.
+    pub(crate) warnings: Vec<String>,
     report_time: Option<String>,
 }
 
@@ -143,6 +145,7 @@ impl MembershipView {
             applied_revision: wire.applied_revision,
             current_revision: wire.current_revision,
             failures: wire.failures.into_iter().map(Into::into).collect(),
+            warnings: wire.warnings,
             report_time: age::rfc3339(wire.report_time.as_ref()),
         }
     }
@@ -224,6 +227,7 @@ mod tests {
             failures: Vec::new(),
             report_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
             not_ready_reason: String::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -292,6 +296,7 @@ mod tests {
                     "applied_revision": 9,
                     "current_revision": 9,
                     "failures": [],
+                    "warnings": [],
                     "report_time": "1970-01-12T13:46:40Z",
                 }],
             })

@@ -40,6 +40,7 @@ struct StatusView {
     nodes: usize,
     copied: Vec<CopiedView>,
     unconverged: Vec<UnconvergedView>,
+    warnings: Vec<WarningView>,
     #[serde(skip)]
     started: Option<Timestamp>,
     #[serde(skip)]
@@ -64,6 +65,14 @@ struct UnconvergedView {
     reasons: Vec<String>,
 }
 
+/// What the operator of a node should know, converged or not.
+#[derive(Debug, Serialize)]
+struct WarningView {
+    node: String,
+    network: String,
+    warning: String,
+}
+
 impl StatusView {
     fn new(wire: v1::ClusterStatus, nodes: &[NodeView]) -> Self {
         let unconverged = nodes.iter().flat_map(|node| {
@@ -72,6 +81,15 @@ impl StatusView {
                 node: node.name.clone(),
                 network: membership.network.clone(),
                 reasons: membership.reasons.clone(),
+            })
+        });
+        let warnings = nodes.iter().flat_map(|node| {
+            let each = node.networks.iter();
+            let each = each.flat_map(|of| of.warnings.iter().map(|warning| (of.network.clone(), warning)));
+            each.map(|(network, warning)| WarningView {
+                node: node.name.clone(),
+                network,
+                warning: warning.clone(),
             })
         });
         let copied = nodes.iter().filter_map(|node| {
@@ -92,6 +110,7 @@ impl StatusView {
             nodes: nodes.len(),
             copied: copied.collect(),
             unconverged: unconverged.collect(),
+            warnings: warnings.collect(),
             started: wire.start_time,
             adopting: wire.adopting_until,
         }
@@ -132,6 +151,12 @@ impl StatusView {
             };
             text.push_str("\nTwo agents with one identity (was a disk or certificate copied?):\n");
             text.push_str(&grid(&["NODE", "CONNECTED", "REFUSED"], self.copied.iter().map(row)));
+            text.push('\n');
+        }
+        if !self.warnings.is_empty() {
+            let row = |of: &WarningView| vec![of.node.clone(), of.network.clone(), of.warning.clone()];
+            text.push_str("\nWarnings:\n");
+            text.push_str(&grid(&["NODE", "NETWORK", "WARNING"], self.warnings.iter().map(row)));
             text.push('\n');
         }
         if self.unconverged.is_empty() {
@@ -221,6 +246,20 @@ mod tests {
     }
 
     #[test]
+    fn warnings_are_told_of_nodes_that_are_converged_too() {
+        let membership = v1::NodeNetwork {
+            network: "networks/blue".into(),
+            converged: true,
+            warnings: vec!["net.ipv4.ip_forward is 0".into()],
+            ..Default::default()
+        };
+        let node = v1::Node { name: "nodes/a".into(), networks: vec![membership], ..Default::default() };
+        let text = StatusView::new(status(), &[node.into()]).text(SystemTime::UNIX_EPOCH);
+        let warned = "\nWarnings:\nNODE  NETWORK  WARNING\na     blue     net.ipv4.ip_forward is 0\n";
+        assert!(text.ends_with(&format!("{warned}\nEvery node is converged.")), "{text}");
+    }
+
+    #[test]
     fn both_agents_of_a_copied_identity_are_told() {
         let node = v1::Node {
             name: "nodes/a".into(),
@@ -265,6 +304,7 @@ mod tests {
                 "unconverged": [
                     {"node": "b", "network": "blue", "reasons": ["has applied revision 41 of 42"]},
                 ],
+                "warnings": [],
             })
         );
     }

@@ -29,6 +29,8 @@ const REPORTS_PER_SECOND: u32 = 400;
 const SHORTEST_PACE: Duration = Duration::from_secs(2);
 /// Failures of one report that are kept.
 const FAILURES: usize = 100;
+/// Warnings of one report that are kept.
+const WARNINGS: usize = 20;
 /// How long a refused agent is shown: it tries again every few seconds.
 const REFUSED: Duration = Duration::from_secs(60);
 /// Longest text of a report that is kept, in characters.
@@ -88,6 +90,8 @@ pub struct Report {
     pub peers: u32,
     /// Peers that it could not program or refused: node, and what failed and why.
     pub failures: Vec<(String, String)>,
+    /// What its operator should know though it forwards.
+    pub warnings: Vec<String>,
     /// The agent's version.
     pub version: String,
 }
@@ -104,6 +108,7 @@ impl Report {
             not_ready_reason: if wire.ready { String::new() } else { cut(&wire.not_ready_reason) },
             peers: wire.peers,
             failures: failures.map(|failure| (cut(&failure.node), cut(&failure.message))).collect(),
+            warnings: wire.warnings.iter().take(WARNINGS).map(|text| cut(text)).collect(),
             version: cut(&wire.version),
         }
     }
@@ -301,6 +306,7 @@ fn in_network(cell: Option<&Cell>, membership: &Membership) -> v1::NodeNetwork {
         view.converged = cell.is_some_and(|cell| cell.is_converged(&membership.network, membership.current));
         view.ready = report.ready;
         view.not_ready_reason.clone_from(&report.not_ready_reason);
+        view.warnings.clone_from(&report.warnings);
         view.peers = report.peers;
         view.report_time = Some(timestamp(*at));
         let failures = report.failures.iter().zip(since);

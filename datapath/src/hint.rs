@@ -57,6 +57,8 @@ pub enum Hint {
         /// Whether it was found.
         answers: bool,
     },
+    /// Some device's or the host's setting of forwarding or filtering changed.
+    Settings,
     /// Notifications were lost, and more may get lost in this stream: anything
     /// may have happened.
     Overrun,
@@ -87,7 +89,7 @@ impl Hint {
                 (state.up, state.mtu, state.mac) != (device.up, device.mtu, Some(device.mac))
             }),
             Self::DeviceGone(name) => desired.devices.contains_key(name),
-            Self::Address(_) | Self::HostRoute(_) | Self::Answer { .. } => false,
+            Self::Address(_) | Self::HostRoute(_) | Self::Answer { .. } | Self::Settings => false,
             Self::AddressGone(key) => desired.addresses.contains_key(key),
             Self::Fdb(key, entry) => {
                 desired.fdb.get(key).is_some_and(|wanted| entry.as_ref() != Some(wanted))
@@ -116,12 +118,12 @@ impl Hint {
         }
     }
 
-    /// Whether addresses or devices that are not in `desired` changed: facts
-    /// about the host should be read again.
+    /// Whether addresses or devices that are not in `desired` changed, or
+    /// settings: facts about the host should be read again.
     #[must_use]
     pub fn concerns_underlay(&self, desired: &Tables) -> bool {
         match self {
-            Self::Overrun => true,
+            Self::Overrun | Self::Settings => true,
             Self::Device { name, .. } | Self::DeviceGone(name) => !desired.devices.contains_key(name),
             Self::Address(key) | Self::AddressGone(key) => !desired.devices.contains_key(&key.device),
             _ => false,

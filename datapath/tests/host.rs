@@ -131,6 +131,22 @@ fn drift_is_announced_and_our_own_writes_concern_nobody() {
 }
 
 #[test]
+fn a_setting_of_the_host_is_announced_and_is_no_drift() {
+    in_namespace(async |mut net| {
+        let mut hints = net.kernel.hints().await.unwrap();
+        let files = ["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/eth0/rp_filter"];
+        for (file, families) in files.into_iter().zip([1, 2, 2]) {
+            std::fs::write(format!("/proc/sys/net/{file}"), "1").unwrap();
+            let wait = async { while hints.recv().await.unwrap() != Hint::Settings {} };
+            tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect(file);
+            assert_eq!(net.kernel.facts().await.unwrap().forwards.len(), families);
+        }
+        assert!(Hint::Settings.concerns_underlay(&Tables::default()));
+        assert!(!Hint::Settings.concerns(&Tables::default()));
+    });
+}
+
+#[test]
 fn a_new_address_of_the_host_is_announced() {
     in_namespace(async |mut net| {
         let network = network();

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use loden_datapath::firewall::Firewall;
 use loden_datapath::{Datapath, Host};
 use loden_process::operations::Readiness;
 use loden_proto::model::LeaseName;
@@ -26,6 +27,7 @@ use tonic::transport::Channel;
 use tracing::{error, info, warn};
 
 use crate::control::ControlPlane;
+use crate::firewall::{Keeper, Seat};
 use crate::follow::Follow;
 use crate::iface::Selection;
 use crate::lease::Lease;
@@ -36,7 +38,7 @@ use crate::readiness::{self, Handouts};
 use crate::reconcile::{Ends, Place, Reconcile};
 use crate::session::{Session, Timing};
 use crate::state::{Kept, NetworkFile, StateDir, StateError};
-use crate::status::{Applied, LeaseView, Link, Overview};
+use crate::status::{Applied, Filter, LeaseView, Link, Overview};
 use crate::tasks::{Ended, Tasks};
 use crate::{announce, boot, report};
 
@@ -51,6 +53,8 @@ pub struct AgentConfig {
     pub subnet_file: Option<PathBuf>,
     /// Where container runtimes look for CNI configurations; none: no network's is written.
     pub cni_config_dir: Option<PathBuf>,
+    /// Put rules of ours into chains of others that would drop our packets.
+    pub firewall_insert: bool,
     /// Which interface to send over.
     pub selection: Selection,
     /// How long to wait for what.
@@ -106,13 +110,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the tasks. `open` gives each network its datapath.
+    /// Starts the tasks. `open` gives each network its datapath; `firewall` is the host's.
     ///
     /// # Errors
     /// The configuration, the state directory or a datapath cannot be used.
     pub fn start<D: Datapath + Host>(
         config: AgentConfig,
         connection: &Connection,
+        firewall: impl Firewall,
         mut open: impl FnMut(&NetworkId) -> Result<D, loden_datapath::Error>,
     ) -> Result<Self, AgentError> {
         let Some(first) = config.networks.first().cloned() else { return Err(AgentError::NoNetwork) };
@@ -125,6 +130,7 @@ impl Agent {
         let (changed, changes) = watch::channel(());
         let mut tasks = Tasks::default();
         let mut overviews = BTreeMap::new();
+        let mut seats = BTreeMap::new();
         let mut metrics = Vec::new();
         let handouts = Handouts::new(&config);
         for network in &config.networks {
@@ -142,12 +148,15 @@ impl Agent {
                 selection: config.selection.clone(),
                 dialled: connection.dialled.clone(),
             };
-            let parts = Parts { control, timing: config.timing, place, changed: changed.clone() };
+            let (filter, filtered) = watch::channel(Filter::default());
+            let changed = changed.clone();
+            let parts = Parts { control, timing: config.timing, place, filtered, changed };
             let (file, kept) = state.network(network);
             if kept.lease.is_none() {
                 handouts.withdraw(network);
             }
             let overview = parts.spawn(&mut tasks, datapath, file, kept);
+            seats.insert(network.clone(), Seat { overview: overview.clone(), filter });
             metrics.push(Measured { network: network.clone(), overview: overview.clone(), writes });
             overviews.insert(network.clone(), overview);
         }
@@ -155,6 +164,8 @@ impl Agent {
         let served: BTreeSet<_> = config.networks.into_iter().collect();
         let (left, left_behind) = watch::channel(LeftBehind::new());
         tasks.spawn("networks left behind", left_behind::run(host, served, left));
+        let keeper = Keeper::new(firewall, seats, config.firewall_insert);
+        tasks.spawn("the packet filter", keeper.run(changes.clone()));
         let (ready, readiness) = watch::channel(Readiness::no("starting"));
         tasks.spawn("readiness", readiness::judge(overviews.clone(), changes, handouts, ready));
         Ok(Self { tasks, overviews, readiness, metrics, left_behind, _state: state })
@@ -201,6 +212,7 @@ struct Parts {
     control: ControlPlane,
     timing: Timing,
     place: Place,
+    filtered: watch::Receiver<Filter>,
     changed: watch::Sender<()>,
 }
 
@@ -213,7 +225,7 @@ impl Parts {
         file: NetworkFile,
         kept: Kept,
     ) -> watch::Receiver<Overview> {
-        let Self { control, timing, place, changed } = self;
+        let Self { control, timing, place, filtered, changed } = self;
         let resume = kept.peers.as_ref().and_then(PeerSet::token).cloned();
         let (feed, fed) = mpsc::channel(4);
         let (view, lease) = watch::channel(LeaseView { held: kept.lease.clone(), ..LeaseView::default() });
@@ -236,32 +248,37 @@ impl Parts {
         let session = Session::new(timing, resume, Instant::now());
         let follow = Follow { control: control.clone(), session, lease: lease.clone(), feed, link, again };
         tasks.spawn(named("follow"), follow.run());
-        tasks.spawn(named("overview"), gather(programmed, lease, line, overview, changed));
+        let views = Views { applied: programmed, lease, link: line, filter: filtered };
+        tasks.spawn(named("overview"), gather(views, overview, changed));
         tasks.spawn(named("announce"), announce::run(network.clone(), seen.clone()));
         tasks.spawn(named("report"), report::run(control, network.clone(), seen.clone()));
         seen
     }
 }
 
-/// Joins the three views of a network.
-async fn gather(
-    mut applied: watch::Receiver<Applied>,
-    mut lease: watch::Receiver<LeaseView>,
-    mut link: watch::Receiver<Link>,
-    overview: watch::Sender<Overview>,
-    changed: watch::Sender<()>,
-) {
+/// The parts of what is known of a network.
+struct Views {
+    applied: watch::Receiver<Applied>,
+    lease: watch::Receiver<LeaseView>,
+    link: watch::Receiver<Link>,
+    filter: watch::Receiver<Filter>,
+}
+
+/// Joins the views of a network.
+async fn gather(mut views: Views, overview: watch::Sender<Overview>, changed: watch::Sender<()>) {
     loop {
         overview.send_replace(Overview {
-            applied: applied.borrow_and_update().clone(),
-            lease: lease.borrow_and_update().clone(),
-            link: link.borrow_and_update().clone(),
+            applied: views.applied.borrow_and_update().clone(),
+            lease: views.lease.borrow_and_update().clone(),
+            link: views.link.borrow_and_update().clone(),
+            filter: views.filter.borrow_and_update().clone(),
         });
         changed.send_replace(());
         let still = tokio::select! {
-            still = applied.changed() => still,
-            still = lease.changed() => still,
-            still = link.changed() => still,
+            still = views.applied.changed() => still,
+            still = views.lease.changed() => still,
+            still = views.link.changed() => still,
+            still = views.filter.changed() => still,
         };
         if still.is_err() {
             return;

@@ -52,11 +52,13 @@ enum News {
     Troubled(Standing),
     LeftOut { count: usize, named: String, all: usize },
     NoLongerLeftOut { count: usize, named: String, all: usize },
+    Warning(String),
+    NoLongerWarning(String),
 }
 
 impl News {
     const fn is_bad(&self) -> bool {
-        matches!(self, Self::Troubled(_) | Self::LeftOut { .. })
+        matches!(self, Self::Troubled(_) | Self::LeftOut { .. } | Self::Warning(_))
     }
 }
 
@@ -70,6 +72,8 @@ impl fmt::Display for News {
             Self::NoLongerLeftOut { count, named, all } => {
                 write!(f, "{count} peers no longer left out: {named}; {all} still are")
             }
+            Self::Warning(warning) => f.write_str(warning),
+            Self::NoLongerWarning(warning) => write!(f, "no longer: {warning}"),
         }
     }
 }
@@ -80,11 +84,12 @@ struct Announcer {
     /// Since when the control plane has not been heard.
     unheard: Instant,
     left_out: BTreeMap<String, Failure>,
+    warnings: Vec<String>,
 }
 
 impl Announcer {
     const fn new(now: Instant) -> Self {
-        Self { standing: Standing::Unheard, unheard: now, left_out: BTreeMap::new() }
+        Self { standing: Standing::Unheard, unheard: now, left_out: BTreeMap::new(), warnings: Vec::new() }
     }
 
     /// What the log does not know yet.
@@ -103,6 +108,12 @@ impl Announcer {
         if !new.is_empty() || !gone.is_empty() {
             self.left_out.clone_from(failures);
         }
+        let warnings: Vec<String> = overview.warnings().cloned().collect();
+        let gone = self.warnings.iter().filter(|warning| !warnings.contains(warning));
+        news.extend(gone.cloned().map(News::NoLongerWarning));
+        let new = warnings.iter().filter(|warning| !self.warnings.contains(warning));
+        news.extend(new.cloned().map(News::Warning));
+        self.warnings = warnings;
         news
     }
 
@@ -228,5 +239,19 @@ mod tests {
         overview.applied.failures.clear();
         let last = "1000 peers no longer left out: n000, n001, n002 and 997 more; 0 still are";
         assert_eq!(lines(&mut announcer, &overview, begin), [last]);
+    }
+
+    #[test]
+    fn a_warning_is_one_line_when_it_comes_and_one_when_it_goes() {
+        let begin = Instant::now();
+        let mut announcer = Announcer::new(begin);
+        let mut overview = Overview::default();
+        overview.filter.warnings = vec!["FORWARD drops".into()];
+        assert_eq!(lines(&mut announcer, &overview, begin), ["FORWARD drops"]);
+        assert_eq!(lines(&mut announcer, &overview, begin), Vec::<String>::new());
+        overview.applied.warnings = vec!["no forwarding".into()];
+        overview.filter.warnings.clear();
+        let both = ["no longer: FORWARD drops", "no forwarding"];
+        assert_eq!(lines(&mut announcer, &overview, begin), both);
     }
 }

@@ -103,6 +103,10 @@ pub struct Flags {
     #[arg(long, env = "LODEN_PUBLIC_IPV6", value_name = "ADDRESS")]
     pub public_ipv6: Option<Ipv6Addr>,
 
+    /// Put accepting rules first in chains of others that would drop the pods' packets
+    #[arg(long, env = "LODEN_FIREWALL_INSERT")]
+    pub firewall_insert: bool,
+
     /// Where /livez, /readyz and /metrics are served
     #[arg(long, env = "LODEN_OPERATIONS", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7481")]
     pub operations: SocketAddr,
@@ -143,6 +147,7 @@ impl Flags {
             state_dir: self.state_dir.clone(),
             subnet_file: Some(self.subnet_file.clone()),
             cni_config_dir: (!self.no_cni).then(|| self.cni_config_dir.clone()),
+            firewall_insert: self.firewall_insert,
             selection: Selection {
                 names: self.iface.clone(),
                 patterns: self.iface_regex.clone(),

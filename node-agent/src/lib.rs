@@ -14,6 +14,7 @@ mod boot;
 pub mod config;
 pub mod conflist;
 mod control;
+mod firewall;
 mod follow;
 pub mod iface;
 mod lease;

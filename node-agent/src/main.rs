@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use loden_agent::agent::{Agent, Connection};
 use loden_agent::config::{Command, Flags};
 use loden_datapath::Kernel;
+use loden_datapath::firewall::Nft;
 use loden_process::{completions, exit, operations, settings, signals};
 use loden_transport::{ConnectOptions, Credentials, Dialled, Role, connect_lazy};
 use prometheus_client::registry::Registry;
@@ -61,7 +62,7 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} for operations", flags.operations))?;
 
     let connection = Connection { node, channel, dialled: options.dialled };
-    let mut agent = Agent::start(flags.agent(), &connection, |_| Kernel::open())?;
+    let mut agent = Agent::start(flags.agent(), &connection, Nft, |_| Kernel::open())?;
     let mut registry = Registry::default();
     agent.register(&mut registry);
     let readiness = agent.readiness();

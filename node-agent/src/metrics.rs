@@ -38,6 +38,7 @@ impl Collector for AgentMetrics {
         let peers = gauge(|overview| overview.applied.peers as f64);
         let failures = gauge(|overview| overview.applied.failures.len() as f64);
         let waiting = gauge(|overview| overview.applied.waiting as f64);
+        let warnings = gauge(|overview| overview.warnings().count() as f64);
         let from_server =
             gauge(|overview| f64::from(u8::from(overview.applied.source == Some(Source::Server))));
         let connected = gauge(|overview| f64::from(u8::from(overview.link.connected)));
@@ -49,6 +50,7 @@ impl Collector for AgentMetrics {
         self.each(&mut encoder, "loden_agent_peers", "Peers programmed", peers)?;
         self.each(&mut encoder, "loden_agent_peers_left_out", "Peers refused or not programmed", failures)?;
         self.each(&mut encoder, "loden_agent_peers_waiting", "Peers not ready to receive yet", waiting)?;
+        self.each(&mut encoder, "loden_agent_warnings", "Warnings, as in /readyz", warnings)?;
         let help = "Whether the control plane has confirmed the peers; otherwise they are from disk";
         self.each(&mut encoder, "loden_agent_peers_from_server", help, from_server)?;
         self.each(&mut encoder, "loden_agent_connected", "Whether the watch is open", connected)?;

@@ -12,6 +12,7 @@
 
 mod agenda;
 mod neighbours;
+mod settings;
 mod silence;
 mod underlay;
 mod view;

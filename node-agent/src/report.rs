@@ -23,6 +23,8 @@ const PACE: Duration = Duration::from_secs(10);
 const BREATH: Duration = Duration::from_millis(250);
 /// Failures in one report; more are only counted.
 const NAMED: usize = 100;
+/// Warnings in one report.
+const WARNED: usize = 20;
 
 /// Reports until its channel closes.
 pub(crate) async fn run(
@@ -83,6 +85,7 @@ fn is_news(before: &Overview, now: &Overview) -> bool {
     before.link.opened != now.link.opened
         || before.unready() != now.unready()
         || before.applied.failures != now.applied.failures
+        || !before.warnings().eq(now.warnings())
 }
 
 fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest {
@@ -102,5 +105,6 @@ fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest 
         peers: u32::try_from(applied.peers).unwrap_or(u32::MAX),
         ready: unready.is_none(),
         not_ready_reason: unready.unwrap_or_default(),
+        warnings: overview.warnings().take(WARNED).cloned().collect(),
     }
 }

@@ -1,11 +1,11 @@
 //! What is known of one network's state, and what "ready" means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use loden_process::operations::Readiness;
-use loden_proto::model::Network;
+use loden_proto::model::{Family, Network};
 use loden_proto::names::NetworkId;
 
 use crate::peers::Token;
@@ -64,6 +64,32 @@ pub struct Applied {
     pub time: Option<SystemTime>,
     /// How long the last full pass took.
     pub last_pass: Duration,
+    /// Devices that the network's packets pass.
+    pub devices: Devices,
+    /// Settings of the host that are in the way.
+    pub warnings: Vec<String>,
+}
+
+/// Devices of the host that the network's packets pass.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Devices {
+    /// Behind which pods are.
+    pub pods: BTreeSet<String>,
+    /// Which lead to the peers.
+    pub links: BTreeSet<String>,
+    /// The families of the underlay.
+    pub families: Vec<Family>,
+}
+
+/// What the packet filter does for a network, and against it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Filter {
+    /// Whether packets that leave the network get the node's address.
+    pub masquerades: bool,
+    /// Why our rules are not as the networks want them.
+    pub failed: Option<String>,
+    /// What an operator should know: mostly, who drops the network's packets.
+    pub warnings: Vec<String>,
 }
 
 /// How the lease stands.
@@ -129,6 +155,8 @@ pub struct Overview {
     pub lease: LeaseView,
     /// The watch.
     pub link: Link,
+    /// The packet filter.
+    pub filter: Filter,
 }
 
 impl Overview {
@@ -136,7 +164,7 @@ impl Overview {
     /// than that a watch is not open, which may only follow from it.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        let Self { applied, lease, link } = self;
+        let Self { applied, lease, link, .. } = self;
         let unwatched = link.problem.as_ref().filter(|_| !link.connected);
         let network = applied.lease.as_ref().or(lease.held.as_ref());
         let watched =
@@ -159,7 +187,7 @@ impl Overview {
             return lease.lost.clone();
         }
         if applied.source.is_some() {
-            return applied.unfinished.clone();
+            return applied.unfinished.clone().or_else(|| self.unmasked());
         }
         let unknown = "peers are not known yet";
         Some(match (&applied.unfinished, self.standing()) {
@@ -167,6 +195,21 @@ impl Overview {
             (None, Standing::Unheard | Standing::Heard) => unknown.to_owned(),
             (None, troubled) => format!("{unknown}: {troubled}"),
         })
+    }
+
+    /// Why packets that should get the node's address do not.
+    fn unmasked(&self) -> Option<String> {
+        let (_, network) = self.applied.lease.as_ref()?;
+        network.masquerade.as_ref()?;
+        match &self.filter.failed {
+            Some(failed) => Some(format!("packets are not masqueraded: {failed}")),
+            None => (!self.filter.masquerades).then(|| "packets are not masqueraded yet".to_owned()),
+        }
+    }
+
+    /// What an operator should know, though the network forwards.
+    pub fn warnings(&self) -> impl Iterator<Item = &String> {
+        self.applied.warnings.iter().chain(&self.filter.warnings)
     }
 
     /// Whether a whole set is in the kernel, with the lease that it belongs
@@ -191,6 +234,9 @@ impl Overview {
         if let Some(unsaved) = &applied.unsaved {
             text.push_str(&format!(", state not saved ({unsaved})"));
         }
+        for warning in self.warnings() {
+            text.push_str(&format!(", warning: {warning}"));
+        }
         Readiness::yes(text)
     }
 }
@@ -203,7 +249,7 @@ pub fn follows(network: &Network) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use loden_proto::model::Epoch;
+    use loden_proto::model::{Epoch, Masquerade};
 
     use super::*;
     use crate::testing::{network, peer};
@@ -239,6 +285,16 @@ mod tests {
         overview.applied.unfinished = Some("there is no device eth0".into());
         assert_eq!(text(&overview), "no default: there is no device eth0");
         overview.applied.unfinished = None;
+        let (_, network) = overview.applied.lease.as_mut().unwrap();
+        network.masquerade = Some(Masquerade::default());
+        assert_eq!(text(&overview), "no default: packets are not masqueraded yet");
+        overview.filter.failed = Some("nft is not installed".into());
+        assert_eq!(text(&overview), "no default: packets are not masqueraded: nft is not installed");
+        overview.filter = Filter { masquerades: true, warnings: vec!["FORWARD drops".into()], failed: None };
+        overview.applied.waiting = 0;
+        overview.applied.warnings = vec!["no forwarding".into()];
+        let warned = "yes default: 2 peers from server, warning: no forwarding, warning: FORWARD drops";
+        assert_eq!(text(&overview), warned);
         overview.lease.lost = Some("SUBNET_TAKEN".into());
         assert_eq!(text(&overview), "no default: SUBNET_TAKEN");
     }

@@ -23,7 +23,8 @@ pub fn render(network: &Network, subnets: &Subnets, mtu: u32) -> String {
         let _ = writeln!(text, "{prefix}_SUBNET={first}/{}", subnet.prefix_len());
     }
     let _ = writeln!(text, "FLANNEL_MTU={mtu}");
-    text.push_str("FLANNEL_IPMASQ=false\n");
+    // flannel's plugin masquerades itself where this says that nobody else does.
+    let _ = writeln!(text, "FLANNEL_IPMASQ={}", network.masquerade.is_some());
     text
 }
 

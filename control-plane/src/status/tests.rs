@@ -75,6 +75,18 @@ fn why_a_node_is_not_ready_is_shown_until_it_is_and_cut_to_what_is_kept() {
 }
 
 #[test]
+fn warnings_are_shown_and_keep_nobody_from_converging() {
+    let nodes = Nodes::default();
+    let warnings = vec!["FORWARD drops".to_owned(); 30];
+    let wire = v1::ReportStatusRequest { ready: true, warnings, ..Default::default() };
+    let report = Report::new(&wire, 1);
+    assert!(report.is_converged(1));
+    nodes.file(&node(), membership(1).network, report, AT);
+    let shown = nodes.view(&node(), &[membership(1)], AT).networks[0].warnings.clone();
+    assert_eq!(shown, vec!["FORWARD drops"; WARNINGS]);
+}
+
+#[test]
 fn a_failure_keeps_the_time_it_was_first_reported() {
     let nodes = Nodes::default();
     let failing = |names: &[&str]| Report {

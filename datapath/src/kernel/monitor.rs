@@ -10,13 +10,13 @@ use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::decode::{self, Link};
 use super::observe;
-use super::requests::{Requests, enlarge, messages};
+use super::requests::{Requests, kinds, messages};
 use crate::hint::{DeviceState, Hint};
+use crate::socket::{enlarge, register};
 use crate::tables::{AddressKey, FdbKey, NeighbourKey, Route, RouteKey};
 use crate::{DeviceName, Error};
 
@@ -24,14 +24,16 @@ use crate::{DeviceName, Error};
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 const DATAGRAM: usize = 64 * 1024;
 /// Groups of `rtnetlink(7)`: links, neighbours (forwarding databases among
-/// them), addresses and routes of both families.
-const GROUPS: [u32; 6] = [
+/// them), addresses, routes and settings of both families.
+const GROUPS: [u32; 8] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV4_ROUTE,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV4_NETCONF,
+    libc::RTNLGRP_IPV6_NETCONF,
 ];
 
 /// A socket that listens, and the links there were when it began to.
@@ -103,19 +105,13 @@ impl Monitor {
     }
 }
 
-#[allow(unsafe_code, reason = "the safe constructor is deprecated; see SAFETY")]
-fn register(socket: Socket) -> Result<AsyncFd<Socket>, Error> {
-    // SAFETY: a `Socket` owns its descriptor, answers with the same one as long
-    // as it lives, and closes it only when it is dropped, after the `AsyncFd`
-    // has taken it out of the reactor.
-    let registered = unsafe { AsyncFd::register(socket) };
-    registered.map_err(|error| Error::Socket(error.into()))
-}
-
 impl Links {
     /// The hints of a datagram. What cannot be read may be anything.
     fn read(&mut self, bytes: &[u8]) -> Vec<Hint> {
         let mut hints = Vec::new();
+        if kinds(bytes).any(|kind| kind == libc::RTM_NEWNETCONF) {
+            hints.push(Hint::Settings);
+        }
         for message in messages(bytes) {
             match message {
                 Ok(Some(message)) => match message.payload {

@@ -18,9 +18,8 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
 
+use crate::socket::enlarge;
 use crate::{Error, KernelError, Writes};
 
 /// Bytes of a batch at most: below the socket's send buffer.
@@ -244,8 +243,21 @@ impl Requests {
     }
 }
 
-/// The messages of a datagram. `None`: a link that cannot be read. A host may
-/// have links of any kind; ours can be read.
+/// Kinds that the crate does not always read: a host may have links of any
+/// kind, ours can be read; of settings it is enough to know that one changed.
+const UNREAD: [u16; 3] = [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWNETCONF];
+
+/// The kinds of the messages of a datagram.
+pub(super) fn kinds(mut bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
+    std::iter::from_fn(move || {
+        let header: [u8; 6] = bytes.get(..6)?.try_into().ok()?;
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        bytes = bytes.get(align(length.max(16))..).unwrap_or_default();
+        Some(u16::from_ne_bytes([header[4], header[5]]))
+    })
+}
+
+/// The messages of a datagram. `None`: one that cannot be read and need not.
 pub(super) fn messages(
     mut bytes: &[u8],
 ) -> impl Iterator<Item = Result<Option<NetlinkMessage<RouteNetlinkMessage>>, Error>> + '_ {
@@ -261,8 +273,8 @@ pub(super) fn messages(
         bytes = bytes.get(align(length)..).unwrap_or_default();
         Some(match message {
             Ok(message) => Ok(Some(message)),
-            Err(error) if [libc::RTM_NEWLINK, libc::RTM_DELLINK].contains(&kind) => {
-                tracing::debug!(%error, "a link could not be read");
+            Err(error) if UNREAD.contains(&kind) => {
+                tracing::trace!(%error, kind, "a message was not read");
                 Ok(None)
             }
             Err(error) => Err(Error::Decode(error.to_string())),
@@ -279,12 +291,6 @@ fn open_socket() -> Result<Socket, Error> {
     socket.set_netlink_get_strict_chk(true)?;
     enlarge(&socket, RECEIVE_BUFFER)?;
     Ok(socket)
-}
-
-/// Sets the receive buffer, beyond `net.core.rmem_max` where that is allowed.
-pub(super) fn enlarge(socket: &Socket, bytes: usize) -> Result<(), Error> {
-    let forced = setsockopt(socket, RcvBufForce, &bytes);
-    forced.or_else(|_| setsockopt(socket, RcvBuf, &bytes)).map_err(|errno| Error::Socket(errno.into()))
 }
 
 fn kernel_error(error: &ErrorMessage) -> KernelError {

@@ -105,3 +105,48 @@ impl Net {
         self.kernel.execute(&steps.into_iter().collect()).await
     }
 }
+
+/// Another namespace, or a way into this one from any thread: a thread that stays in it and does what it is
+/// told.
+pub(crate) struct Apart {
+    work: std::sync::mpsc::Sender<Box<dyn FnOnce() + Send>>,
+    thread: nix::unistd::Pid,
+}
+
+impl Apart {
+    /// A new namespace; it is gone with the last that runs in it.
+    pub(crate) fn new() -> Self {
+        Self::start(|| unshare(CloneFlags::CLONE_NEWNET).unwrap())
+    }
+
+    /// The namespace of the calling thread.
+    pub(crate) fn here() -> Self {
+        Self::start(|| {})
+    }
+
+    fn start(enter: impl FnOnce() + Send + 'static) -> Self {
+        let (work, inbox) = std::sync::mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (started, start) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            enter();
+            started.send(nix::unistd::gettid()).unwrap();
+            for task in inbox {
+                task();
+            }
+        });
+        Self { work, thread: start.recv().unwrap() }
+    }
+
+    /// The file that stands for it.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/task/{}/ns/net", std::process::id(), self.thread)
+    }
+
+    /// Runs something in it and waits.
+    pub(crate) fn run<T: Send + 'static>(&self, task: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, answer) = std::sync::mpsc::channel();
+        let task = move || drop(done.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(task))));
+        self.work.send(Box::new(task)).unwrap();
+        answer.recv().unwrap().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}

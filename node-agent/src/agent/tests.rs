@@ -2,6 +2,7 @@
 //! that only moves when everybody waits.
 
 mod endings;
+mod firewall;
 mod host;
 mod lease;
 mod peers;

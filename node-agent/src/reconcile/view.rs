@@ -60,6 +60,8 @@ impl<D: Datapath + Host> Reconcile<D> {
             token: self.told.clone().or_else(|| self.peers.as_ref()?.token().cloned()),
             time: self.applied_at,
             last_pass: self.program.last_pass(),
+            devices: self.devices(),
+            warnings: self.warnings(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use loden_datapath::firewall::FakeFirewall;
 use loden_datapath::{DefaultRoute, Fake, HostFacts, Interface, InterfaceAddress};
 use loden_proto::model::{Family, Network, Subnets};
 use loden_transport::{Dialled, ServerAddress};
@@ -18,6 +19,8 @@ use crate::session::Timing;
 /// node-9 with 192.0.2.9 on eth0; its lease is 10.244.9.0/24.
 pub(crate) struct World {
     pub(crate) kernel: Fake,
+    pub(crate) firewall: FakeFirewall,
+    pub(crate) firewall_insert: bool,
     pub(crate) server: Server,
     pub(crate) network: Network,
     watches: mpsc::Receiver<Watch>,
@@ -41,7 +44,9 @@ impl World {
         let (server, watches) = Server::new();
         server.grant_lease(&network, subnets(), 1);
         let root = tempfile::tempdir().unwrap();
-        Self { kernel: Fake::new(facts("192.0.2.9")), server, network, watches, root, dialled: Vec::new() }
+        let kernel = Fake::new(facts("192.0.2.9"));
+        let (firewall, firewall_insert) = (FakeFirewall::default(), false);
+        Self { kernel, firewall, firewall_insert, server, network, watches, root, dialled: Vec::new() }
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -56,12 +61,18 @@ impl World {
         self.root.path().join("net.d")
     }
 
+    /// What pods start from.
+    pub(crate) fn subnet_env(&self) -> String {
+        std::fs::read_to_string(self.subnet_file()).unwrap()
+    }
+
     pub(crate) fn start(&self) -> Running {
         let config = AgentConfig {
             networks: vec![self.network.id.clone()],
             state_dir: self.state_dir(),
             subnet_file: Some(self.subnet_file()),
             cni_config_dir: Some(self.cni_config_dir()),
+            firewall_insert: self.firewall_insert,
             selection: Selection::default(),
             timing: Timing::default(),
         };
@@ -70,7 +81,8 @@ impl World {
             channel: self.server.channel(),
             dialled: Dialled::of(&self.dialled),
         };
-        let agent = Agent::start(config, &connection, |_| Ok(self.kernel.clone())).unwrap();
+        let agent =
+            Agent::start(config, &connection, self.firewall.clone(), |_| Ok(self.kernel.clone())).unwrap();
         Running { agent, network: self.network.clone() }
     }
 
@@ -184,6 +196,7 @@ pub(crate) fn facts(address: &str) -> HostFacts {
             metric: 0,
         }],
         connected: vec![(eth0, "192.0.2.0/24".parse().unwrap())],
+        forwards: vec![Family::V4, Family::V6],
         ..HostFacts::default()
     }
 }

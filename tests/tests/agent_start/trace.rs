@@ -5,6 +5,11 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
+/// `NFNL_SUBSYS_NFTABLES`, the upper half of a message's kind.
+const NFTABLES: &str = "0xa";
+/// `NFT_MSG_GETTABLE`, …CHAIN, …RULE, …SET, …SETELEM, …GEN, …OBJ and …FLOWTABLE.
+const NFT_GET: [u8; 8] = [1, 4, 7, 10, 13, 16, 19, 23];
+
 /// The record of one process under strace.
 pub(crate) struct Trace(PathBuf);
 
@@ -23,14 +28,17 @@ impl Trace {
         command
     }
 
-    /// What rtnetlink was asked for, in order: `RTM_GETLINK`, `RTM_NEWROUTE`, …
+    /// What the kernel was asked for by netlink, in order: `RTM_GETLINK`, `RTM_NEWROUTE`, and what nft asks
+    /// the packet filter, `NFNL_SUBSYS_NFTABLES<<8|NFT_MSG_GETTABLE` or by number, `0xa01`, …
     pub(crate) fn requests(&self) -> anyhow::Result<Vec<String>> {
         let text = self.text()?;
         let mut requests = Vec::new();
         for line in text.lines() {
             for message in line.split("nlmsg_type=").skip(1) {
-                let kind = message.split([',', '}']).next().unwrap_or_default();
-                ensure!(kind.starts_with("RTM_"), "not decoded: {line}");
+                let kind = message.split([',', '}', ' ']).next().unwrap_or_default();
+                let known =
+                    kind.starts_with("RTM_") || kind.contains("NFT_MSG_") || kind.starts_with(NFTABLES);
+                ensure!(known, "not decoded: {line}");
                 requests.push(kind.to_owned());
             }
         }
@@ -40,7 +48,7 @@ impl Trace {
 
     /// Those that change something.
     pub(crate) fn writes(&self) -> anyhow::Result<Vec<String>> {
-        Ok(self.requests()?.into_iter().filter(|kind| !kind.starts_with("RTM_GET")).collect())
+        Ok(self.requests()?.into_iter().filter(|kind| !asks(kind)).collect())
     }
 
     /// Settings of the kernel that were opened to be written.
@@ -61,11 +69,18 @@ impl Trace {
             .with_context(|| format!("{name} was never put in place"))?;
         let before = text.lines().take(place);
         let kinds = before.flat_map(|line| line.split("nlmsg_type=").skip(1));
-        let kinds = kinds.map(|message| message.split([',', '}']).next().unwrap_or_default());
-        Ok(kinds.filter(|kind| !kind.starts_with("RTM_GET")).map(str::to_owned).collect())
+        let kinds = kinds.map(|message| message.split([',', '}', ' ']).next().unwrap_or_default());
+        Ok(kinds.filter(|kind| !asks(kind)).map(str::to_owned).collect())
     }
 
     fn text(&self) -> anyhow::Result<String> {
         std::fs::read_to_string(&self.0).with_context(|| format!("could not read {}", self.0.display()))
     }
+}
+
+/// Whether a request changes nothing.
+fn asks(kind: &str) -> bool {
+    let nft = kind.strip_prefix(NFTABLES).and_then(|number| u8::from_str_radix(number, 16).ok());
+    let named = kind.starts_with("RTM_GET") || kind.contains("NFT_MSG_GET");
+    named || nft.is_some_and(|number| NFT_GET.contains(&number))
 }

@@ -11,6 +11,7 @@ use loden_agent::iface::Selection;
 use loden_agent::session::Timing;
 use loden_agent::status::{Overview, Source};
 use loden_agent::{Agent, AgentConfig, Connection};
+use loden_datapath::firewall::FakeFirewall;
 use loden_datapath::{
     Datapath, DefaultRoute, Error, Fake, Hints, Host, HostFacts, Interface, InterfaceAddress, Plan, Report,
     RouteLookup, Scope, Step, Tables, Writes,
@@ -99,12 +100,13 @@ impl Prepared {
                 state_dir: home.join(node.as_str()),
                 subnet_file: None,
                 cni_config_dir: None,
+                firewall_insert: false,
                 selection: Selection::default(),
                 timing: Timing::default(),
             };
             let datapath = Watched::new(index, sightings)?;
             let connection = Connection { node: node.clone(), channel, dialled: Dialled::default() };
-            let agent = Agent::start(config, &connection, |_| Ok(datapath.clone()))
+            let agent = Agent::start(config, &connection, FakeFirewall::default(), |_| Ok(datapath.clone()))
                 .with_context(|| format!("start {node}"))?;
             let overview = agent.overview(network).context("the agent has the network it was given")?;
             all.push(One { node, overview, opened: 0, _agent: agent });
@@ -198,6 +200,7 @@ fn facts(address: Ipv4Addr) -> anyhow::Result<HostFacts> {
         interfaces: vec![nic],
         default_routes: vec![route],
         connected: vec![(name, own.trunc())],
+        forwards: vec![Family::V4, Family::V6],
         ..HostFacts::default()
     })
 }

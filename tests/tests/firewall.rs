@@ -1,0 +1,247 @@
+//! The packet filter of real hosts: pods reach the world outside with their node's address, our table heals,
+//! and chains of others that drop the pods' packets are named, or opened for who asks for it.
+//!
+//! ```text
+//!  pod-a ── a ─┐ 192.0.2.0/24, 2001:db8:1::/64 ┌─ b ── pod-b
+//!              ├───────────────────────────────┤
+//!                 world .50, 192.168.0.9
+//! ```
+
+#![cfg(test)]
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
+use loden_tests::deployment::{Deployment, Node};
+use loden_tests::hosts::{Container, Host, Namespace, cidr, ip};
+use loden_tests::traffic::Ping;
+use loden_tests::wait;
+
+const SOON: Duration = Duration::from_secs(30);
+const POOLS: [&str; 4] = ["--pool", "10.244.0.0/16", "--pool", "fd00:244::/48"];
+const WORLD: [&str; 2] = ["192.0.2.50", "2001:db8:1::50"];
+/// What Docker and others do to a host.
+const DROP: &str =
+    "table ip filter { chain FORWARD { type filter hook forward priority filter; policy drop; }; }";
+const DROPS: &str = "the chain FORWARD of the table ip filter drops what pods send each other";
+
+/// Has nft do something on a host; answers what it prints.
+fn nft(host: &Namespace, text: &str) -> anyhow::Result<String> {
+    let run = || -> anyhow::Result<String> {
+        let mut command = Command::new("nft");
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("this test needs nft: run 'make tools'")?;
+        child.stdin.take().context("it has no input")?.write_all(text.as_bytes())?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "{text}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    host.enter(run)
+}
+
+/// Whom the receiver takes a datagram to be from.
+fn seen(from: &Namespace, source: IpAddr, to: &Namespace, target: IpAddr) -> anyhow::Result<IpAddr> {
+    let receiver = to.enter(|| UdpSocket::bind(SocketAddr::new(target, 0)))?;
+    receiver.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let sender = from.enter(|| UdpSocket::bind(SocketAddr::new(source, 0)))?;
+    let begin = Instant::now();
+    loop {
+        sender.send_to(b"who", receiver.local_addr()?)?;
+        match receiver.recv_from(&mut [0; 8]) {
+            Ok((_, address)) => return Ok(address.ip()),
+            Err(error) => ensure!(begin.elapsed() < SOON, "{source} to {target}: {error}"),
+        }
+    }
+}
+
+/// Two ready nodes with a container each, and a host that is no node.
+struct Stage {
+    deployment: Deployment,
+    a: Node,
+    b: Node,
+    pods: [Container; 2],
+    world: Host,
+}
+
+async fn stage(name: &str, network: &[&str], flags_of_b: &[&str]) -> anyhow::Result<Stage> {
+    let deployment = Deployment::start(name, &[]).await?;
+    deployment.lodenctl(&[&["network", "create", "default"], &POOLS[..], network].concat()).await?;
+    let world = deployment.lab.host("world").on(&deployment.fabric);
+    let world = world.address(cidr("192.0.2.50/24")).address(cidr("2001:db8:1::50/64")).build().await?;
+    for address in ["192.168.0.9/32", "fd00:9::9/128"] {
+        world.add_address("eth0", cidr(address)).await?;
+    }
+    let a = deployment.add_node("a", 11, &[]).await?;
+    let b = deployment.add_node("b", 12, flags_of_b).await?;
+    for (node, address) in [(&a, "2001:db8:1::11/64"), (&b, "2001:db8:1::12/64")] {
+        node.ready(SOON).await?;
+        node.host.add_address("eth0", cidr(address)).await?;
+        for (net, gateway) in [("192.168.0.0/16", WORLD[0]), ("fd00:9::/32", WORLD[1])] {
+            node.host.add_route(cidr(net), ip(gateway)).await?;
+        }
+    }
+    for subnet in subnets(&a)? {
+        world
+            .add_route(subnet, ip(if subnet.addr().is_ipv4() { "192.0.2.11" } else { "2001:db8:1::11" }))
+            .await?;
+    }
+    let pods = [a.attach("pod-a").await?, b.attach("pod-b").await?];
+    Ok(Stage { deployment, a, b, pods, world })
+}
+
+fn subnets(node: &Node) -> anyhow::Result<Vec<IpNet>> {
+    let env = node.subnet_env()?;
+    Ok([Some(env.subnet), env.subnet_v6].into_iter().flatten().map(|subnet| subnet.trunc()).collect())
+}
+
+async fn pods_reach_each_other(pods: &[Container; 2]) -> anyhow::Result<()> {
+    for target in pods[1].addresses() {
+        let ping = Ping::to(target).start(&pods[0])?;
+        ping.reach(SOON).await?;
+        ping.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_meet_the_world_as_their_node_and_each_other_as_themselves() -> anyhow::Result<()> {
+    let masquerade =
+        ["--masquerade", "--masquerade-except", "192.168.0.0/16", "--masquerade-except", "fd00:9::/32"];
+    let Stage { deployment, a, b: _b, pods, world } = stage("masq", &masquerade, &[]).await?;
+    pods_reach_each_other(&pods).await?;
+    let env = std::fs::read_to_string(a.subnet_file())?;
+    ensure!(env.contains("FLANNEL_IPMASQ=true\n"), "{env}");
+    let (pod_a, pod_b): (Vec<_>, Vec<_>) = (pods[0].addresses().collect(), pods[1].addresses().collect());
+    let spared = ["192.168.0.9", "fd00:9::9"];
+    let check = |node: [&str; 2], spared_as: &[IpAddr]| -> anyhow::Result<()> {
+        for family in 0..2 {
+            let own = pod_a[family];
+            ensure!(seen(&pods[0], own, &world, ip(WORLD[family]))? == ip(node[family]), "to the world");
+            ensure!(seen(&pods[0], own, &pods[1], pod_b[family])? == own, "to another pod");
+            ensure!(seen(&pods[0], own, &world, ip(spared[family]))? == spared_as[family], "to an exception");
+            ensure!(seen(&world, ip(WORLD[family]), &pods[0], own)? == ip(WORLD[family]), "from the world");
+        }
+        Ok(())
+    };
+    check(["192.0.2.11", "2001:db8:1::11"], &pod_a)?;
+    // The answer to the host itself comes back by the tunnel too.
+    let tunnel = seen(&a.host, ip("192.0.2.11"), &pods[1], pod_b[0])?;
+    ensure!(a.subnet_env()?.subnet.trunc().network() == tunnel, "{tunnel}");
+
+    // Somebody flushes everything, again and again, and in the end without a pause: then the agent takes one.
+    let table = nft(&a.host, "list table inet loden")?;
+    let mut healed = Vec::new();
+    for round in 0..20 {
+        let begin = Instant::now();
+        while round < 15 && begin.elapsed() < Duration::from_millis(200) {
+            check(["192.0.2.11", "2001:db8:1::11"], &pod_a)?;
+        }
+        nft(&a.host, if round % 2 == 0 { "flush ruleset" } else { "flush chain inet loden postrouting" })?;
+        let begin = Instant::now();
+        while nft(&a.host, "list table inet loden").ok().as_ref() != Some(&table) {
+            let now = nft(&a.host, "list ruleset");
+            ensure!(begin.elapsed() < SOON, "round {round}: our table does not come back: {table} {now:?}");
+        }
+        healed.push(begin.elapsed());
+    }
+    healed.sort();
+    println!(
+        "our table flushed: back after {:?}, at most {:?}",
+        healed[healed.len() / 2],
+        healed[healed.len() - 1]
+    );
+    ensure!(healed[healed.len() / 2] < Duration::from_secs(1), "{healed:?}");
+    check(["192.0.2.11", "2001:db8:1::11"], &pod_a)?;
+
+    // The policy changes while everything runs.
+    deployment
+        .lodenctl(&["network", "update", "default", "--masquerade", "--masquerade-random-fully"])
+        .await?;
+    let random = wait::until("rules without exceptions", SOON, async || {
+        let table = nft(&a.host, "list table inet loden")?;
+        ensure!(table.contains("fully-random") && !table.contains("192.168"), "{table}");
+        Ok::<_, anyhow::Error>(())
+    });
+    random.await?;
+    check(["192.0.2.11", "2001:db8:1::11"], &[ip("192.0.2.11"), ip("2001:db8:1::11")])?;
+    deployment.lodenctl(&["network", "update", "default", "--no-masquerade"]).await?;
+    let gone = wait::until("our table to go", SOON, async || {
+        let rules = nft(&a.host, "list ruleset")?;
+        ensure!(!rules.contains("loden"), "{rules}");
+        Ok::<_, anyhow::Error>(())
+    });
+    gone.await?;
+    for family in 0..2 {
+        ensure!(seen(&pods[0], pod_a[family], &world, ip(WORLD[family]))? == pod_a[family]);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_stay_when_the_agent_is_killed_and_are_right_when_it_is_back_without_a_control_plane()
+-> anyhow::Result<()> {
+    let Stage { mut deployment, mut a, b: _b, pods, world } =
+        stage("masq-kill", &["--masquerade"], &[]).await?;
+    a.kill9().await?;
+    deployment.control.kill9().await?;
+    let own = pods[0].address();
+    ensure!(seen(&pods[0], own, &world, ip(WORLD[0]))? == ip("192.0.2.11"));
+    nft(&a.host, "flush ruleset")?;
+    ensure!(seen(&pods[0], own, &world, ip(WORLD[0]))? == own);
+    a.start()?;
+    let text = a.ready(SOON).await?;
+    ensure!(text.contains("from disk"), "{text}");
+    ensure!(seen(&pods[0], own, &world, ip(WORLD[0]))? == ip("192.0.2.11"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_drops_is_named_in_status_and_opened_by_who_was_asked_to() -> anyhow::Result<()> {
+    let Stage { deployment, a, b, pods, world: _world } = stage("drop", &[], &["--firewall-insert"]).await?;
+    let status = async |wanted: &str, unwanted: &str| {
+        let said = wait::until("the status", SOON, async || {
+            let text = deployment.lodenctl(&["status"]).await?;
+            ensure!(text.contains(wanted) && !(text.contains(unwanted)), "{text}");
+            Ok::<_, anyhow::Error>(text)
+        });
+        said.await
+    };
+    let opened = async || {
+        let opened = wait::until("rules of ours on b", SOON, async || {
+            let rules = nft(&b.host, "list chain ip filter FORWARD")?;
+            ensure!(rules.matches("comment \"loden-agent: ").count() == 2, "{rules}");
+            Ok::<_, anyhow::Error>(())
+        });
+        opened.await
+    };
+    for node in [&a, &b] {
+        nft(&node.host, DROP)?;
+    }
+    opened().await?;
+    // A warning is no failure.
+    let text = status("Every node is converged.", "b     default  the chain").await?;
+    println!("{text}");
+    ensure!(text.contains("a     default  the chain FORWARD") && text.contains(DROPS), "{text}");
+    ensure!(a.metric("loden_agent_warnings").await? == 1.0);
+    ensure!(b.metric("loden_agent_warnings").await? == 0.0);
+    let text = a.ready(SOON).await?;
+    ensure!(text.contains(DROPS) && text.contains("--firewall-insert"), "{text}");
+    ensure!(!nft(&a.host, "list chain ip filter FORWARD")?.contains("loden"), "a was not asked to");
+
+    nft(&b.host, "flush chain ip filter FORWARD")?;
+    opened().await?;
+    // As an operator would, on a.
+    nft(&a.host, "add rule ip filter FORWARD ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 accept")?;
+    status("Every node is converged.", DROPS).await?;
+    pods_reach_each_other(&pods).await?;
+
+    a.host.sysctl("net.ipv4.ip_forward", "0")?;
+    status("net.ipv4.ip_forward is 0", DROPS).await?;
+    a.host.sysctl("net.ipv4.ip_forward", "1")?;
+    status("Every node is converged.", "ip_forward").await?;
+    Ok(())
+}
