@@ -19,7 +19,7 @@ use loden_datapath::{Datapath, Host};
 use loden_process::operations::Readiness;
 use loden_proto::model::LeaseName;
 use loden_proto::names::{NetworkId, NodeId};
-use loden_transport::Dialled;
+use loden_transport::{Dialled, Origins};
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -70,6 +70,8 @@ pub struct Connection {
     pub channel: Channel,
     /// The addresses that the channel dials: no route of ours may cover them.
     pub dialled: Dialled,
+    /// Its connections: those from an address that this host loses end.
+    pub origins: Origins,
 }
 
 /// An agent cannot run.
@@ -147,6 +149,7 @@ impl Agent {
                 network: network.clone(),
                 selection: config.selection.clone(),
                 dialled: connection.dialled.clone(),
+                origins: connection.origins.clone(),
             };
             let (filter, filtered) = watch::channel(Filter::default());
             let changed = changed.clone();

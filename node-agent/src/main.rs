@@ -61,7 +61,7 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {} for operations", flags.operations))?;
 
-    let connection = Connection { node, channel, dialled: options.dialled };
+    let connection = Connection { node, channel, dialled: options.dialled, origins: options.origins };
     let mut agent = Agent::start(flags.agent(), &connection, Nft, |_| Kernel::open())?;
     let mut registry = Registry::default();
     agent.register(&mut registry);

@@ -24,7 +24,7 @@ use loden_datapath::backend::{self, Desired, Me, Underlay};
 use loden_datapath::{Datapath, Hint, Host, HostFacts, Strays};
 use loden_proto::model::Network;
 use loden_proto::names::{NetworkId, NodeId};
-use loden_transport::Dialled;
+use loden_transport::{Dialled, Origins};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
@@ -47,6 +47,7 @@ pub(crate) struct Place {
     pub(crate) selection: Selection,
     /// Where the control plane is.
     pub(crate) dialled: Dialled,
+    pub(crate) origins: Origins,
 }
 
 /// The ends of the channels that reconcile holds.

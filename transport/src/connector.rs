@@ -26,6 +26,7 @@ use tracing::debug;
 
 use crate::credentials::{Credentials, Loaded};
 use crate::options::ConnectOptions;
+use crate::origins::Rooted;
 use crate::server_address::ServerAddress;
 use crate::spiffe::{Role, SpiffeId};
 use crate::unreachable::{Attempt, AttemptError, Unreachable};
@@ -49,7 +50,7 @@ struct Shared {
     options: ConnectOptions,
 }
 
-type Stream = TlsStream<TcpStream>;
+type Stream = Rooted<TlsStream<TcpStream>>;
 
 impl Connector {
     /// `servers` is not empty.
@@ -119,6 +120,7 @@ impl Shared {
         let tcp = |source| AttemptError::Tcp { address, source };
         let socket = TcpStream::connect(address).await.map_err(tcp)?;
         self.options.apply(&socket).map_err(tcp)?;
+        let local = socket.local_addr().map_err(tcp)?.ip();
         let credentials = self.credentials.clone();
         // A task that only reads files neither panics nor is cancelled.
         let loaded = tokio::task::spawn_blocking(move || credentials.current())
@@ -134,7 +136,7 @@ impl Shared {
         match timeout(ACCEPTANCE, stream.fill_buf()).await {
             Ok(Ok([])) => Err(AttemptError::Tls(io::ErrorKind::UnexpectedEof.into())),
             Ok(Err(error)) => Err(AttemptError::Tls(error)),
-            Ok(Ok(_)) | Err(_) => Ok(stream),
+            Ok(Ok(_)) | Err(_) => Ok(self.options.origins.watch(stream, local)),
         }
     }
 }

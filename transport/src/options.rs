@@ -7,6 +7,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 use crate::dialled::Dialled;
+use crate::origins::Origins;
 
 /// How long to wait for what. The defaults are the ones that agents use.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct ConnectOptions {
     pub user_agent: String,
     /// Where the addresses that are dialled are noted.
     pub dialled: Dialled,
+    /// Where the connections are noted.
+    pub origins: Origins,
 }
 
 impl Default for ConnectOptions {
@@ -33,6 +36,7 @@ impl Default for ConnectOptions {
             silence: Duration::from_secs(9),
             user_agent: concat!("loden/", env!("CARGO_PKG_VERSION")).to_owned(),
             dialled: Dialled::default(),
+            origins: Origins::default(),
         }
     }
 }

@@ -35,6 +35,8 @@ impl<D: Datapath + Host> Reconcile<D> {
         };
         self.no_interface = None;
         let (choice, facts) = chosen;
+        // Nobody answers to an address that is gone: the channel need not wait for that.
+        self.place.origins.retain(|local| local.is_loopback() || facts.interface_with(local).is_some());
         if self.choice.as_ref() != Some(&choice) {
             info!(device = %choice.device, v4 = ?choice.v4, v6 = ?choice.v6, reason = choice.reason, "underlay chosen");
         }

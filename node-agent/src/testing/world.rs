@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use loden_datapath::firewall::FakeFirewall;
 use loden_datapath::{DefaultRoute, Fake, HostFacts, Interface, InterfaceAddress};
 use loden_proto::model::{Family, Network, Subnets};
-use loden_transport::{Dialled, ServerAddress};
+use loden_transport::{Dialled, Origins, ServerAddress};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
@@ -80,6 +80,7 @@ impl World {
             node: "node-9".parse().unwrap(),
             channel: self.server.channel(),
             dialled: Dialled::of(&self.dialled),
+            origins: Origins::default(),
         };
         let agent =
             Agent::start(config, &connection, self.firewall.clone(), |_| Ok(self.kernel.clone())).unwrap();

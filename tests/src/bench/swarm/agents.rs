@@ -18,7 +18,7 @@ use loden_datapath::{
 };
 use loden_proto::model::Family;
 use loden_proto::names::{NetworkId, NodeId};
-use loden_transport::Dialled;
+use loden_transport::{Dialled, Origins};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -105,7 +105,12 @@ impl Prepared {
                 timing: Timing::default(),
             };
             let datapath = Watched::new(index, sightings)?;
-            let connection = Connection { node: node.clone(), channel, dialled: Dialled::default() };
+            let connection = Connection {
+                node: node.clone(),
+                channel,
+                dialled: Dialled::default(),
+                origins: Origins::default(),
+            };
             let agent = Agent::start(config, &connection, FakeFirewall::default(), |_| Ok(datapath.clone()))
                 .with_context(|| format!("start {node}"))?;
             let overview = agent.overview(network).context("the agent has the network it was given")?;
