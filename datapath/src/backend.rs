@@ -27,10 +27,11 @@ pub use desired::{Delta, Desired};
 pub use links::Links;
 pub use reason::{Reason, Refused};
 pub use screen::{Screen, Verdict};
+pub(crate) use vxlan::device_name;
 
 use crate::hint::Scope;
 use crate::name::DeviceName;
-use crate::tables::Tables;
+use crate::tables::{BLACKHOLE_METRIC, RouteKey, Tables};
 
 /// This host, as a member of a network.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -43,6 +44,8 @@ pub struct Me {
     pub underlay: Underlay,
     /// MAC address of its VTEPs; usually [`mac_of`].
     pub mac: Mac,
+    /// Whether it drops what is for its subnets and for no pod, instead of sending it by the default route.
+    pub blackhole: bool,
 }
 
 /// The interface below the tunnels, and what is bound on it.
@@ -114,13 +117,19 @@ pub fn tables<'a>(
     (tables, refused)
 }
 
-/// What there is without any peer: devices, their settings and addresses.
+/// What there is without any peer: devices, their settings and addresses, and
+/// the end of the way for what no pod takes.
 #[must_use]
 pub fn own_tables(network: &Network, me: &Me) -> Tables {
-    match network.backend {
+    let mut tables = match network.backend {
         Backend::Alloc | Backend::HostGw => Tables::default(),
         Backend::Vxlan(backend) => vxlan::own_tables(network, backend, me),
+    };
+    if me.blackhole && network.backend != Backend::Alloc {
+        let key = |prefix| RouteKey { prefix, metric: BLACKHOLE_METRIC };
+        tables.blackholes = me.subnets.iter().map(|subnet| (key(subnet), ())).collect();
     }
+    tables
 }
 
 /// The entries of one peer.
@@ -157,7 +166,7 @@ pub fn pod_mtu(network: &Network, underlay: &Underlay) -> u32 {
 /// What to ask a datapath for, to see a network's part of the kernel.
 #[must_use]
 pub fn scope(network: &Network) -> Scope {
-    let names = [Family::V4, Family::V6].map(|family| vxlan::device_name(network.vni, family));
+    let names = [Family::V4, Family::V6].map(|family| device_name(network.vni, family));
     let pools = network.pools.iter().map(Pool::cidr).collect();
     Scope { network: network.id.clone(), names: names.to_vec(), pools }
 }

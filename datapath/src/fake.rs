@@ -195,11 +195,12 @@ fn of_network(tables: &Tables, scope: &Scope) -> Tables {
         Some(alias) => alias.network == scope.network,
         None => scope.names.contains(name),
     });
-    let Tables { devices, sysctls, addresses, fdb, neighbours, routes } = &mut part;
+    let Tables { devices, sysctls, addresses, fdb, neighbours, routes, blackholes } = &mut part;
     sysctls.retain(|key, _| devices.contains_key(&key.device));
     addresses.retain(|key, ()| devices.contains_key(&key.device));
     fdb.retain(|key, _| devices.contains_key(&key.device));
     neighbours.retain(|key, _| devices.contains_key(&key.device));
+    blackholes.retain(|key, ()| scope.covers(&key.prefix));
     let elsewhere = |device: &DeviceName| tables.devices.contains_key(device);
     routes.retain(|key, route| {
         devices.contains_key(&route.device) || (scope.covers(&key.prefix) && !elsewhere(&route.device))

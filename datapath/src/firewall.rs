@@ -43,6 +43,29 @@ pub trait Firewall: Send + 'static {
     /// Makes edits of ours in a chain of others, all or none.
     fn edit(&mut self, edits: &[Edit]) -> impl Future<Output = Result<(), FirewallError>> + Send;
 
+    /// Removes everything of ours, in our own table and in those of others.
+    ///
+    /// # Errors
+    /// When something of it cannot be seen or removed; the rest may be gone.
+    fn clear(&mut self) -> impl Future<Output = Result<Vec<String>, FirewallError>> + Send
+    where
+        Self: Sized,
+    {
+        async {
+            let mut removed = Vec::new();
+            if self.table().await?.is_some() {
+                self.replace(None).await?;
+                removed.push(format!("nftables table inet {}", masquerade::TABLE));
+            }
+            let chains = self.others().await?;
+            for (chain, edits) in insertions(&chains, &[], false) {
+                self.edit(&edits).await?;
+                removed.push(format!("{} rules in {chain}", edits.len()));
+            }
+            Ok(removed)
+        }
+    }
+
     /// Begins to listen: what happens after this returns is announced.
     fn hints(&mut self) -> impl Future<Output = Result<FirewallHints, FirewallError>> + Send;
 }

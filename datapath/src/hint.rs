@@ -48,6 +48,10 @@ pub enum Hint {
     Route(RouteKey, Option<Route>),
     /// A route is gone.
     RouteGone(RouteKey),
+    /// A route that drops was set, as one of ours.
+    Blackhole(RouteKey),
+    /// A route that drops, of ours, is gone.
+    BlackholeGone(RouteKey),
     /// A route of the main table that is not ours was set or is gone.
     HostRoute(IpNet),
     /// A neighbour on a device that is not ours was found, or failed to answer.
@@ -89,7 +93,11 @@ impl Hint {
                 (state.up, state.mtu, state.mac) != (device.up, device.mtu, Some(device.mac))
             }),
             Self::DeviceGone(name) => desired.devices.contains_key(name),
-            Self::Address(_) | Self::HostRoute(_) | Self::Answer { .. } | Self::Settings => false,
+            Self::Address(_)
+            | Self::HostRoute(_)
+            | Self::Answer { .. }
+            | Self::Blackhole(_)
+            | Self::Settings => false,
             Self::AddressGone(key) => desired.addresses.contains_key(key),
             Self::Fdb(key, entry) => {
                 desired.fdb.get(key).is_some_and(|wanted| entry.as_ref() != Some(wanted))
@@ -100,9 +108,11 @@ impl Hint {
             }
             Self::NeighbourGone(key) => desired.neighbours.contains_key(key),
             Self::Route(key, route) => {
-                desired.routes.get(key).is_some_and(|wanted| route.as_ref() != Some(wanted))
+                let differs = |wanted: &Route| route.as_ref() != Some(wanted);
+                desired.routes.get(key).is_some_and(differs) || desired.blackholes.contains_key(key)
             }
             Self::RouteGone(key) => desired.routes.contains_key(key),
+            Self::BlackholeGone(key) => desired.blackholes.contains_key(key),
         }
     }
 

@@ -9,6 +9,7 @@
 //! `/proc/sys/net` to that of the thread that looks. So one thread stays in
 //! the namespace and does everything that blocks.
 
+mod clear;
 mod decode;
 mod encode;
 mod execute;
@@ -30,7 +31,8 @@ use crate::facts::{HostFacts, RouteLookup};
 use crate::hint::{Hints, Scope};
 use crate::plan::Plan;
 use crate::tables::Tables;
-use crate::{Datapath, Error, Host, Report, Writes};
+use crate::{Datapath, DeviceName, Error, Host, Report, Writes};
+pub use clear::{Cleared, Remnant};
 use monitor::Monitor;
 use requests::Requests;
 
@@ -51,6 +53,7 @@ enum Command {
     Facts(oneshot::Sender<Result<HostFacts, Error>>),
     RouteTo(IpAddr, oneshot::Sender<Result<Option<RouteLookup>, Error>>),
     Monitor(oneshot::Sender<Result<Monitor, Error>>),
+    Clear(Vec<DeviceName>, oneshot::Sender<Result<Cleared, Error>>),
 }
 
 impl Kernel {
@@ -94,6 +97,14 @@ impl Kernel {
         Ok(Self { commands, writes })
     }
 
+    /// Removes everything of ours, of all networks, and those of `bridges` that nothing is attached to.
+    ///
+    /// # Errors
+    /// When it cannot be seen what there is.
+    pub async fn clear(&self, bridges: Vec<DeviceName>) -> Result<Cleared, Error> {
+        self.call(|answer| Command::Clear(bridges, answer)).await?
+    }
+
     async fn call<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {
         let (sender, answer) = oneshot::channel();
         self.commands.send(command(sender)).await.map_err(|_| Error::Closed)?;
@@ -117,6 +128,9 @@ fn work(mut requests: Requests, mut commands: mpsc::Receiver<Command>) {
                 drop(answer.send(underlay::route_to(&mut requests, address)));
             }
             Command::Monitor(answer) => drop(answer.send(Monitor::open(&mut requests))),
+            Command::Clear(bridges, answer) => {
+                drop(answer.send(clear::everything(&mut requests, &bridges)));
+            }
         }
     }
 }

@@ -73,8 +73,9 @@ impl Plan {
                     | Step::UnsetFdb(_)
                     | Step::UnsetNeighbour(_)
                     | Step::UnsetRoute(..)
+                    | Step::UnsetBlackhole(_)
             );
-            !removes && !gone.contains(&step.device())
+            !removes && step.device().is_none_or(|device| !gone.contains(&device))
         });
         Self { steps }
     }
@@ -126,6 +127,8 @@ pub fn plan(actual: &Tables, desired: &Tables) -> Plan {
     steps.extend(set(&kept.fdb, &desired.fdb).map(|(key, entry)| Step::SetFdb(*key, *entry)));
     steps.extend(set(&kept.neighbours, &desired.neighbours).map(|(key, mac)| Step::SetNeighbour(*key, *mac)));
     steps.extend(set(&kept.routes, &desired.routes).map(|(key, route)| Step::SetRoute(*key, *route)));
+    steps.extend(set(&kept.blackholes, &desired.blackholes).map(|(key, ())| Step::SetBlackhole(*key)));
+    steps.extend(unset(&kept.blackholes, &desired.blackholes).map(|(key, ())| Step::UnsetBlackhole(*key)));
     steps.extend(
         unset(&kept.routes, &desired.routes).map(|(key, route)| Step::UnsetRoute(*key, route.device)),
     );

@@ -35,6 +35,10 @@ pub enum Step {
     SetRoute(RouteKey, Route),
     /// Unset a route; its device is part of what the kernel compares.
     UnsetRoute(RouteKey, DeviceName),
+    /// Set a route that drops.
+    SetBlackhole(RouteKey),
+    /// Unset a route that drops.
+    UnsetBlackhole(RouteKey),
     /// Unset a neighbour.
     UnsetNeighbour(NeighbourKey),
     /// Unset a forwarding database entry.
@@ -63,10 +67,10 @@ pub enum Change {
 }
 
 impl Step {
-    /// The device that the step is about.
+    /// The device that the step is about, if it is about one.
     #[must_use]
-    pub const fn device(&self) -> DeviceName {
-        match self {
+    pub const fn device(&self) -> Option<DeviceName> {
+        Some(match self {
             Self::DeleteDevice(device)
             | Self::CreateDevice(device, _)
             | Self::ChangeDevice(device, _)
@@ -76,7 +80,8 @@ impl Step {
             Self::SetFdb(key, _) | Self::UnsetFdb(key) => key.device,
             Self::SetNeighbour(key, _) | Self::UnsetNeighbour(key) => key.device,
             Self::SetRoute(_, route) => route.device,
-        }
+            Self::SetBlackhole(_) | Self::UnsetBlackhole(_) => return None,
+        })
     }
 
     /// Does to tables what the kernel does to itself, side effects included:
@@ -107,6 +112,8 @@ impl Step {
                     tables.routes.remove(key);
                 }
             }
+            Self::SetBlackhole(key) => drop(tables.blackholes.insert(*key, ())),
+            Self::UnsetBlackhole(key) => drop(tables.blackholes.remove(key)),
         }
     }
 }
@@ -189,6 +196,8 @@ impl Display for Step {
             Self::UnsetNeighbour(key) => write!(f, "- neighbour {} dev {}", key.address, key.device),
             Self::SetRoute(key, route) => write!(f, "+ route {key} {route}"),
             Self::UnsetRoute(key, device) => write!(f, "- route {key} dev {device}"),
+            Self::SetBlackhole(key) => write!(f, "+ blackhole {key}"),
+            Self::UnsetBlackhole(key) => write!(f, "- blackhole {key}"),
         }
     }
 }

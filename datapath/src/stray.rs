@@ -20,6 +20,7 @@ enum Entry {
     Fdb(FdbKey),
     Neighbour(NeighbourKey),
     Route(RouteKey),
+    Blackhole(RouteKey),
 }
 
 /// The strays that have been announced and not been seen to go.
@@ -48,6 +49,10 @@ impl Strays {
             {
                 Entry::Route(key)
             }
+            Hint::Blackhole(key) if in_pools(&key.prefix) && !desired.blackholes.contains_key(&key) => {
+                Entry::Blackhole(key)
+            }
+            Hint::BlackholeGone(key) => return self.forget(Entry::Blackhole(key)),
             Hint::AddressGone(key) => return self.forget(Entry::Address(key)),
             Hint::FdbGone(key) => return self.forget(Entry::Fdb(key)),
             Hint::NeighbourGone(key) => return self.forget(Entry::Neighbour(key)),

@@ -32,6 +32,8 @@ pub struct Tables {
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Routes into tunnel devices, in the main table.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// Routes that drop what no better one leads on, in the main table.
+    pub blackholes: BTreeMap<RouteKey, ()>,
 }
 
 impl Tables {
@@ -50,6 +52,7 @@ impl Tables {
             + self.fdb.len()
             + self.neighbours.len()
             + self.routes.len()
+            + self.blackholes.len()
     }
 
     /// Takes over all entries of `other`; where keys are the same, its values.
@@ -60,6 +63,7 @@ impl Tables {
         self.fdb.extend(other.fdb);
         self.neighbours.extend(other.neighbours);
         self.routes.extend(other.routes);
+        self.blackholes.extend(other.blackholes);
     }
 
     /// Drops all keys of `other`, whatever their values.
@@ -75,6 +79,7 @@ impl Tables {
         without(&mut self.fdb, &other.fdb);
         without(&mut self.neighbours, &other.neighbours);
         without(&mut self.routes, &other.routes);
+        without(&mut self.blackholes, &other.blackholes);
     }
 }
 
@@ -248,6 +253,10 @@ pub struct Route {
     /// routing table (`RTNH_F_ONLINK`).
     pub onlink: bool,
 }
+
+/// The metric of a route that drops: whatever else leads to the same prefix is
+/// better, a bridge's connected route above all.
+pub const BLACKHOLE_METRIC: u32 = 1_000_000;
 
 /// The metric of the route to a subnet, 1 to 1024: the low ten bits of the
 /// subnet's number, plus one.

@@ -55,6 +55,8 @@ pub struct AgentConfig {
     pub cni_config_dir: Option<PathBuf>,
     /// Put rules of ours into chains of others that would drop our packets.
     pub firewall_insert: bool,
+    /// Drop what is for the node's subnets and for no pod.
+    pub blackhole_route: bool,
     /// Which interface to send over.
     pub selection: Selection,
     /// How long to wait for what.
@@ -148,6 +150,7 @@ impl Agent {
                 node: connection.node.clone(),
                 network: network.clone(),
                 selection: config.selection.clone(),
+                blackhole: config.blackhole_route,
                 dialled: connection.dialled.clone(),
                 origins: connection.origins.clone(),
             };

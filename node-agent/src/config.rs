@@ -14,6 +14,7 @@ use loden_transport::ServerAddress;
 use regex::Regex;
 
 use crate::agent::AgentConfig;
+use crate::cleanup::Places;
 use crate::iface::Selection;
 use crate::session::Timing;
 
@@ -107,6 +108,11 @@ pub struct Flags {
     #[arg(long, env = "LODEN_FIREWALL_INSERT")]
     pub firewall_insert: bool,
 
+    /// Drop packets for addresses of the node's subnets that no pod has, instead of sending them by the default
+    /// route
+    #[arg(long, env = "LODEN_BLACKHOLE_ROUTE")]
+    pub blackhole_route: bool,
+
     /// Where /livez, /readyz and /metrics are served
     #[arg(long, env = "LODEN_OPERATIONS", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7481")]
     pub operations: SocketAddr,
@@ -124,7 +130,22 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Remove what agents have left on this host, when none runs any more
+    #[command(after_help = CLEANUP_HELP)]
+    Cleanup,
 }
+
+/// What cleanup does, and how it ends.
+const CLEANUP_HELP: &str = "\
+Removes devices with an alias loden:…, routes of protocol 76, the nftables table inet loden and rules with a
+comment loden-agent: …, the CNI configurations and the subnet file that an agent wrote, and an agent's state. Of
+the settings it heeds --state-dir, --subnet-file and --cni-config-dir, which come before the word cleanup. The
+identity stays, and so does the node's lease: see lodenctl lease release.
+
+Exit codes:
+  0  nothing of ours is left
+  1  an agent runs, or something could not be removed; the reason is on standard error
+  2  a flag, environment variable or the configuration file is wrong";
 
 impl Flags {
     /// Checks what no flag can check alone.
@@ -139,6 +160,16 @@ impl Flags {
         }
     }
 
+    /// Where an agent puts what it leaves.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        Places {
+            state_dir: self.state_dir.clone(),
+            subnet_file: self.subnet_file.clone(),
+            cni_config_dir: self.cni_config_dir.clone(),
+        }
+    }
+
     /// What the agent itself is told.
     #[must_use]
     pub fn agent(&self) -> AgentConfig {
@@ -148,6 +179,7 @@ impl Flags {
             subnet_file: Some(self.subnet_file.clone()),
             cni_config_dir: (!self.no_cni).then(|| self.cni_config_dir.clone()),
             firewall_insert: self.firewall_insert,
+            blackhole_route: self.blackhole_route,
             selection: Selection {
                 names: self.iface.clone(),
                 patterns: self.iface_regex.clone(),
@@ -223,7 +255,12 @@ mod tests {
     }
 
     #[test]
-    fn completions_need_no_server() {
+    fn completions_and_cleanup_need_no_server() {
+        let line = ["--state-dir", "/x", "cleanup"];
+        let flags = load(&line, "subnet-file = \"/y\"\n").unwrap();
+        assert!(matches!(flags.command, Some(Command::Cleanup)));
+        let places = flags.places();
+        assert_eq!((places.state_dir, places.subnet_file), (PathBuf::from("/x"), PathBuf::from("/y")));
         let flags = load(&["completions", "bash"], "").unwrap();
         assert!(matches!(flags.command, Some(Command::Completions { shell: Shell::Bash })));
     }

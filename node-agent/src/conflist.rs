@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use loden_proto::model::{Network, Subnets};
+use loden_proto::model::{Network, Subnets, Vni};
 use loden_proto::names::NetworkId;
 use serde_json::json;
 use tracing::{info, warn};
@@ -35,11 +35,11 @@ pub fn render(network: &Network, subnets: &Subnets, mtu: u32) -> String {
     let routes: Vec<_> = subnets.iter().map(|subnet| json!({ "dst": everywhere(subnet) })).collect();
     let list = json!({
         "cniVersion": VERSION,
-        "name": format!("loden-{}", network.id),
+        "name": list_name(&network.id),
         "plugins": [
             {
                 "type": "bridge",
-                "bridge": format!("lodenbr{}", network.vni),
+                "bridge": bridge(network.vni),
                 "isGateway": true,
                 "ipMasq": false,
                 "hairpinMode": true,
@@ -50,6 +50,23 @@ pub fn render(network: &Network, subnets: &Subnets, mtu: u32) -> String {
         ],
     });
     format!("{list:#}\n")
+}
+
+/// The bridge that the network's pods are attached to.
+pub(crate) fn bridge(vni: Vni) -> String {
+    format!("lodenbr{vni}")
+}
+
+/// Whether the agent wrote a file of [`unserved`]: it says so itself.
+pub(crate) fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).and_then(network_of);
+    let text = std::fs::read_to_string(path).ok();
+    let list = text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+    name.zip(list).is_some_and(|(network, list)| list["name"] == list_name(&network))
+}
+
+fn list_name(network: &NetworkId) -> String {
+    format!("loden-{network}")
 }
 
 const fn everywhere(subnet: IpNet) -> &'static str {
@@ -198,7 +215,7 @@ mod tests {
     #[test]
     fn the_longest_bridge_name_is_one_that_the_kernel_takes() {
         let mut network = network();
-        network.vni = loden_proto::model::Vni::try_from(16_777_215).unwrap();
+        network.vni = Vni::try_from(16_777_215).unwrap();
         let list: Value =
             serde_json::from_str(&render(&network, &subnets(&["10.244.1.0/24"]), 1450)).unwrap();
         let name = list["plugins"][0]["bridge"].as_str().unwrap();

@@ -11,6 +11,7 @@
 pub mod agent;
 mod announce;
 mod boot;
+pub mod cleanup;
 pub mod config;
 pub mod conflist;
 mod control;
@@ -21,6 +22,7 @@ mod lease;
 mod left_behind;
 mod metrics;
 pub mod peers;
+pub mod presence;
 pub mod problem;
 mod program;
 mod published;

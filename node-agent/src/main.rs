@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use loden_agent::agent::{Agent, Connection};
 use loden_agent::config::{Command, Flags};
+use loden_agent::{cleanup, presence};
 use loden_datapath::Kernel;
 use loden_datapath::firewall::Nft;
 use loden_process::{completions, exit, operations, settings, signals};
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
             let command = settings::command::<Flags>(&files);
             completions::write(*shell, command, &mut std::io::stdout()).map_err(Into::into)
         }
+        Some(Command::Cleanup) => clean_up(&flags),
         None => {
             if let Err(invalid) = flags.check() {
                 eprintln!("loden-agent: {invalid}");
@@ -45,8 +47,29 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
+async fn clean_up(flags: &Flags) -> anyhow::Result<()> {
+    let outcome = cleanup::run(&flags.places(), &Kernel::open()?, &mut Nft).await?;
+    for line in &outcome.removed {
+        println!("removed: {line}");
+    }
+    for line in &outcome.kept {
+        println!("kept: {line}");
+    }
+    if outcome.removed.is_empty() && outcome.failed.is_empty() {
+        println!("nothing of Loden's was found");
+    }
+    for line in &outcome.failed {
+        eprintln!("not removed: {line}");
+    }
+    ensure!(outcome.failed.is_empty(), "{} things could not be removed", outcome.failed.len());
+    Ok(())
+}
+
+#[tokio::main]
 async fn run(flags: &Flags) -> anyhow::Result<()> {
     let shutdown = signals::shutdown()?;
+    let _present = presence::announce()
+        .inspect_err(|error| warn!(%error, "a cleanup will not notice that this agent runs"));
     let credentials = Credentials::watched(&flags.identity)?;
     let Role::Node(node) = credentials.id().role else {
         bail!("{}: the identity is {}, not a node's", flags.identity.display(), credentials.id());

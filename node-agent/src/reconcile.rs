@@ -45,6 +45,8 @@ pub(crate) struct Place {
     pub(crate) node: NodeId,
     pub(crate) network: NetworkId,
     pub(crate) selection: Selection,
+    /// Drop what is for our subnets and for no pod.
+    pub(crate) blackhole: bool,
     /// Where the control plane is.
     pub(crate) dialled: Dialled,
     pub(crate) origins: Origins,
@@ -340,6 +342,7 @@ impl<D: Datapath + Host> Reconcile<D> {
                 ..underlay::of(choice, &self.facts, &self.place.dialled, network, held)
             },
             mac: backend::mac_of(&self.place.node, &self.place.network),
+            blackhole: self.place.blackhole,
         };
         let unchanged = |desired: &&mut Desired| desired.network() == network && *desired.me() == me;
         let peers = peers.iter().cloned();

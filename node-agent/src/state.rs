@@ -25,6 +25,13 @@ use crate::peers::PeerSet;
 
 pub use file::{Content, NetworkFile};
 
+/// Below the state directory.
+const NETWORKS: &str = "networks";
+/// At the end of a network's file.
+const STATE: &str = ".state";
+/// Of a file that is not in place yet.
+const DRAFT: &str = "new";
+
 /// The state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -79,7 +86,7 @@ impl StateDir {
             let path = path.to_owned();
             move |source| StateError::Io { path, source }
         };
-        let networks = path.join("networks");
+        let networks = path.join(NETWORKS);
         DirBuilder::new().recursive(true).mode(0o700).create(&networks).map_err(at(&networks))?;
         let lock = path.join("lock");
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock).map_err(at(&lock))?;
@@ -88,6 +95,63 @@ impl StateDir {
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StateError::InUse { path: path.to_owned() }),
             Err((_, errno)) => Err(at(&lock)(errno.into())),
         }
+    }
+
+    /// As [`Self::open`], where there is a directory.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_existing(path: &Path) -> Result<Option<Self>, StateError> {
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StateError::Io { path: path.to_owned(), source }),
+            Ok(_) => Self::open(path).map(Some),
+        }
+    }
+
+    /// All networks that there is a file of, with what is in it.
+    #[must_use]
+    pub fn kept(&self) -> Vec<Kept> {
+        let files = fs::read_dir(self.path.join(NETWORKS)).into_iter().flatten().flatten();
+        let ids = files.filter_map(|file| {
+            file.file_name().to_str()?.strip_suffix(STATE).and_then(|id| id.parse::<NetworkId>().ok())
+        });
+        ids.map(|id| self.network(&id).1).collect()
+    }
+
+    /// Removes the state, and the directory unless something else is in it, as the node's identity. Answers
+    /// what is left of it.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn remove(self) -> Result<Vec<PathBuf>, StateError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Io { path, source }
+        };
+        let networks = self.path.join(NETWORKS);
+        for file in fs::read_dir(&networks).map_err(at(&networks))? {
+            let file = file.map_err(at(&networks))?.path();
+            let extension = file.extension().and_then(|extension| extension.to_str());
+            if extension.is_some_and(|extension| extension == DRAFT || STATE.ends_with(extension)) {
+                fs::remove_file(&file).map_err(at(&file))?;
+            }
+        }
+        for name in ["instance", "instance.new", "lock"] {
+            let file = self.path.join(name);
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&file)(error)),
+                _ => {}
+            }
+        }
+        for directory in [&networks, &self.path] {
+            match fs::remove_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                removed => removed.map_err(at(directory))?,
+            }
+        }
+        let left = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        Ok(left.map(|entry| entry.path()).collect())
     }
 
     /// The instance of this directory; `random` becomes it when there is none
@@ -114,13 +178,13 @@ impl StateDir {
     /// The file of a network and what is in it.
     #[must_use]
     pub fn network(&self, id: &NetworkId) -> (NetworkFile, Kept) {
-        NetworkFile::open(self.path.join("networks").join(format!("{id}.state")))
+        NetworkFile::open(self.path.join(NETWORKS).join(format!("{id}{STATE}")))
     }
 }
 
 /// Puts a whole file in place, durable when it returns.
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension("new");
+    let draft = path.with_extension(DRAFT);
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
     file.write_all(content)?;
     file.sync_all()?;

@@ -28,6 +28,16 @@ pub fn render(network: &Network, subnets: &Subnets, mtu: u32) -> String {
     text
 }
 
+/// The subnets that a file's text names, of each family.
+pub(crate) fn subnets(text: &str) -> Vec<IpNet> {
+    let value = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        let known = ["FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"].contains(&key);
+        value.parse::<IpNet>().ok().filter(|_| known).map(|net| net.trunc())
+    };
+    text.lines().filter_map(value).collect()
+}
+
 /// The pools of a family; flannel's readers take a list.
 fn pools(network: &Network, family: Family) -> String {
     let pools: Vec<_> = network

@@ -26,7 +26,7 @@ use crate::tables::{
 const SMALLEST_MTU: u32 = 68;
 
 /// `loden<vni>` and a letter for the underlay's family.
-pub(super) fn device_name(vni: Vni, underlay: Family) -> DeviceName {
+pub(crate) fn device_name(vni: Vni, underlay: Family) -> DeviceName {
     let letter = match underlay {
         Family::V4 => 'a',
         Family::V6 => 'b',

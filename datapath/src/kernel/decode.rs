@@ -18,7 +18,7 @@ use netlink_packet_route::route::{
 };
 
 use crate::DeviceName;
-use crate::tables::{Alias, Device, FdbEntry, PROTOCOL};
+use crate::tables::{Alias, Device, FdbEntry, PROTOCOL, RouteKey};
 
 /// A link as far as anybody here wants to know it.
 #[derive(Clone, Debug)]
@@ -33,18 +33,21 @@ pub(super) struct Link {
     pub(super) vxlan: Option<Vec<InfoVxlan>>,
     /// No IPv6 on the device, or `addrgenmode none`.
     pub(super) no_link_local: bool,
+    /// The bridge or bond that it is attached to.
+    pub(super) controller: Option<u32>,
 }
 
 impl Link {
     /// `None` when its name cannot be said.
     pub(super) fn new(message: LinkMessage) -> Option<Self> {
         let (mut name, mut alias, mut kind, mut vxlan, mut mtu, mut mac) = (None, None, None, None, 0, None);
-        let mut no_link_local = true;
+        let (mut no_link_local, mut controller) = (true, None);
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = text.parse().ok(),
                 LinkAttribute::IfAlias(text) => alias = Some(text),
                 LinkAttribute::Mtu(bytes) => mtu = bytes,
+                LinkAttribute::Controller(index) => controller = Some(index),
                 LinkAttribute::Address(octets) => mac = mac_of(&octets),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
@@ -63,7 +66,7 @@ impl Link {
         }
         let vxlan = vxlan.filter(|_| kind == Some(InfoKind::Vxlan));
         let (index, flags) = (message.header.index, message.header.flags);
-        Some(Self { index, name: name?, alias, kind, mtu, mac, flags, vxlan, no_link_local })
+        Some(Self { index, name: name?, alias, kind, mtu, mac, flags, vxlan, no_link_local, controller })
     }
 
     /// Whether it is a device of ours, or named like one.
@@ -218,6 +221,21 @@ fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
     }
 }
 
+/// Where a route leads to.
+pub(super) fn prefix(message: &RouteMessage) -> Option<IpNet> {
+    let unspecified = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let destination = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => Some(route_ip(address)),
+        _ => None,
+    });
+    let destination = destination.unwrap_or(Some(unspecified))?;
+    IpNet::new(destination, message.header.destination_prefix_length).ok()
+}
+
 /// A unicast route of the main table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MainRoute {
@@ -233,16 +251,10 @@ pub(super) struct MainRoute {
 /// `None` when it is in another table or no unicast route.
 pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
     let header = &message.header;
-    let unspecified = match header.address_family {
-        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        _ => return None,
-    };
-    let (mut destination, mut metric, mut device, mut gateway) = (unspecified, 0, None, None);
+    let (mut metric, mut device, mut gateway) = (0, None, None);
     let mut table = u32::from(header.table);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(address) => destination = route_ip(address)?,
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Oif(index) => device = Some(*index),
             RouteAttribute::Gateway(address) => gateway = route_ip(address),
@@ -256,13 +268,24 @@ pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
         return None;
     }
     Some(MainRoute {
-        prefix: IpNet::new(destination, header.destination_prefix_length).ok()?,
+        prefix: prefix(message)?,
         metric,
         device,
         gateway,
         onlink: header.flags.contains(RouteFlags::Onlink),
         ours: header.protocol == RouteProtocol::Other(PROTOCOL),
     })
+}
+
+/// A route of ours in the main table that drops.
+pub(super) fn blackhole(message: &RouteMessage) -> Option<RouteKey> {
+    if message.header.kind != RouteType::BlackHole {
+        return None;
+    }
+    let mut unicast = message.clone();
+    unicast.header.kind = RouteType::Unicast;
+    let route = main_route(&unicast).filter(|route| route.ours)?;
+    Some(RouteKey { prefix: route.prefix, metric: route.metric })
 }
 
 pub(super) const fn route_ip(address: &RouteAddress) -> Option<IpAddr> {

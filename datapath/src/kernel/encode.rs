@@ -162,6 +162,23 @@ pub(super) fn unset_route(index: u32, key: &RouteKey) -> RouteMessage {
     route_key(index, key, RouteScope::NoWhere)
 }
 
+/// A route that drops, to be set.
+pub(super) fn blackhole(key: &RouteKey) -> RouteMessage {
+    drops(key, RouteScope::Universe)
+}
+
+/// A route that drops, to be unset.
+pub(super) fn unset_blackhole(key: &RouteKey) -> RouteMessage {
+    drops(key, RouteScope::NoWhere)
+}
+
+fn drops(key: &RouteKey, scope: RouteScope) -> RouteMessage {
+    let mut message = route_key(0, key, scope);
+    message.header.kind = RouteType::BlackHole;
+    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
+    message
+}
+
 fn route_key(index: u32, key: &RouteKey, scope: RouteScope) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family_of(key.prefix.addr());

@@ -83,7 +83,17 @@ impl Run<'_> {
 
     /// The message of a step that can be batched.
     fn entry(&mut self, step: &Step) -> Result<(RouteNetlinkMessage, u16), Error> {
-        let index = self.index(step.device())?;
+        let device = match step {
+            Step::SetBlackhole(key) => {
+                return Ok((RouteNetlinkMessage::NewRoute(encode::blackhole(key)), encode::SET));
+            }
+            Step::UnsetBlackhole(key) => {
+                return Ok((RouteNetlinkMessage::DelRoute(encode::unset_blackhole(key)), encode::PLAIN));
+            }
+            step => step.device(),
+        };
+        let device = device.ok_or_else(|| Error::Decode(format!("{step} is about no device")))?;
+        let index = self.index(device)?;
         Ok(match step {
             Step::SetAddress(key) => {
                 (RouteNetlinkMessage::NewAddress(encode::address(index, key)), encode::SET)
@@ -109,8 +119,13 @@ impl Run<'_> {
             Step::UnsetRoute(key, _) => {
                 (RouteNetlinkMessage::DelRoute(encode::unset_route(index, key)), encode::PLAIN)
             }
-            Step::DeleteDevice(_) | Step::CreateDevice(..) | Step::ChangeDevice(..) | Step::SetSysctl(..) => {
-                unreachable!("these are not batched")
+            Step::DeleteDevice(_)
+            | Step::CreateDevice(..)
+            | Step::ChangeDevice(..)
+            | Step::SetSysctl(..)
+            | Step::SetBlackhole(_)
+            | Step::UnsetBlackhole(_) => {
+                unreachable!("these are not batched, or have no device")
             }
         })
     }
@@ -219,7 +234,14 @@ impl Run<'_> {
 }
 
 const fn is_unset(step: &Step) -> bool {
-    matches!(step, Step::UnsetAddress(_) | Step::UnsetFdb(_) | Step::UnsetNeighbour(_) | Step::UnsetRoute(..))
+    matches!(
+        step,
+        Step::UnsetAddress(_)
+            | Step::UnsetFdb(_)
+            | Step::UnsetNeighbour(_)
+            | Step::UnsetRoute(..)
+            | Step::UnsetBlackhole(_)
+    )
 }
 
 /// What we wanted gone is gone.

@@ -195,6 +195,9 @@ impl Links {
 
     /// A route of somebody else's may have replaced one of ours.
     fn route(&self, message: &RouteMessage, set: bool, replaces: bool) -> Option<Hint> {
+        if let Some(key) = decode::blackhole(message) {
+            return Some(if set { Hint::Blackhole(key) } else { Hint::BlackholeGone(key) });
+        }
         let route = decode::main_route(message)?;
         let key = RouteKey { prefix: route.prefix, metric: route.metric };
         match (set, route.ours) {

@@ -142,6 +142,9 @@ fn routes(
     question.header.protocol = RouteProtocol::Other(PROTOCOL);
     for answer in requests.dump(&RouteNetlinkMessage::GetRoute(question))? {
         let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
+        if let Some(key) = decode::blackhole(&message).filter(|key| scope.covers(&key.prefix)) {
+            tables.blackholes.insert(key, ());
+        }
         let Some(route) = decode::main_route(&message).filter(|route| route.ours) else { continue };
         let Some(link) = route.device.and_then(|index| by_index.get(&index)) else { continue };
         let Some(gateway) = route.gateway else { continue };

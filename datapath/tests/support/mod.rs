@@ -69,6 +69,7 @@ pub(crate) fn me(network: &Network) -> Me {
             routed: vec![Family::V4],
         },
         mac,
+        blackhole: false,
     }
 }
 

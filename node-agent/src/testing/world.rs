@@ -21,6 +21,7 @@ pub(crate) struct World {
     pub(crate) kernel: Fake,
     pub(crate) firewall: FakeFirewall,
     pub(crate) firewall_insert: bool,
+    pub(crate) blackhole_route: bool,
     pub(crate) server: Server,
     pub(crate) network: Network,
     watches: mpsc::Receiver<Watch>,
@@ -46,7 +47,17 @@ impl World {
         let root = tempfile::tempdir().unwrap();
         let kernel = Fake::new(facts("192.0.2.9"));
         let (firewall, firewall_insert) = (FakeFirewall::default(), false);
-        Self { kernel, firewall, firewall_insert, server, network, watches, root, dialled: Vec::new() }
+        Self {
+            kernel,
+            firewall,
+            firewall_insert,
+            blackhole_route: false,
+            server,
+            network,
+            watches,
+            root,
+            dialled: Vec::new(),
+        }
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -73,6 +84,7 @@ impl World {
             subnet_file: Some(self.subnet_file()),
             cni_config_dir: Some(self.cni_config_dir()),
             firewall_insert: self.firewall_insert,
+            blackhole_route: self.blackhole_route,
             selection: Selection::default(),
             timing: Timing::default(),
         };

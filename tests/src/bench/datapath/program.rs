@@ -106,5 +106,5 @@ async fn me(kernel: &mut Kernel, shape: Shape, network: &Network) -> anyhow::Res
         unanswered: Default::default(),
         routed: if shape == Shape::HostGw { vec![Family::V4] } else { Vec::new() },
     };
-    Ok(Me { node, subnets, underlay, mac })
+    Ok(Me { node, subnets, underlay, mac, blackhole: false })
 }

@@ -101,6 +101,7 @@ impl Prepared {
                 subnet_file: None,
                 cni_config_dir: None,
                 firewall_insert: false,
+                blackhole_route: false,
                 selection: Selection::default(),
                 timing: Timing::default(),
             };

@@ -1,0 +1,158 @@
+//! `loden-agent cleanup`: removes what agents have left on this host, and nothing else.
+//!
+//! ```text
+//!  files that runtimes start pods from ─▶ packet filter ─▶ kernel ─▶ state
+//! ```
+//!
+//! The state goes last, and only when all else is gone: it says whose the rest is.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use loden_datapath::firewall::{Firewall, FirewallError};
+use loden_datapath::{DeviceName, Kernel};
+use loden_transport::explain;
+
+use crate::state::{Kept, StateDir, StateError};
+use crate::{conflist, presence, subnet_file};
+
+/// Where agents put what they leave.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Of an agent's state.
+    pub state_dir: PathBuf,
+    /// For flannel's readers.
+    pub subnet_file: PathBuf,
+    /// Of CNI configurations.
+    pub cni_config_dir: PathBuf,
+}
+
+/// Nothing was touched.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    /// It would put everything back.
+    #[error("an agent runs, process {0}: stop it first")]
+    Running(u32),
+    /// Whether one runs is not known.
+    #[error("it cannot be seen whether an agent runs")]
+    Unseen(#[source] io::Error),
+    /// The state is in use or cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// What became of everything; a line for each.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What is gone.
+    pub removed: Vec<String>,
+    /// What stays, and why.
+    pub kept: Vec<String>,
+    /// What could not be removed, and why.
+    pub failed: Vec<String>,
+}
+
+/// Removes everything.
+///
+/// # Errors
+/// An agent runs, or it is not known what is its.
+pub async fn run(
+    places: &Places,
+    kernel: &Kernel,
+    firewall: &mut impl Firewall,
+) -> Result<Outcome, CleanupError> {
+    if let Some(process) = presence::running().map_err(CleanupError::Unseen)?.into_iter().next() {
+        return Err(CleanupError::Running(process));
+    }
+    let state = StateDir::open_existing(&places.state_dir)?;
+    let known = state.as_ref().map(StateDir::kept).unwrap_or_default();
+    let mut outcome = Outcome::default();
+    outcome.conflists(&places.cni_config_dir);
+    outcome.subnet_file(&places.subnet_file, &known);
+    match firewall.clear().await {
+        Ok(removed) => outcome.removed.extend(removed),
+        Err(FirewallError::NoNft) => {
+            outcome
+                .kept
+                .push("rules of ours, if there are any: nft, which removes them, is not installed".into());
+        }
+        Err(error) => outcome.failed.push(format!("rules: {}", explain(&error))),
+    }
+    match kernel.clear(bridges(&known)).await {
+        Ok(cleared) => {
+            outcome.removed.extend(cleared.removed.iter().map(ToString::to_string));
+            let lent = cleared.lent.iter().map(|bridge| format!("bridge {bridge}: pods are attached to it"));
+            outcome.kept.extend(lent);
+            let failed = cleared.failed.iter();
+            outcome.failed.extend(failed.map(|(remnant, error)| format!("{remnant}: {}", explain(error))));
+        }
+        Err(error) => outcome.failed.push(format!("devices and routes: {}", explain(&error))),
+    }
+    if let Some(state) = state {
+        outcome.state(&places.state_dir, state);
+    }
+    Ok(outcome)
+}
+
+/// The bridges of the networks that were served here.
+fn bridges(known: &[Kept]) -> Vec<DeviceName> {
+    let networks = known.iter().filter_map(|kept| kept.lease.as_ref());
+    networks.filter_map(|(_, network)| conflist::bridge(network.vni).parse().ok()).collect()
+}
+
+impl Outcome {
+    fn conflists(&mut self, directory: &Path) {
+        for path in conflist::unserved(directory, &Default::default()) {
+            if conflist::is_ours(&path) {
+                self.remove_file(&path);
+            } else {
+                self.kept.push(format!("{}: no agent wrote it", path.display()));
+            }
+        }
+    }
+
+    /// It is of flannel's form and at flannel's place: ours is one with a subnet of this node.
+    fn subnet_file(&mut self, path: &Path, known: &[Kept]) {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.failed.push(format!("{}: {error}", path.display())),
+        };
+        let leases = || known.iter().filter_map(|kept| kept.lease.as_ref());
+        let held = |subnet: &IpNet| leases().any(|(held, _)| held.subnets.iter().any(|own| own == *subnet));
+        let subnets = subnet_file::subnets(&text);
+        if !subnets.is_empty() && subnets.iter().all(held) {
+            self.remove_file(path);
+        } else {
+            self.kept.push(format!("{}: it is not of a subnet that this node held", path.display()));
+        }
+    }
+
+    fn state(&mut self, path: &Path, state: StateDir) {
+        if !self.failed.is_empty() {
+            self.kept.push(format!("{}: it says whose the rest is", path.display()));
+            return;
+        }
+        match state.remove() {
+            Ok(left) => {
+                self.removed.push(format!("state in {}", path.display()));
+                self.kept
+                    .extend(left.iter().map(|path| format!("{}: it is not the agent's", path.display())));
+            }
+            Err(error) => self.failed.push(explain(&error)),
+        }
+    }
+
+    fn remove_file(&mut self, path: &Path) {
+        match fs::remove_file(path) {
+            Ok(()) => self.removed.push(path.display().to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.failed.push(format!("{}: {error}", path.display())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

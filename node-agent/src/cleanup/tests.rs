@@ -1,0 +1,79 @@
+//! Which files go and which stay.
+
+use loden_proto::model::Epoch;
+
+use super::*;
+use crate::state::{Content, Held};
+use crate::testing::{network, peer};
+
+fn known() -> Vec<Kept> {
+    let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
+    vec![Kept { lease: Some((held, network())), peers: None }]
+}
+
+#[test]
+fn only_configurations_that_an_agent_wrote_go() {
+    let root = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(root.path().join(name), text).unwrap();
+    write("10-loden-default.conflist", &conflist::render(&network(), &peer(9).subnets, 1450));
+    write("20-loden-blue.conflist", "{\"name\": \"mine\"}");
+    write("10-flannel.conflist", "{\"name\": \"loden-default\"}");
+    let mut outcome = Outcome::default();
+    outcome.conflists(root.path());
+    outcome.conflists(&root.path().join("missing"));
+    assert_eq!((outcome.removed.len(), outcome.kept.len(), outcome.failed.len()), (1, 1, 0));
+    assert!(outcome.kept[0].ends_with("20-loden-blue.conflist: no agent wrote it"), "{outcome:?}");
+    assert!(root.path().join("10-flannel.conflist").exists());
+}
+
+#[test]
+fn a_subnet_file_goes_when_its_subnet_was_ours() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("subnet.env");
+    let outcome = |text: &str| {
+        fs::write(&path, text).unwrap();
+        let mut outcome = Outcome::default();
+        outcome.subnet_file(&path, &known());
+        (outcome.removed.len(), outcome.kept.len())
+    };
+    assert_eq!(outcome("FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.8.1/24\n"), (0, 1));
+    assert_eq!(outcome("nothing"), (0, 1));
+    assert_eq!(outcome(&subnet_file::render(&network(), &peer(9).subnets, 1450)), (1, 0));
+    assert!(!path.exists());
+    let mut again = Outcome::default();
+    again.subnet_file(&path, &known());
+    assert!(again.removed.is_empty() && again.kept.is_empty());
+}
+
+#[tokio::test]
+async fn the_state_goes_and_the_identity_stays_unless_something_failed() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("agent");
+    let identity = path.join("identity");
+    let make = async || {
+        let state = StateDir::open(&path).unwrap();
+        state.instance(7).unwrap();
+        let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
+        let content = Content::of(Some(&(held, network())), None).unwrap();
+        let (mut file, _) = state.network(&network().id);
+        file.rewrite(content).await.unwrap();
+        fs::create_dir_all(&identity).unwrap();
+        state
+    };
+    let state = make().await;
+    assert_eq!(state.kept(), known());
+    assert_eq!(bridges(&state.kept()), ["lodenbr1".parse().unwrap()]);
+    let mut failed = Outcome { failed: vec!["device".into()], ..Outcome::default() };
+    failed.state(&path, state);
+    assert!(path.join("networks/default.state").exists());
+
+    let mut outcome = Outcome::default();
+    outcome.state(&path, StateDir::open_existing(&path).unwrap().unwrap());
+    assert_eq!((outcome.removed.len(), outcome.kept.len(), outcome.failed.len()), (1, 1, 0), "{outcome:?}");
+    assert!(identity.exists() && !path.join("networks").exists() && !path.join("lock").exists());
+    fs::remove_dir(&identity).unwrap();
+    let mut outcome = Outcome::default();
+    outcome.state(&path, StateDir::open_existing(&path).unwrap().unwrap());
+    assert!(!path.exists() && outcome.kept.is_empty());
+    assert!(StateDir::open_existing(&path).unwrap().is_none());
+}
