@@ -91,6 +91,7 @@ impl Follower {
             network: network::name(network),
             resume_token: self.token.clone(),
             instance_id: String::new(),
+            seen_token: Vec::new(),
         };
         let mut stream = connection.peers().watch_peers(request).await?.into_inner();
         while let Some(message) = stream.message().await? {

@@ -14,8 +14,8 @@
 //! Key and marker live away from the store, so that they survive its loss. While adopting, leases are
 //! given only to nodes that claim them and snapshots say that the set is not whole.
 //!
-//! Settling is shorter and follows every start: until the nodes that hold leases are back (15 s at most),
-//! nobody new gets a slot.
+//! Settling is shorter and follows every start but the first: until the nodes that hold leases are back (15 s
+//! at most), and those that we may not know have had the time to come, nobody new gets a slot.
 
 mod marker;
 
@@ -40,6 +40,9 @@ pub use marker::{Marker, MarkerError};
 
 /// How often a due time of day is looked at: the clock may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(1);
+/// Agents back off for five seconds at most. Until that has passed a store that was rolled back looks like any
+/// other, for whoever would show that it was is not back: perhaps nobody whom it knows is awaited at all.
+const RETURN: Duration = Duration::from_secs(8);
 /// How often a command is tried again that the store did not take.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -265,6 +268,9 @@ impl Adoption {
         /// Between two looks at all leases.
         const PAUSE: Duration = Duration::from_millis(100);
         let mut changes = self.0.streams.changes();
+        if let Some(remaining) = settling.remaining(Instant::now()) {
+            tokio::time::sleep(remaining.min(RETURN)).await;
+        }
         while settling.remaining(Instant::now()).is_some() && self.awaited() {
             let _either = tokio::time::timeout(LOOK, changes.changed()).await;
             tokio::time::sleep(PAUSE).await;

@@ -100,10 +100,12 @@ impl ControlPlane {
     pub(crate) async fn watch(
         mut self,
         resume: Option<Token>,
+        seen: Option<Token>,
     ) -> Result<Streaming<v1::WatchPeersResponse>, Status> {
         let request = v1::WatchPeersRequest {
             network: names::network(&self.lease.network),
             resume_token: resume.map(Into::into).unwrap_or_default(),
+            seen_token: seen.map(Into::into).unwrap_or_default(),
             instance_id: self.instance.to_string(),
             boot_id: self.boot_id(),
         };

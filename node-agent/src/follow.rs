@@ -87,8 +87,8 @@ impl Follow {
             }
             for effect in self.session.handle(input, Instant::now(), rand::random()) {
                 match effect {
-                    Effect::Open { resume } => {
-                        line = Line::Opening(Box::pin(self.control.clone().watch(resume)));
+                    Effect::Open { resume, seen } => {
+                        line = Line::Opening(Box::pin(self.control.clone().watch(resume, seen)));
                     }
                     Effect::Close(reason) => {
                         line = Line::Idle;

@@ -107,6 +107,9 @@ pub enum Effect {
     Open {
         /// Empty: everything.
         resume: Option<Token>,
+        /// What was told last, where nothing can be resumed: a server that has
+        /// lost its store since learns it by this.
+        seen: Option<Token>,
     },
     /// Drop the stream or the attempt to open it.
     Close(Reason),
@@ -208,7 +211,9 @@ impl Session {
             (Input::DeadlinePassed, Phase::Waiting) => {
                 self.phase = Phase::Connecting;
                 self.deadline = now + self.timing.connect;
-                vec![Effect::Open { resume: self.token.clone().filter(|_| !self.adopting) }]
+                let (resume, seen) =
+                    if self.adopting { (None, self.token.clone()) } else { (self.token.clone(), None) };
+                vec![Effect::Open { resume, seen }]
             }
             (Input::DeadlinePassed, Phase::Connecting) => self.close(Reason::NoAnswer, now, random),
             (Input::DeadlinePassed, Phase::Open(_)) => self.close(Reason::Silence, now, random),

@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use loden_proto::model::{
     Backend, Endpoint, Epoch, InstanceId, LeaseName, Masquerade, Mtu, Network, Pool, Subnets, Vni,
 };
@@ -146,6 +147,9 @@ pub(super) struct LeaseRecord {
     pub(super) held_since: Option<Stamp>,
     /// In which the node last acquired it.
     pub(super) incarnation: Incarnation,
+    /// What the node reached outside of any network when it last acquired it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) underlay: Vec<IpNet>,
 }
 
 /// Beside the lease, so that a renewal touches nothing that a watcher sees.

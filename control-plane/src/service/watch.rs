@@ -76,8 +76,9 @@ async fn open(
     let wire = messages.message().await?.ok_or_else(|| Status::internal("the request has no message"))?;
     let network = names::parse_network(&wire.network).map_err(|invalid| invalid.at("network"))?;
     let token = Bytes::from(wire.resume_token);
-    let heeded = shared.adoption.heed(&network, &token).await;
-    heeded.map_err(|error| refused(error.into()))?;
+    for token in [&token, &Bytes::from(wire.seen_token)] {
+        shared.adoption.heed(&network, token).await.map_err(|error| refused(error.into()))?;
+    }
     let ids = Ids { instance: wire.instance_id, boot: wire.boot_id };
     let viewer = admit(shared, caller, &link, &network, &ids)?;
     let node = match &viewer {

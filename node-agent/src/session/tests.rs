@@ -49,8 +49,9 @@ fn words(effects: &[Effect]) -> Vec<String> {
     effects
         .iter()
         .map(|effect| match effect {
-            Effect::Open { resume: None } => "open".to_owned(),
-            Effect::Open { resume: Some(token) } => format!("open {:?}", token.as_bytes()),
+            Effect::Open { resume: None, seen: None } => "open".to_owned(),
+            Effect::Open { resume: None, seen: Some(token) } => format!("open, seen {:?}", token.as_bytes()),
+            Effect::Open { resume: Some(token), .. } => format!("open {:?}", token.as_bytes()),
             Effect::Close(reason) => format!("close: {reason}"),
             Effect::Apply(Update::Snapshot(set)) => format!("set {}", names(&set.peers)),
             Effect::Apply(Update::Delta(delta)) => format!("delta {}", names(&delta.upserts)),
@@ -134,7 +135,7 @@ fn a_set_that_is_not_whole_is_asked_for_again() {
             (0.0, last_page(3, true), &["set node-3", "adopting"]),
             (0.1, delta(4, true), &["delta node-4", "adopting"]),
             (1.0, Input::Ended(None), &[]),
-            (2.0, Input::DeadlinePassed, &["open"]),
+            (2.0, Input::DeadlinePassed, &["open, seen [4]"]),
             (2.0, Input::Opened, &[]),
             (2.0, last_page(5, false), &["set node-5", "current"]),
             (3.0, Input::Ended(None), &[]),

@@ -71,6 +71,7 @@ impl Follower {
             network: self.network.clone(),
             resume_token: self.token.clone(),
             instance_id: self.instance.clone(),
+            seen_token: Vec::new(),
         };
         self.stream = Some(PeerServiceClient::new(channel.clone()).watch_peers(request).await?.into_inner());
         Ok(())

@@ -169,6 +169,22 @@ impl Fleet {
         ended.await?
     }
 
+    /// These are connected.
+    pub(crate) async fn everybody_is_connected(&self, names: &[&str]) -> anyhow::Result<()> {
+        let admin = self.admin().await?;
+        for name in names {
+            let what = format!("{name} to be connected");
+            let connected = wait::until(&what, PATIENCE, async || {
+                let request = v1::GetNodeRequest { name: format!("nodes/{name}") };
+                let node = NodeServiceClient::new(admin.clone()).get_node(request).await?.into_inner();
+                ensure!(node.connected, "{node:?}");
+                anyhow::Ok(())
+            });
+            connected.await?;
+        }
+        Ok(())
+    }
+
     /// These are connected, converged, ready and have these subnets.
     pub(crate) async fn everybody_is_back(
         &self,

@@ -190,6 +190,49 @@ async fn an_old_copy_of_the_state_costs_no_peer_and_no_subnet() -> anyhow::Resul
     calm.end().await
 }
 
+/// In a copy from before anybody joined nobody is awaited, and nothing in it tells that it is a copy. It is put
+/// back once more while the agents bring their leases.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_knows_nobody_costs_nothing_either_also_when_it_is_put_back_twice() -> anyhow::Result<()>
+{
+    let mut fleet = Fleet::start("knows-none", &[], ADOPT).await?;
+    let state = fleet.deployment.control.state.clone();
+    let copy = fleet.deployment.lab.directory().join("before");
+    fleet.deployment.control.kill9().await?;
+    copy_directory(&state, &copy)?;
+    fleet.deployment.control.start().await?;
+    for (name, number) in STAYING.into_iter().zip(11..) {
+        fleet.join(name, number).await?;
+    }
+    let subnets = fleet.subnets();
+    fleet.everybody_is_back(&STAYING, &subnets).await?;
+    let in_use = fleet.subnets_of(&STAYING);
+    let newcomers = fleet.newcomers_for(&in_use).await?;
+    let count = newcomers.len();
+    let calm = fleet.calm(&STAYING).await?;
+
+    fleet.deployment.control.kill9().await?;
+    fs::remove_dir_all(&state)?;
+    copy_directory(&copy, &state)?;
+    let asking = ask_from_now_on(newcomers);
+    fleet.deployment.control.start().await?;
+    fleet.everybody_is_connected(&STAYING).await?;
+
+    fleet.deployment.control.kill9().await?;
+    fs::remove_dir_all(&state)?;
+    copy_directory(&copy, &state)?;
+    fleet.deployment.control.start().await?;
+    fleet.adoption_ends(&calm).await?;
+
+    fleet.everybody_is_back(&STAYING, &subnets).await?;
+    let given = granted(asking, &in_use).await?;
+    ensure!(given.len() == count, "only {given:?} were given subnets");
+    for (name, deleted) in calm.deleted() {
+        ensure!(deleted.is_empty(), "{name} has deleted the routes to {deleted:?}");
+    }
+    calm.end().await
+}
+
 async fn status(admin: &Channel) -> anyhow::Result<v1::ClusterStatus> {
     let mut cluster = ClusterServiceClient::new(admin.clone());
     Ok(cluster.get_cluster_status(v1::GetClusterStatusRequest {}).await?.into_inner())

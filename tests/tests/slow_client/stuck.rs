@@ -65,6 +65,7 @@ impl Stuck {
                 network: format!("networks/{NETWORK}"),
                 resume_token: Vec::new(),
                 instance_id: instance.to_owned(),
+                seen_token: Vec::new(),
             };
             let body = Full::new(raw::framed(&message)).boxed();
             let response = requests.send_request(raw::call("loden.v1.PeerService/WatchPeers", body)?).await?;

@@ -60,7 +60,8 @@ impl Ledger {
                 .is_none_or(|lease| lease.record.instance != instance || lease.record.held_since.is_some());
             self.assign(entry, &Asking { name, claim, own, may_move }, context)?
         };
-        let lease = self.lease_for(current, assignment.subnets, instance, endpoint, context);
+        let mut lease = self.lease_for(current, assignment.subnets, instance, endpoint, context);
+        lease.underlay = underlay.to_vec();
         let mut draft = Draft::default();
         self.settle(&mut draft, entry, name, &assignment, context);
         for other in overruled
@@ -123,6 +124,7 @@ impl Ledger {
             created: current.map_or_else(|| Stamp::from(context.now), |lease| lease.record.created),
             held_since: None,
             incarnation: self.cluster.as_ref().map_or(Incarnation(0), |cluster| cluster.record.incarnation),
+            underlay: Vec::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use loden_proto::InvalidValue;
 use loden_proto::model::{Backend, Masquerade, Mtu, Network, NetworkSpec, Pool, Vni};
-use loden_proto::names::NetworkId;
+use loden_proto::names::{NetworkId, NodeId};
 
 use super::draft::{Draft, revision_of};
 use crate::ledger::Ledger;
@@ -33,7 +33,7 @@ impl Ledger {
             Some(_) => return Err(Refusal::Exists(Named::Network(spec.id.clone()))),
             None => {}
         }
-        self.check_pools(&spec.id, &spec.pools)?;
+        self.check_pools(&spec.id, &spec.pools, &[])?;
         self.check_port(spec)?;
         let vni = self.choose_vni(spec, context)?;
 
@@ -102,7 +102,7 @@ impl Ledger {
                 return Err(Refusal::PoolInUse { pool: *old, used });
             }
         }
-        self.check_pools(id, &next.pools)?;
+        self.check_pools(id, &next.pools, &now.pools)?;
         let mut draft = Draft::default();
         if next != *now {
             let key = RecordKey::Network(id.clone());
@@ -112,8 +112,9 @@ impl Ledger {
         Ok(draft.finish(Want::Network(id.clone())))
     }
 
-    /// Pools must not overlap another network's, nor any node's underlay address.
-    fn check_pools(&self, id: &NetworkId, pools: &[Pool]) -> Result<(), Refusal> {
+    /// Pools must not overlap another network's, nor any node's underlay address; those that are not `known`
+    /// yet, nor what a node reaches on its underlay.
+    fn check_pools(&self, id: &NetworkId, pools: &[Pool], known: &[Pool]) -> Result<(), Refusal> {
         for (index, pool) in pools.iter().enumerate() {
             let field = format!("network.pools[{index}].cidr");
             let cidr = pool.cidr();
@@ -132,8 +133,29 @@ impl Ledger {
                     node: lease.node.clone(),
                 });
             }
+            if !known.contains(pool)
+                && let Some((prefix, node)) = self.underlay_below(pool)
+            {
+                return Err(Refusal::OverlapsUnderlay {
+                    field,
+                    pool: cidr,
+                    network: id.clone(),
+                    underlay: format!("prefix {prefix}"),
+                    node: node.clone(),
+                });
+            }
         }
         Ok(())
+    }
+
+    /// The prefix of a node's underlay that a pool overlaps, as its node has told.
+    fn underlay_below(&self, pool: &Pool) -> Option<(IpNet, &NodeId)> {
+        let leases = self.networks.values().flat_map(|entry| &entry.leases);
+        let mut active = leases.filter(|(_, lease)| lease.record.held_since.is_none());
+        active.find_map(|(node, lease)| {
+            let prefix = lease.record.underlay.iter().find(|prefix| pool.overlaps(**prefix))?;
+            Some((*prefix, node))
+        })
     }
 
     fn overlapping(&self, cidr: IpNet, own: &NetworkId) -> Option<(IpNet, &NetworkId)> {

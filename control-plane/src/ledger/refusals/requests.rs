@@ -4,7 +4,9 @@ use ipnet::IpNet;
 use loden_proto::model::{Backend, Endpoint, Family, Port, Receiver, Vni, VxlanReceiver};
 
 use super::{create, rig, told};
-use crate::ledger::testing::{Rig, acquire, acquire_at, claim, endpoint, name, release, reserve, with_vtep};
+use crate::ledger::testing::{
+    Rig, acquire, acquire_at, claim, endpoint, name, pool, release, reserve, with_vtep,
+};
 use crate::ledger::{Command, Want};
 
 #[test]
@@ -102,7 +104,21 @@ fn a_pool_and_the_hosts_underlay_are_apart() {
     for prefix in ["10.0.0.0/8", "10.1.2.0/24", "10.1.3.9/32"] {
         assert_eq!(told(reaching(prefix)), told_of(prefix));
     }
-    rig().must(reaching("10.1.4.0/24"));
+    let mut rig = rig();
+    rig.must(reaching("10.9.4.0/24"));
+    let told = "network.pools[0].cidr: the pool 10.9.0.0/16 of networks/red overlaps the underlay prefix \
+                10.9.4.0/24 of nodes/c; traffic to the underlay would go into the tunnel";
+    assert_eq!(rig.refused(create(|_| ())).to_string(), told);
+    let mut pools = rig.ledger.network(&"blue".parse().unwrap()).unwrap().pools.clone();
+    pools.push(pool("10.9.4.0/22"));
+    let update = |pools| Command::UpdateNetwork {
+        id: "blue".parse().unwrap(),
+        pools: Some(pools),
+        mtu: None,
+        masquerade: None,
+        seen: None,
+    };
+    assert!(rig.refused(update(pools)).to_string().contains("underlay prefix 10.9.4.0/24 of nodes/c"));
 }
 
 #[test]

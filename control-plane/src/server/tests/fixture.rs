@@ -168,8 +168,13 @@ pub(super) async fn watch(
     resume_token: Vec<u8>,
 ) -> Result<Streaming<WatchPeersResponse>, tonic::Status> {
     let instance_id = host.map(instance).unwrap_or_default();
-    let request =
-        WatchPeersRequest { boot_id: String::new(), network: network.to_owned(), resume_token, instance_id };
+    let request = WatchPeersRequest {
+        boot_id: String::new(),
+        network: network.to_owned(),
+        resume_token,
+        instance_id,
+        seen_token: Vec::new(),
+    };
     PeerServiceClient::new(channel.clone()).watch_peers(request).await.map(tonic::Response::into_inner)
 }
 

@@ -28,6 +28,7 @@ async fn a_client_that_reads_nothing_is_ended_with_a_reason_and_costs_the_others
         network: "networks/blue".to_owned(),
         resume_token: Vec::new(),
         instance_id: instance(1),
+        seen_token: Vec::new(),
     };
     let response = stuck.call("loden.v1.PeerService/WatchPeers", &request).await.unwrap();
     assert_eq!(response.status(), 200);

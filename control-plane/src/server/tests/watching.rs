@@ -126,6 +126,7 @@ async fn a_copy_of_a_nodes_disk_is_refused_while_it_watches_and_the_node_itself_
         resume_token: Vec::new(),
         instance_id: instance(1),
         boot_id: boot.to_owned(),
+        seen_token: Vec::new(),
     };
     let (a, copy) = (fixture.node("a").await, fixture.node("a").await);
     let (mut leases, mut peers) = (LeaseServiceClient::new(a.clone()), PeerServiceClient::new(a));

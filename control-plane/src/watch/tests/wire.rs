@@ -56,6 +56,7 @@ async fn watch(address: &str, token: Vec<u8>) -> Streaming<v1::WatchPeersRespons
         network: "networks/blue".into(),
         resume_token: token,
         instance_id: String::new(),
+        seen_token: Vec::new(),
     };
     client.watch_peers(request).await.unwrap().into_inner()
 }

@@ -133,8 +133,13 @@ impl Follower {
         };
         leases.update_endpoint(request).await.context("update the endpoint")?;
         let mut watches = PeerServiceClient::new(channel);
-        let request =
-            v1::WatchPeersRequest { boot_id: String::new(), network, resume_token: Vec::new(), instance_id };
+        let request = v1::WatchPeersRequest {
+            boot_id: String::new(),
+            network,
+            resume_token: Vec::new(),
+            instance_id,
+            seen_token: Vec::new(),
+        };
         let mut watch = watches.watch_peers(request).await.context("watch")?.into_inner();
         let mut peers = std::collections::HashSet::new();
         loop {
