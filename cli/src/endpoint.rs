@@ -22,6 +22,9 @@ enum ReceiverView {
         mtu: u32,
         gbp: bool,
     },
+    Routed {
+        family: &'static str,
+    },
     /// Of a newer control plane.
     Unknown,
 }
@@ -44,10 +47,11 @@ impl EndpointView {
 impl ReceiverView {
     fn words(&self) -> String {
         match self {
-            Self::Vxlan { vni, port, mac, gbp, .. } => {
+            Self::Vxlan { family, vni, port, mac, gbp, .. } => {
                 let gbp = if *gbp { " gbp" } else { "" };
-                format!("vxlan {vni} {port} {mac}{gbp}")
+                format!("vxlan{} {vni} {port} {mac}{gbp}", beside_v4(family))
             }
+            Self::Routed { family } => format!("routed{}", beside_v4(family)),
             Self::Unknown => "unknown".to_owned(),
         }
     }
@@ -66,12 +70,59 @@ impl From<v1::Endpoint> for EndpointView {
 
 impl From<v1::Receiver> for ReceiverView {
     fn from(wire: v1::Receiver) -> Self {
-        let Some(v1::receiver::Kind::Vxlan(vtep)) = wire.kind else { return Self::Unknown };
-        let family = match vtep.family() {
-            v1::AddressFamily::Ipv4 => "ipv4",
-            v1::AddressFamily::Ipv6 => "ipv6",
-            v1::AddressFamily::Unspecified => "unknown",
+        match wire.kind {
+            Some(v1::receiver::Kind::Vxlan(vtep)) => Self::Vxlan {
+                family: family(vtep.family()),
+                vni: vtep.vni,
+                port: vtep.port,
+                mac: vtep.mac,
+                mtu: vtep.mtu,
+                gbp: vtep.gbp,
+            },
+            Some(v1::receiver::Kind::Routed(routed)) => Self::Routed { family: family(routed.family()) },
+            None => Self::Unknown,
+        }
+    }
+}
+
+const fn family(wire: v1::AddressFamily) -> &'static str {
+    match wire {
+        v1::AddressFamily::Ipv4 => "ipv4",
+        v1::AddressFamily::Ipv6 => "ipv6",
+        v1::AddressFamily::Unspecified => "unknown",
+    }
+}
+
+/// The family with a space before it, where it is not the one that goes without saying.
+fn beside_v4(family: &str) -> String {
+    if family == "ipv4" { String::new() } else { format!(" {family}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_receiver_is_named_with_its_family() {
+        let routed = |family: v1::AddressFamily| {
+            v1::receiver::Kind::Routed(v1::RoutedReceiver { family: family.into() })
         };
-        Self::Vxlan { family, vni: vtep.vni, port: vtep.port, mac: vtep.mac, mtu: vtep.mtu, gbp: vtep.gbp }
+        let vtep = v1::VxlanReceiver {
+            family: v1::AddressFamily::Ipv6.into(),
+            vni: 1,
+            port: 8472,
+            mac: "02:00:5e:10:00:01".into(),
+            mtu: 1430,
+            gbp: false,
+        };
+        let kinds = [
+            routed(v1::AddressFamily::Ipv4),
+            routed(v1::AddressFamily::Ipv6),
+            v1::receiver::Kind::Vxlan(vtep),
+        ];
+        let receivers = kinds.map(|kind| v1::Receiver { kind: Some(kind) }).into();
+        let endpoint = v1::Endpoint { receivers, ..Default::default() };
+        let words = EndpointView::from(endpoint).receivers();
+        assert_eq!(words, "routed, routed ipv6, vxlan ipv6 1 8472 02:00:5e:10:00:01");
     }
 }

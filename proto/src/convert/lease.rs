@@ -22,9 +22,18 @@ impl TryFrom<v1::VxlanReceiver> for VxlanReceiver {
             vni: Vni::try_from(wire.vni).map_err(|invalid| invalid.at("vni"))?,
             port: Port::try_from(wire.port).map_err(|invalid| invalid.at("port"))?,
             mac: wire.mac.parse().map_err(|invalid: InvalidValue| invalid.at("mac"))?,
-            mtu: wire.mtu,
+            mtu: device_mtu(wire.mtu)?,
             gbp: wire.gbp,
         })
+    }
+}
+
+/// As a kernel may report it: not more than a packet can be long, and enough for any (RFC 791 §3.2).
+fn device_mtu(mtu: u32) -> Result<u32, InvalidValue> {
+    if (68..=65_535).contains(&mtu) {
+        Ok(mtu)
+    } else {
+        Err(InvalidValue::new(mtu, "must be 68 to 65535 bytes").at("mtu"))
     }
 }
 

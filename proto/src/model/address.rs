@@ -291,9 +291,13 @@ pub(crate) fn parse_underlay<A: FromStr + Into<IpAddr> + Copy>(
 #[must_use]
 pub fn check_underlay(address: IpAddr) -> Option<&'static str> {
     let link_local_v6 = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    // RFC 1122 §3.2.1.3: never the destination of a packet.
+    let this_network = matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0);
     let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
     if address.is_unspecified() {
         Some("is the unspecified address; peers cannot send to it")
+    } else if this_network {
+        Some("is an address of \"this network\", 0.0.0.0/8; peers cannot send to it")
     } else if address.is_multicast() {
         Some("is a multicast address; it must be unicast")
     } else if address == IpAddr::V4(Ipv4Addr::BROADCAST) {

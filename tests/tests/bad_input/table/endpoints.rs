@@ -19,6 +19,7 @@ fn underlays() -> Vec<Bad> {
     let v6 = |text, says| invalid(As::B, acquire_v6(text), says);
     vec![
         v4("0.0.0.0", &["endpoint.address_v4", "\"0.0.0.0\"", "unspecified"]),
+        v4("0.1.2.3", &["endpoint.address_v4", "\"0.1.2.3\"", "0.0.0.0/8"]),
         v4("224.0.0.1", &["endpoint.address_v4", "\"224.0.0.1\"", "multicast"]),
         v4("255.255.255.255", &["endpoint.address_v4", "\"255.255.255.255\"", "broadcast"]),
         v4("127.0.0.1", &["endpoint.address_v4", "\"127.0.0.1\"", "loopback", "does not allow"]),
@@ -125,6 +126,16 @@ fn vteps() -> Vec<Bad> {
         port(0, &["endpoint.receivers[0].vxlan.port", "\"0\"", "1 to 65535"]),
         port(65_536, &["endpoint.receivers[0].vxlan.port", "\"65536\"", "1 to 65535"]),
         port(4789, &["endpoint.receivers[0].vxlan.port", "\"4789\"", "must be 8472"]),
+        invalid(
+            As::B,
+            acquire_vtep(|vtep| vtep.mtu = 0),
+            &["endpoint.receivers[0].vxlan.mtu", "\"0\"", "68 to 65535"],
+        ),
+        invalid(
+            As::B,
+            acquire_vtep(|vtep| vtep.mtu = 65_536),
+            &["endpoint.receivers[0].vxlan.mtu", "\"65536\"", "68 to 65535"],
+        ),
         invalid(
             As::B,
             acquire_vtep(|vtep| vtep.gbp = true),
