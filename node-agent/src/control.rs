@@ -1,9 +1,9 @@
-//! The control plane as the agent sees it: five calls, read into the model.
+//! The control plane as the agent sees it: four calls, read into the model.
 //!
 //! One connection serves all networks; a handle is cheap to clone.
 
 use std::future::Future;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use loden_proto::convert::{self, parse_subnets};
@@ -28,8 +28,6 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(crate) struct Granted {
     pub(crate) held: Held,
     pub(crate) network: Network,
-    /// None: it never expires.
-    pub(crate) expires: Option<SystemTime>,
 }
 
 /// The control plane, for one lease.
@@ -81,13 +79,6 @@ impl ControlPlane {
         granted(answer).map_err(unreadable)
     }
 
-    /// Answers until when the lease lives now; none: for ever.
-    pub(crate) async fn renew(&mut self, epoch: Epoch) -> Result<Option<SystemTime>, Status> {
-        let request = v1::RenewLeaseRequest { name: self.lease.to_string(), epoch: epoch.0 };
-        let lease = answered(self.leases.renew_lease(request)).await?;
-        expires(&lease).map_err(unreadable)
-    }
-
     pub(crate) async fn update_endpoint(&mut self, epoch: Epoch, endpoint: &Endpoint) -> Result<(), Status> {
         let request = v1::UpdateEndpointRequest {
             name: self.lease.to_string(),
@@ -131,14 +122,8 @@ fn granted(answer: v1::AcquireLeaseResponse) -> Result<Granted, InvalidValue> {
     let lease = answer.lease.ok_or_else(|| InvalidValue::missing("lease"))?;
     let network = answer.network.ok_or_else(|| InvalidValue::missing("network"))?;
     let subnets = parse_subnets(&lease.subnets, "subnets").map_err(|invalid| invalid.at("lease"))?;
-    let expires = expires(&lease).map_err(|invalid| invalid.at("lease"))?;
     let network = Network::try_from(network).map_err(|invalid| invalid.at("network"))?;
-    Ok(Granted { held: Held { subnets, epoch: Epoch(lease.epoch) }, network, expires })
-}
-
-fn expires(lease: &v1::Lease) -> Result<Option<SystemTime>, InvalidValue> {
-    let expires = lease.expire_time.map(convert::timestamp_from).transpose();
-    expires.map_err(|invalid| invalid.at("expire_time"))
+    Ok(Granted { held: Held { subnets, epoch: Epoch(lease.epoch) }, network })
 }
 
 /// Reads a message of the watch. A peer that cannot be read is set aside.

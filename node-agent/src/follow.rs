@@ -56,10 +56,7 @@ enum Line {
 
 impl Follow {
     pub(crate) async fn run(mut self) {
-        let followed = |view: &LeaseView| {
-            view.granted && view.held.as_ref().is_none_or(|(_, network)| crate::status::follows(network))
-        };
-        if self.lease.wait_for(followed).await.is_err() {
+        if self.lease.wait_for(|view| view.granted).await.is_err() {
             return;
         }
         self.session.hasten(Instant::now());

@@ -6,18 +6,18 @@
 //!                       └────┴── wait, hint ◀──────┘
 //! ```
 //!
-//! An open watch renews for us; only a lease without peers is renewed here.
+//! The open watch renews it.
 //! Whatever the server says, the datapath stays as it is: a lost lease makes
 //! the node not ready and is named.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ipnet::IpNet;
-use loden_proto::model::{Endpoint, Network};
+use loden_proto::model::{Endpoint, Epoch, Network};
 use loden_proto::reason;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
@@ -25,7 +25,7 @@ use crate::control::{ControlPlane, Granted};
 use crate::problem::Problem;
 use crate::session::{Timing, backoff};
 use crate::state::Held;
-use crate::status::{LeaseView, follows};
+use crate::status::LeaseView;
 
 /// Between attempts that were refused for a reason that lasts.
 const REFUSED: Duration = Duration::from_secs(5);
@@ -75,7 +75,7 @@ impl Lease {
                 Ok(granted) => {
                     (failures, invalid) = (0, 0);
                     let taken = self.settle(&granted, held);
-                    self.hold(granted, endpoint, taken).await?;
+                    self.hold(granted.held.epoch, endpoint, taken).await?;
                 }
                 Err(status) => {
                     self.note("acquire", &status);
@@ -117,35 +117,25 @@ impl Lease {
         taken
     }
 
-    /// Publishes what changes and renews, until the lease has to be acquired
-    /// again.
-    async fn hold(&mut self, granted: Granted, published: Endpoint, taken: bool) -> Result<(), Ending> {
-        let epoch = granted.held.epoch;
-        let mut published = published;
+    /// Publishes what changes, until the lease has to be acquired again.
+    async fn hold(&mut self, epoch: Epoch, mut published: Endpoint, taken: bool) -> Result<(), Ending> {
         let mut failures = 0;
-        let mut renew_at = (!follows(&granted.network)).then(|| renewal(granted.expires));
         loop {
             let mut wanted = self.local().await?.endpoint;
             if taken {
                 // Nothing of the new lease is programmed: nobody shall send.
                 wanted.receivers.clear();
             }
-            let result = if wanted != published {
-                self.control.update_endpoint(epoch, &wanted).await.map(|()| {
-                    info!(endpoint = ?wanted, "endpoint published");
-                    published = wanted;
-                })
-            } else if let Some(due) = renew_at.filter(|due| *due <= Instant::now()) {
-                self.control.renew(epoch).await.map(|expires| renew_at = Some(renewal(expires).max(due)))
-            } else {
+            if wanted == published {
                 tokio::select! {
                     () = self.again.notified() => break,
                     changed = self.local.changed() => changed.map_err(|_| Ending)?,
-                    () = sleep_until(renew_at.unwrap_or_else(Instant::now)), if renew_at.is_some() => {}
                 }
                 continue;
-            };
-            let Err(status) = result else {
+            }
+            let Err(status) = self.control.update_endpoint(epoch, &wanted).await else {
+                info!(endpoint = ?wanted, "endpoint published");
+                published = wanted;
                 failures = 0;
                 self.recovered(taken);
                 continue;
@@ -232,19 +222,9 @@ fn wait(timing: &Timing, failures: u32, status: &Status) -> Duration {
     }
 }
 
-/// A third of what is left, a little spread; at least a second from now.
-fn renewal(expires: Option<SystemTime>) -> Instant {
-    let left = match expires {
-        Some(expires) => expires.duration_since(SystemTime::now()).unwrap_or_default(),
-        None => Duration::from_secs(24 * 3600),
-    };
-    let spread = 0.9 + rand::random::<f64>() / 5.0;
-    Instant::now() + (left / 3).mul_f64(spread).max(Duration::from_secs(1))
-}
-
 #[cfg(test)]
 mod tests {
-    use loden_proto::model::{Epoch, Pool, Subnets};
+    use loden_proto::model::{Pool, Subnets};
 
     use super::*;
     use crate::testing::network;
@@ -254,7 +234,7 @@ mod tests {
     }
 
     fn granted(net: &str) -> Granted {
-        Granted { held: held(net), network: network(), expires: None }
+        Granted { held: held(net), network: network() }
     }
 
     #[test]

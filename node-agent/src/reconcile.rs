@@ -37,7 +37,7 @@ use crate::lease::Local;
 use crate::peers::{Changes, PeerSet, Token, Update};
 use crate::program::Program;
 use crate::state::{Content, Held, Kept, NetworkFile};
-use crate::status::{Applied, LeaseView, Source, follows};
+use crate::status::{Applied, LeaseView, Source};
 
 /// Which host and which network.
 #[derive(Clone, Debug)]
@@ -286,11 +286,6 @@ impl<D: Datapath + Host> Reconcile<D> {
             self.peers = None;
             self.source = None;
             self.current = false;
-        }
-        if !follows(&network) && view.confirmed {
-            // There is nobody to be told of.
-            self.peers.get_or_insert_default();
-            self.source = Some(Source::Server);
         }
         if self.lease.as_ref() == Some(&(held, network.clone())) {
             return;

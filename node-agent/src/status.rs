@@ -164,16 +164,13 @@ impl Overview {
     /// than that a watch is not open, which may only follow from it.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        let Self { applied, lease, link, .. } = self;
+        let Self { lease, link, .. } = self;
         let unwatched = link.problem.as_ref().filter(|_| !link.connected);
-        let network = applied.lease.as_ref().or(lease.held.as_ref());
-        let watched =
-            link.connected || (lease.granted && network.is_some_and(|(_, network)| !follows(network)));
         // Somebody who is watched is not away, whatever the last call met.
         let stale = |problem: &&Problem| link.connected && matches!(problem, Problem::Away(_));
         match lease.problem.as_ref().filter(|problem| !stale(problem)).or(unwatched) {
             Some(problem) => Standing::Troubled(problem.clone()),
-            None if watched => Standing::Heard,
+            None if link.connected => Standing::Heard,
             None => Standing::Unheard,
         }
     }
@@ -239,12 +236,6 @@ impl Overview {
         }
         Readiness::yes(text)
     }
-}
-
-/// Whether a network's peers matter; otherwise only the lease does.
-#[must_use]
-pub fn follows(network: &Network) -> bool {
-    network.backend != loden_proto::model::Backend::Alloc
 }
 
 #[cfg(test)]

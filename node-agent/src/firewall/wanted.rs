@@ -6,7 +6,7 @@ use loden_datapath::firewall::{Member, Traffic, masquerade};
 use loden_proto::model::{Backend, Pool};
 use loden_proto::names::NetworkId;
 
-use crate::status::{Overview, follows};
+use crate::status::Overview;
 
 /// What is wanted, as far as it is known.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -32,7 +32,7 @@ impl Wanted {
             };
             let pools: Vec<_> = network.pools.iter().map(Pool::cidr).collect();
             let subnets: Vec<_> = held.subnets.iter().collect();
-            if follows(network) && !applied.devices.links.is_empty() {
+            if !applied.devices.links.is_empty() {
                 let tunnel = match network.backend {
                     Backend::Vxlan(vxlan) => Some((vxlan.port.get(), applied.devices.families.clone())),
                     Backend::Alloc | Backend::HostGw => None,

@@ -7,7 +7,7 @@ use loden_proto::model::{Backend, Family, Network};
 use super::Reconcile;
 use crate::iface::Choice;
 use crate::state::Held;
-use crate::status::{Devices, follows};
+use crate::status::Devices;
 
 impl<D: Datapath + Host> Reconcile<D> {
     /// The devices that the network's packets pass.
@@ -24,10 +24,12 @@ impl<D: Datapath + Host> Reconcile<D> {
         }
     }
 
-    /// What of the host's settings is in the way.
+    /// What of the host's settings is in the way. Where nothing is programmed, nobody here knows how packets go.
     pub(super) fn warnings(&self) -> Vec<String> {
         match (&self.lease, &self.choice) {
-            (Some((_, network)), Some(choice)) if follows(network) => warnings(&self.facts, choice, network),
+            (Some((_, network)), Some(choice)) if network.backend != Backend::Alloc => {
+                warnings(&self.facts, choice, network)
+            }
             _ => Vec::new(),
         }
     }

@@ -9,7 +9,7 @@ use loden_proto::model::Receiver;
 
 use super::Reconcile;
 use crate::peers::PeerSet;
-use crate::status::{Applied, Failure, follows};
+use crate::status::{Applied, Failure};
 
 impl<D: Datapath + Host> Reconcile<D> {
     pub(super) fn publish(&mut self) {
@@ -40,7 +40,6 @@ impl<D: Datapath + Host> Reconcile<D> {
         let refused = desired.map_or(0, |desired| desired.refused().len());
         let waiting = desired.map_or(0, |desired| desired.waiting().len());
         let ungrounded = self.peers.as_ref().is_some_and(|peers| !peers.is_grounded());
-        let follows = self.lease.as_ref().is_some_and(|(_, network)| follows(network));
         let adopting = "the control plane is still collecting leases and has not told all peers";
         let unfinished = self
             .no_interface
@@ -53,7 +52,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             peers: known.saturating_sub(refused + waiting + self.program.failed().len()),
             waiting,
             failures,
-            unfinished: unfinished.or_else(|| (ungrounded && follows).then(|| adopting.to_owned())),
+            unfinished: unfinished.or_else(|| ungrounded.then(|| adopting.to_owned())),
             unsaved: self.unsaved.clone(),
             lease: self.lease.clone(),
             mtu: self.mtu(),

@@ -37,7 +37,6 @@ struct State {
     refuse_endpoint: Mutex<Option<Status>>,
     acquires: watch::Sender<Vec<v1::AcquireLeaseRequest>>,
     endpoints: watch::Sender<Vec<v1::Endpoint>>,
-    renewals: watch::Sender<usize>,
     reports: watch::Sender<Vec<v1::ReportStatusRequest>>,
 }
 
@@ -95,7 +94,6 @@ impl Server {
             refuse_endpoint: Mutex::new(None),
             acquires: watch::Sender::default(),
             endpoints: watch::Sender::default(),
-            renewals: watch::Sender::default(),
             reports: watch::Sender::default(),
         };
         (Self { state: Arc::new(state), watches }, opened)
@@ -145,7 +143,6 @@ impl Server {
                 subnets: subnets.iter().map(|subnet| subnet.to_string()).collect(),
                 endpoint: request.endpoint.clone(),
                 epoch,
-                expire_time: Some((std::time::SystemTime::now() + Duration::from_secs(60)).into()),
                 ..v1::Lease::default()
             };
             Ok(v1::AcquireLeaseResponse { lease: Some(lease), network: Some(network.clone()) })
@@ -178,10 +175,6 @@ impl Server {
         self.state.endpoints.subscribe()
     }
 
-    pub(crate) fn renewals(&self) -> watch::Receiver<usize> {
-        self.state.renewals.subscribe()
-    }
-
     pub(crate) fn reports(&self) -> watch::Receiver<Vec<v1::ReportStatusRequest>> {
         self.state.reports.subscribe()
     }
@@ -209,10 +202,7 @@ impl LeaseService for Server {
     }
 
     async fn renew_lease(&self, _: Request<v1::RenewLeaseRequest>) -> Result<Response<v1::Lease>, Status> {
-        self.check()?;
-        self.state.renewals.send_modify(|renewals| *renewals += 1);
-        let expire_time = Some((std::time::SystemTime::now() + Duration::from_secs(60)).into());
-        Ok(Response::new(v1::Lease { expire_time, ..v1::Lease::default() }))
+        unused()
     }
 
     async fn update_endpoint(

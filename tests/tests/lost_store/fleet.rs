@@ -21,7 +21,7 @@ use tonic::transport::Channel;
 
 use crate::calm::Calm;
 use crate::newcomer::Newcomer;
-use crate::{DEVICE, NETWORK, PATIENCE, POOL, SLOT, status};
+use crate::{DEVICE, NETWORK, PATIENCE, POOL, SLOT, VNI, status};
 
 /// Real agents in one network, each with a container.
 pub(crate) struct Fleet {
@@ -118,7 +118,8 @@ impl Fleet {
             let endpoint = client::endpoint(number.into());
             let lease = client::acquire(&channel, &name, number.into(), endpoint).await?;
             if wanted.remove(&offset(lease.subnets[0].parse()?, scratch)).is_some() {
-                found.push(Newcomer { number: number.into(), channel });
+                let endpoint = client::vtep(number.into(), VNI);
+                found.push(Newcomer { number: number.into(), channel, endpoint });
             }
             let request = v1::DeleteNetworkRequest { name: format!("networks/{name}"), force: true };
             NetworkServiceClient::new(admin.clone()).delete_network(request).await?;

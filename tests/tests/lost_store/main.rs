@@ -11,6 +11,7 @@
 
 #![cfg(test)]
 
+mod alloc;
 mod calm;
 mod fleet;
 mod newcomer;

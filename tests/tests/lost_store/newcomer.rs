@@ -5,18 +5,20 @@ use std::collections::BTreeSet;
 use anyhow::{anyhow, ensure};
 use ipnet::IpNet;
 use loden_proto::reason::{self, Reason};
+use loden_proto::v1;
 use loden_tests::client;
 use loden_tests::wait;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::{NETWORK, PATIENCE, VNI};
+use crate::{NETWORK, PATIENCE};
 
 /// A node without an agent that wants a subnet; it connects again by itself.
 pub(crate) struct Newcomer {
     pub(crate) number: u16,
     pub(crate) channel: Channel,
+    pub(crate) endpoint: v1::Endpoint,
 }
 
 pub(crate) type Asking = JoinHandle<anyhow::Result<Option<IpNet>>>;
@@ -29,9 +31,9 @@ pub(crate) fn ask_from_now_on(newcomers: Vec<Newcomer>) -> Vec<Asking> {
 impl Newcomer {
     /// Answers the subnet that it was given; `None`: nothing is left.
     async fn ask(self) -> anyhow::Result<Option<IpNet>> {
-        let Self { number, channel } = self;
+        let Self { number, channel, endpoint } = self;
         let asked = wait::until("a subnet", PATIENCE * 2, async || {
-            match client::acquire(&channel, NETWORK, number.into(), client::vtep(number, VNI)).await {
+            match client::acquire(&channel, NETWORK, number.into(), endpoint.clone()).await {
                 Ok(lease) => Ok(Ok(Some(lease.subnets[0].parse()?))),
                 Err(status) if Reason::Exhausted.is_of(&status) => Ok(Ok(None)),
                 Err(status) if later(&status) => Err(anyhow!(status)),

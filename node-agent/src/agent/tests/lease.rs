@@ -1,4 +1,4 @@
-//! The lease: lost, refused, renewed, of another network of the same name.
+//! The lease: lost, refused, of another network of the same name or of one without backend.
 
 use std::fs;
 use std::time::{Duration, UNIX_EPOCH};
@@ -58,13 +58,16 @@ async fn a_subnet_given_away_is_kept_and_told_and_nothing_of_the_new_one_is_prog
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_network_without_backend_is_a_lease_that_is_renewed() {
+async fn a_network_without_backend_is_followed_and_nothing_is_programmed() {
     let mut alloc = network();
     alloc.backend = Backend::Alloc;
-    let world = World::with(alloc);
-    let agent = world.start();
-    assert_eq!(agent.ready().await, "default: 0 peers from server");
-    world.server.renewals().wait_for(|renewals| *renewals >= 2).await.unwrap();
+    let mut world = World::with(alloc);
+    let (agent, watch) = world.ready_with(&[1, 2], 1).await;
+    watch.delta(&[peer(3)], &["node-1", "node-2"], 2).await;
+    agent.told(|ready, text| ready && text == "default: 1 peers from server").await;
+    let mut reports = world.server.reports();
+    let told = |reports: &Vec<v1::ReportStatusRequest>| reports.last().is_some_and(|last| last.ready);
+    reports.wait_for(told).await.unwrap();
     assert_eq!(world.kernel.executed(), []);
     let text = fs::read_to_string(world.subnet_file()).unwrap();
     assert!(text.contains("FLANNEL_MTU=1500\n"), "{text}");
@@ -73,7 +76,9 @@ async fn a_network_without_backend_is_a_lease_that_is_renewed() {
     world.server.up(false);
     let agent = world.start();
     let text = agent.ready().await;
-    assert!(text.starts_with("default: 0 peers from disk, control plane away"), "{text}");
+    assert!(text.starts_with("default: 1 peers from disk, control plane away"), "{text}");
+    world.server.up(true);
+    assert_eq!(world.watch().await.request.resume_token, [2]);
 }
 
 #[tokio::test(start_paused = true)]
