@@ -84,12 +84,23 @@ pub enum FirewallHint {
     Overrun,
 }
 
+impl FirewallError {
+    /// Whether there is no packet filter that could be looked at.
+    #[must_use]
+    pub const fn is_absence(&self) -> bool {
+        matches!(self, Self::NoNft | Self::NoNftables)
+    }
+}
+
 /// What a packet filter could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
     /// The program that speaks for it is missing.
     #[error("nft is not installed; its package is usually called nftables")]
     NoNft,
+    /// There is nothing that it could speak to, and so nobody who drops by it.
+    #[error("the kernel has no nftables")]
+    NoNftables,
     /// It could not be run, or the kernel lets nobody listen.
     #[error("nft cannot be used")]
     Io(#[from] io::Error),

@@ -73,6 +73,7 @@ pub async fn run(
     outcome.subnet_file(&places.subnet_file, &known);
     match firewall.clear().await {
         Ok(removed) => outcome.removed.extend(removed),
+        Err(FirewallError::NoNftables) => {}
         Err(FirewallError::NoNft) => {
             outcome
                 .kept

@@ -57,6 +57,8 @@ pub(crate) struct Keeper<F> {
     due: Option<Instant>,
     last_put: Option<Instant>,
     others: Others,
+    /// Why events cannot be heard.
+    deaf: Option<String>,
     listen_due: Option<Instant>,
     audit_due: Instant,
 }
@@ -83,6 +85,7 @@ impl<F: Firewall> Keeper<F> {
             due: None,
             last_put: None,
             others: Others::new(insert),
+            deaf: None,
             listen_due: None,
             audit_due: next_audit(),
         }
@@ -115,9 +118,16 @@ impl<F: Firewall> Keeper<F> {
 
     async fn listen(&mut self) -> Option<FirewallHints> {
         match self.firewall.hints().await {
-            Ok(hints) => Some(hints),
+            Ok(hints) => {
+                self.deaf = None;
+                Some(hints)
+            }
             Err(error) => {
-                warn!(error = explain(&error), "events of the packet filter cannot be heard");
+                let text = explain(&error);
+                if !error.is_absence() && self.deaf.as_ref() != Some(&text) {
+                    warn!(error = text, "events of the packet filter cannot be heard");
+                }
+                self.deaf = Some(text);
                 self.listen_due = Some(Instant::now() + RETRIES.longest_wait);
                 None
             }

@@ -42,7 +42,10 @@ pub(super) struct Monitor(Socket);
 impl Monitor {
     /// Listens in the network namespace of the calling thread.
     pub(super) fn open() -> Result<Self, FirewallError> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(|error| match error.raw_os_error() {
+            Some(libc::EPROTONOSUPPORT) => FirewallError::NoNftables,
+            _ => error.into(),
+        })?;
         socket.bind(&SocketAddr::new(0, 0))?;
         socket.add_membership(GROUP)?;
         socket.set_non_blocking(true)?;

@@ -65,6 +65,9 @@ fn start(arguments: &[&str]) -> Result<Child, FirewallError> {
 /// Its first line says what is wrong and where, the others repeat the input.
 fn refused(output: &Output) -> FirewallError {
     let text = str::from_utf8(&output.stderr).unwrap_or_default();
+    if text.contains("Protocol not supported") {
+        return FirewallError::NoNftables;
+    }
     let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it does not say why");
     FirewallError::Refused(line.chars().take(SAID).collect())
 }

@@ -54,7 +54,7 @@ impl Others {
         match self.found(firewall, wanted).await {
             Ok(obstacles) => self.obstacles = obstacles,
             // Where there is no nft, there may be no tables either.
-            Err(error @ FirewallError::NoNft) => {
+            Err(error) if error.is_absence() => {
                 debug!(%error, "what others drop cannot be seen");
                 self.obstacles.clear();
             }
