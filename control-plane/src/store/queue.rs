@@ -147,8 +147,9 @@ impl Queue {
         inner.taken_at = None;
         let mut answers = std::mem::take(&mut inner.in_flight);
         answers.extend(inner.waiting.drain(..).map(|(_, answer)| answer));
-        drop(inner);
+        // Before anybody else may push: who is refused for it finds the store poisoned.
         self.health.send_replace(Health::Poisoned { cause: cause.clone() });
+        drop(inner);
         for answer in answers {
             let _ = answer.send(Err(CommitError::Poisoned(cause.clone())));
         }
