@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use loden_datapath::backend::{self, Desired, Links, Me, Underlay, mac_of};
 use loden_datapath::{Datapath, Host as _, Kernel, plan};
 use loden_proto::model::{Family, Network, Peer};
+use netlink_packet_route::route::RouteProtocol;
 
 use super::fleet::{DEVICE, ME, Shape, subnet_v4, underlay, underlay_net};
 use crate::hosts::{Host, Lab};
@@ -69,9 +70,10 @@ impl Stage {
 
     /// The same objects by iproute2's batch modes.
     pub(super) async fn theirs(&self, shape: Shape, peers: &[Peer]) -> anyhow::Result<Took> {
-        let before = self.theirs.routes().await?.len();
         let program = self.batches(shape.batches(peers, "add")).await?;
-        let routes = self.theirs.routes().await?.len() - before;
+        // The kernel has some of its own, which come and go with its link-local addresses.
+        let all = self.theirs.routes().await?;
+        let routes = all.iter().filter(|route| route.header.protocol == RouteProtocol::Boot).count();
         let subnets: usize = peers.iter().map(|peer| peer.subnets.iter().count()).sum();
         ensure!(routes == subnets, "iproute2 has made {routes} routes, not {subnets}");
         let withdraw = self.batches(shape.batches(peers, "del")).await?;
