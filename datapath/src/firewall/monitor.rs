@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::masquerade::TABLE;
 use super::{FirewallError, FirewallHint};
-use crate::socket::{enlarge, register};
+use crate::socket::{enlarge, listen};
 
 /// `NFNLGRP_NFTABLES`.
 const GROUP: u32 = 7;
@@ -33,7 +33,6 @@ const HEADER: usize = 16;
 const NFGENMSG: usize = 4;
 /// A rule set may be loaded at once.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
-const DATAGRAM: usize = 64 * 1024;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -53,34 +52,9 @@ impl Monitor {
         Ok(Self(socket))
     }
 
-    /// Sends hints until nobody listens any more. An overrun is the last one: the kernel drops what follows,
-    /// without a word, until the queue has been read to its end. So somebody has to listen anew.
+    /// Sends hints until nobody listens any more, or until an overrun.
     pub(super) async fn run(self, hints: mpsc::Sender<FirewallHint>) -> io::Result<()> {
-        let socket = register(self.0)?;
-        let mut received = Vec::with_capacity(DATAGRAM);
-        loop {
-            let mut ready = tokio::select! {
-                ready = socket.readable() => ready?,
-                () = hints.closed() => return Ok(()),
-            };
-            received.clear();
-            let found = match ready.try_io(|socket| socket.get_ref().recv(&mut received, 0)) {
-                Ok(Ok(_)) => read(&received),
-                Err(_) => continue,
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    // Whoever does not listen any more need not know.
-                    let _ = hints.send(FirewallHint::Overrun).await;
-                    return Ok(());
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(Err(error)) => return Err(error),
-            };
-            for hint in found {
-                if hints.send(hint).await.is_err() {
-                    return Ok(());
-                }
-            }
-        }
+        listen(self.0, hints, FirewallHint::Overrun, read).await
     }
 }
 

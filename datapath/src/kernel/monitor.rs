@@ -1,7 +1,6 @@
 //! Listens to what the kernel announces, and makes hints of it.
 
 use std::collections::HashMap;
-use std::io;
 
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkHeader, NetlinkPayload};
 use netlink_packet_route::link::LinkFlags;
@@ -16,13 +15,12 @@ use super::decode::{self, Link};
 use super::observe;
 use super::requests::{Requests, kinds, messages};
 use crate::hint::{DeviceState, Hint};
-use crate::socket::{enlarge, register};
+use crate::socket::{enlarge, listen};
 use crate::tables::{AddressKey, FdbKey, NeighbourKey, Route, RouteKey};
 use crate::{DeviceName, Error};
 
 /// Receive buffer in bytes: a bulk pass of our own is announced to us too.
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
-const DATAGRAM: usize = 64 * 1024;
 /// Groups of `rtnetlink(7)`: links, neighbours (forwarding databases among
 /// them), addresses, routes and settings of both families.
 const GROUPS: [u32; 8] = [
@@ -70,38 +68,11 @@ impl Monitor {
         Ok(Self { socket, links })
     }
 
-    /// Sends hints until nobody listens any more. A slow listener is waited
-    /// for: the socket's buffer is the queue. Its overrun is the last hint:
-    /// the kernel drops what follows, without a word, until the queue has been
-    /// read to its end (`NETLINK_S_CONGESTED`), and links may have come
-    /// meanwhile that are not known here. So somebody has to listen anew.
+    /// Sends hints until nobody listens any more, or until an overrun: then links may have come that are not
+    /// known here.
     pub(super) async fn run(self, hints: mpsc::Sender<Hint>) -> Result<(), Error> {
         let Self { socket, mut links } = self;
-        let socket = register(socket)?;
-        let mut received = Vec::with_capacity(DATAGRAM);
-        loop {
-            let mut ready = tokio::select! {
-                ready = socket.readable() => ready?,
-                () = hints.closed() => return Ok(()),
-            };
-            received.clear();
-            match ready.try_io(|socket| socket.get_ref().recv(&mut received, 0)) {
-                Ok(Ok(_)) => {}
-                Err(_) => continue,
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    // Whoever does not listen any more need not know.
-                    let _ = hints.send(Hint::Overrun).await;
-                    return Ok(());
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(Err(error)) => return Err(error.into()),
-            }
-            for hint in links.read(&received) {
-                if hints.send(hint).await.is_err() {
-                    return Ok(());
-                }
-            }
-        }
+        Ok(listen(socket, hints, Hint::Overrun, |bytes| links.read(bytes)).await?)
     }
 }
 
