@@ -23,22 +23,13 @@ use tracing::{debug, info, warn};
 
 use self::others::Others;
 use self::wanted::Wanted;
-use crate::session::{Timing, backoff};
 use crate::status::{Filter, Overview};
+use crate::upkeep::{LONGEST_WAIT, heard, next_audit, next_try};
 
 /// Events come in flocks; a look waits for the rest of the flock.
 const FLOCK: Duration = Duration::from_millis(10);
 /// Repairs are at least this far apart: somebody may never cease to undo them.
 const FIGHT: Duration = Duration::from_millis(100);
-/// Between looks without any event.
-const AUDIT: Duration = Duration::from_secs(300);
-/// After a failure.
-const RETRIES: Timing = Timing {
-    first_wait: Duration::from_millis(200),
-    longest_wait: Duration::from_secs(30),
-    connect: Duration::ZERO,
-    interval: Duration::ZERO,
-};
 
 /// One network's ends.
 pub(crate) struct Seat {
@@ -128,7 +119,7 @@ impl<F: Firewall> Keeper<F> {
                     warn!(error = text, "events of the packet filter cannot be heard");
                 }
                 self.deaf = Some(text);
-                self.listen_due = Some(Instant::now() + RETRIES.longest_wait);
+                self.listen_due = Some(Instant::now() + LONGEST_WAIT);
                 None
             }
         }
@@ -223,9 +214,8 @@ impl<F: Firewall> Keeper<F> {
         if self.failed.as_ref() != Some(&text) {
             warn!(error = text, "table inet loden cannot be put in place");
         }
-        let wait = backoff(&RETRIES, self.retries, None, 0.5 + rand::random::<f64>() / 2.0);
+        self.due = Some(next_try(self.retries));
         self.retries = self.retries.saturating_add(1);
-        self.due = Some(Instant::now() + wait);
         self.failed = Some(text);
     }
 
@@ -247,15 +237,4 @@ impl<F: Firewall> Keeper<F> {
             });
         }
     }
-}
-
-async fn heard(hints: &mut Option<FirewallHints>) -> Option<FirewallHint> {
-    match hints {
-        Some(hints) => hints.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-fn next_audit() -> Instant {
-    Instant::now() + AUDIT.mul_f64(0.9 + rand::random::<f64>() / 5.0)
 }

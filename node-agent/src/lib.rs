@@ -34,6 +34,7 @@ pub mod state;
 pub mod status;
 pub mod subnet_file;
 mod tasks;
+mod upkeep;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -29,7 +29,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use self::agenda::{heard, next_audit};
 use self::silence::Silence;
 use crate::follow::Feed;
 use crate::iface::{Choice, Selection};
@@ -38,6 +37,7 @@ use crate::peers::{Changes, PeerSet, Token, Update};
 use crate::program::Program;
 use crate::state::{Content, Held, Kept, NetworkFile};
 use crate::status::{Applied, LeaseView, Source};
+use crate::upkeep::{heard, next_audit};
 
 /// Which host and which network.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Reconcile;
-use crate::session::{Timing, backoff};
+use crate::upkeep::{LONGEST_WAIT, next_audit, next_try};
 
 /// Hints come in flocks; a pass waits for the rest of the flock.
 const FLOCK: Duration = Duration::from_millis(10);
@@ -17,15 +17,6 @@ const FLOCK: Duration = Duration::from_millis(10);
 const FIGHT: Duration = Duration::from_secs(1);
 /// Addresses are taken away and given back by DHCP clients.
 const ADDRESSES: Duration = Duration::from_millis(200);
-/// Between looks at the kernel without any hint.
-const AUDIT: Duration = Duration::from_secs(300);
-/// A retry of what the kernel refuses costs a whole pass.
-pub(super) const RETRIES: Timing = Timing {
-    first_wait: Duration::from_millis(200),
-    longest_wait: Duration::from_secs(30),
-    connect: Duration::ZERO,
-    interval: Duration::ZERO,
-};
 
 impl<D: Datapath + Host> Reconcile<D> {
     pub(super) async fn listen(&mut self) -> Option<Hints> {
@@ -34,7 +25,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             Ok(hints) => Some(hints),
             Err(error) => {
                 warn!(error = explain(&error), "kernel notifications cannot be heard");
-                self.listen_due = Some(Instant::now() + RETRIES.longest_wait);
+                self.listen_due = Some(Instant::now() + LONGEST_WAIT);
                 None
             }
         }
@@ -47,9 +38,8 @@ impl<D: Datapath + Host> Reconcile<D> {
     }
 
     pub(super) fn retry(&mut self) {
-        let wait = backoff(&RETRIES, self.retries, None, 0.5 + rand::random::<f64>() / 2.0);
+        self.pass_due = Some((next_try(self.retries), "retry"));
         self.retries = self.retries.saturating_add(1);
-        self.pass_due = Some((Instant::now() + wait, "retry"));
     }
 
     pub(super) fn hinted(&mut self, hint: &Hint) {
@@ -136,15 +126,4 @@ impl<D: Datapath + Host> Reconcile<D> {
             }
         }
     }
-}
-
-pub(super) async fn heard(hints: &mut Option<Hints>) -> Option<Hint> {
-    match hints {
-        Some(hints) => hints.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-pub(super) fn next_audit() -> Instant {
-    Instant::now() + AUDIT.mul_f64(0.9 + rand::random::<f64>() / 5.0)
 }

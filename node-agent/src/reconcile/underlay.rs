@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::Reconcile;
-use super::agenda::RETRIES;
 use crate::iface::{self, Choice};
 use crate::lease::Local;
 use crate::state::Held;
+use crate::upkeep::LONGEST_WAIT;
 
 impl<D: Datapath + Host> Reconcile<D> {
     /// Chooses the interface again; true when that changes anything. Without
@@ -29,7 +29,7 @@ impl<D: Datapath + Host> Reconcile<D> {
                     warn!("{why}");
                 }
                 self.no_interface = Some(why);
-                self.facts_due = Some(Instant::now() + RETRIES.longest_wait);
+                self.facts_due = Some(Instant::now() + LONGEST_WAIT);
                 return false;
             }
         };
