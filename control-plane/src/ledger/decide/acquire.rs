@@ -60,8 +60,7 @@ impl Ledger {
                 .is_none_or(|lease| lease.record.instance != instance || lease.record.held_since.is_some());
             self.assign(entry, &Asking { name, claim, own, may_move }, context)?
         };
-        let mut lease = self.lease_for(current, assignment.subnets, instance, endpoint, context);
-        lease.underlay = underlay.to_vec();
+        let lease = self.lease_for(current, assignment.subnets, instance, endpoint, underlay, context);
         let mut draft = Draft::default();
         self.settle(&mut draft, entry, name, &assignment, context);
         for other in overruled
@@ -106,6 +105,7 @@ impl Ledger {
         subnets: Subnets,
         instance: InstanceId,
         endpoint: &Endpoint,
+        underlay: &[IpNet],
         context: &Context<'_>,
     ) -> LeaseRecord {
         // The revision of this commit is higher than this one, whatever the lease was before it was
@@ -124,7 +124,7 @@ impl Ledger {
             created: current.map_or_else(|| Stamp::from(context.now), |lease| lease.record.created),
             held_since: None,
             incarnation: self.cluster.as_ref().map_or(Incarnation(0), |cluster| cluster.record.incarnation),
-            underlay: Vec::new(),
+            underlay: underlay.to_vec(),
         }
     }
 

@@ -121,40 +121,29 @@ impl Ledger {
             if let Some((other, network)) = self.overlapping(cidr, id) {
                 return Err(Refusal::PoolOverlaps { field, cidr, other, network: network.clone() });
             }
-            let mut underlay = self.addresses.range(cidr.network()..=cidr.broadcast());
-            if let Some((address, leases)) = underlay.next()
-                && let Some(lease) = leases.first()
-            {
-                return Err(Refusal::OverlapsUnderlay {
-                    field,
-                    pool: cidr,
-                    network: id.clone(),
-                    underlay: format!("address {address}"),
-                    node: lease.node.clone(),
-                });
-            }
-            if !known.contains(pool)
-                && let Some((prefix, node)) = self.underlay_below(pool)
-            {
-                return Err(Refusal::OverlapsUnderlay {
-                    field,
-                    pool: cidr,
-                    network: id.clone(),
-                    underlay: format!("prefix {prefix}"),
-                    node: node.clone(),
-                });
+            let below = self.address_in(cidr);
+            let below = below.or_else(|| self.prefix_below(pool).filter(|_| !known.contains(pool)));
+            if let Some((underlay, node)) = below {
+                let (pool, network, node) = (cidr, id.clone(), node.clone());
+                return Err(Refusal::OverlapsUnderlay { field, pool, network, underlay, node });
             }
         }
         Ok(())
     }
 
-    /// The prefix of a node's underlay that a pool overlaps, as its node has told.
-    fn underlay_below(&self, pool: &Pool) -> Option<(IpNet, &NodeId)> {
+    /// An underlay address in a pool, and whose it is.
+    fn address_in(&self, cidr: IpNet) -> Option<(String, &NodeId)> {
+        let (address, leases) = self.addresses.range(cidr.network()..=cidr.broadcast()).next()?;
+        Some((format!("address {address}"), &leases.first()?.node))
+    }
+
+    /// A prefix of a node's underlay that a pool overlaps, as its node has told.
+    fn prefix_below(&self, pool: &Pool) -> Option<(String, &NodeId)> {
         let leases = self.networks.values().flat_map(|entry| &entry.leases);
         let mut active = leases.filter(|(_, lease)| lease.record.held_since.is_none());
         active.find_map(|(node, lease)| {
             let prefix = lease.record.underlay.iter().find(|prefix| pool.overlaps(**prefix))?;
-            Some((*prefix, node))
+            Some((format!("prefix {prefix}"), node))
         })
     }
 
