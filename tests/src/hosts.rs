@@ -15,7 +15,6 @@
 
 mod cgroups;
 mod container;
-mod deletions;
 mod error;
 mod fabric;
 mod host;
@@ -25,12 +24,13 @@ mod lab;
 mod links;
 mod log;
 mod namespace;
+mod nft;
 mod process;
 mod record;
+mod route_events;
 mod tables;
 
 pub use container::Container;
-pub use deletions::RouteDeletions;
 pub use error::Error;
 pub use fabric::Fabric;
 pub use host::{Host, HostBuilder};
@@ -40,6 +40,7 @@ pub use log::Log;
 pub use namespace::Namespace;
 pub use process::Process;
 pub(crate) use process::die_with_us;
+pub use route_events::{RouteDeletions, RouteNotifications, route_prefix};
 pub use tables::{Object, Tunnel, destination, link_layer_address};
 
 /// An address with its prefix length, from a literal such as `"192.0.2.1/24"`.

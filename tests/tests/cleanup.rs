@@ -3,13 +3,12 @@
 #![cfg(test)]
 
 use std::fs;
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use loden_tests::deployment::{Deployment, Node};
-use loden_tests::hosts::{Namespace, cidr, ip};
+use loden_tests::hosts::{cidr, ip};
 use loden_tests::wait;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -19,19 +18,6 @@ table ip filter { chain FORWARD { type filter hook forward priority filter; poli
   ip saddr 10.9.0.0/16 accept comment \"loden-agent pods, by hand\"; }; }
 table ip loden { chain c { ip daddr 10.8.0.1 drop; }; }
 ";
-
-fn nft(host: &Namespace, text: &str) -> anyhow::Result<String> {
-    let run = || -> anyhow::Result<String> {
-        let mut command = Command::new("nft");
-        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("this test needs nft: run 'make tools'")?;
-        child.stdin.take().context("it has no input")?.write_all(text.as_bytes())?;
-        let output = child.wait_with_output()?;
-        ensure!(output.status.success(), "{text}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?)
-    };
-    host.enter(run)
-}
 
 /// Runs the node's agent with its own settings, and with a command.
 fn cleanup(node: &Node) -> anyhow::Result<Output> {
@@ -51,11 +37,11 @@ async fn a_node_is_cleaned_of_everything_of_ours_and_of_nothing_else() -> anyhow
     deployment.lodenctl(&[&["network", "create", "default"], &pools[..]].concat()).await?;
     let b = deployment.add_node("b", 12, &[]).await?;
     let mut a = deployment.prepare_node("a", 11, &["--firewall-insert", "--blackhole-route"]).await?;
-    nft(&a.host, STRANGERS)?;
+    a.host.nft(STRANGERS)?;
     a.host.add_bridge("loden-br", 1500).await?;
     a.host.add_address("loden-br", cidr("10.200.0.1/24")).await?;
     a.host.add_route(cidr("198.51.100.0/24"), ip("192.0.2.1")).await?;
-    let (before, rules) = (a.host.inventory().await?, nft(&a.host, "list ruleset")?);
+    let (before, rules) = (a.host.inventory().await?, a.host.nft("list ruleset")?);
 
     a.start()?;
     for node in [&a, &b] {
@@ -64,7 +50,7 @@ async fn a_node_is_cleaned_of_everything_of_ours_and_of_nothing_else() -> anyhow
     let strange = a.cni_config_dir().join("10-flannel.conflist");
     fs::write(&strange, "{}")?;
     let settled = wait::until("rules of ours in the chain of others", SOON, async || {
-        let rules = nft(&a.host, "list ruleset")?;
+        let rules = a.host.nft("list ruleset")?;
         ensure!(
             rules.matches("\"loden-agent: ").count() == 2 && rules.contains("table inet loden"),
             "{rules}"
@@ -99,7 +85,7 @@ async fn a_node_is_cleaned_of_everything_of_ours_and_of_nothing_else() -> anyhow
     let (gone, new): (Vec<_>, Vec<_>) =
         (before.difference(&now).collect(), now.difference(&before).collect());
     ensure!(gone.is_empty() && new.is_empty(), "gone: {gone:#?}, new: {new:#?}");
-    ensure!(nft(&a.host, "list ruleset")? == rules);
+    ensure!(a.host.nft("list ruleset")? == rules);
     ensure!(strange.exists() && a.home.join("identity/tls.key").exists());
     ensure!(!a.subnet_file().exists() && !a.home.join("state").exists());
 

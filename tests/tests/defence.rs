@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, ensure};
 use loden_proto::v1::{self, receiver::Kind};
 use loden_tests::{
+    client,
     deployment::{Deployment, Node},
     hosts::{Tunnel, cidr},
     scripted::{Scripted, vxlan_network},
@@ -25,19 +26,8 @@ const OWN_SUBNET: &str = "10.244.1.0/24";
 
 /// A peer that there is nothing wrong with.
 fn good(node: &str, number: u8) -> v1::Peer {
-    let vtep = v1::VxlanReceiver {
-        family: v1::AddressFamily::Ipv4.into(),
-        vni: VNI,
-        port: 8472,
-        mac: format!("02:00:5e:10:00:{number:02x}"),
-        mtu: 1450,
-        gbp: false,
-    };
-    let endpoint = v1::Endpoint {
-        address_v4: format!("192.0.2.{number}"),
-        address_v6: String::new(),
-        receivers: vec![v1::Receiver { kind: Some(Kind::Vxlan(vtep)) }],
-    };
+    let endpoint =
+        v1::Endpoint { address_v4: format!("192.0.2.{number}"), ..client::vtep(number.into(), VNI) };
     v1::Peer { node: node.into(), subnets: vec![format!("10.244.{number}.0/24")], endpoint: Some(endpoint) }
 }
 

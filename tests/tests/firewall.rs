@@ -9,12 +9,10 @@
 
 #![cfg(test)]
 
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use ipnet::IpNet;
 use loden_tests::deployment::{Deployment, Node};
 use loden_tests::hosts::{Container, Host, Namespace, cidr, ip};
@@ -28,20 +26,6 @@ const WORLD: [&str; 2] = ["192.0.2.50", "2001:db8:1::50"];
 const DROP: &str =
     "table ip filter { chain FORWARD { type filter hook forward priority filter; policy drop; }; }";
 const DROPS: &str = "the chain FORWARD of the table ip filter drops what pods send each other";
-
-/// Has nft do something on a host; answers what it prints.
-fn nft(host: &Namespace, text: &str) -> anyhow::Result<String> {
-    let run = || -> anyhow::Result<String> {
-        let mut command = Command::new("nft");
-        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("this test needs nft: run 'make tools'")?;
-        child.stdin.take().context("it has no input")?.write_all(text.as_bytes())?;
-        let output = child.wait_with_output()?;
-        ensure!(output.status.success(), "{text}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?)
-    };
-    host.enter(run)
-}
 
 /// Whom the receiver takes a datagram to be from.
 fn seen(from: &Namespace, source: IpAddr, to: &Namespace, target: IpAddr) -> anyhow::Result<IpAddr> {
@@ -133,17 +117,17 @@ async fn pods_meet_the_world_as_their_node_and_each_other_as_themselves() -> any
     ensure!(a.subnet_env()?.subnet.trunc().network() == tunnel, "{tunnel}");
 
     // Somebody flushes everything, again and again, and in the end without a pause: then the agent takes one.
-    let table = nft(&a.host, "list table inet loden")?;
+    let table = a.host.nft("list table inet loden")?;
     let mut healed = Vec::new();
     for round in 0..20 {
         let begin = Instant::now();
         while round < 15 && begin.elapsed() < Duration::from_millis(200) {
             check(["192.0.2.11", "2001:db8:1::11"], &pod_a)?;
         }
-        nft(&a.host, if round % 2 == 0 { "flush ruleset" } else { "flush chain inet loden postrouting" })?;
+        a.host.nft(if round % 2 == 0 { "flush ruleset" } else { "flush chain inet loden postrouting" })?;
         let begin = Instant::now();
-        while nft(&a.host, "list table inet loden").ok().as_ref() != Some(&table) {
-            let now = nft(&a.host, "list ruleset");
+        while a.host.nft("list table inet loden").ok().as_ref() != Some(&table) {
+            let now = a.host.nft("list ruleset");
             ensure!(begin.elapsed() < SOON, "round {round}: our table does not come back: {table} {now:?}");
         }
         healed.push(begin.elapsed());
@@ -162,7 +146,7 @@ async fn pods_meet_the_world_as_their_node_and_each_other_as_themselves() -> any
         .lodenctl(&["network", "update", "default", "--masquerade", "--masquerade-random-fully"])
         .await?;
     let random = wait::until("rules without exceptions", SOON, async || {
-        let table = nft(&a.host, "list table inet loden")?;
+        let table = a.host.nft("list table inet loden")?;
         ensure!(table.contains("fully-random") && !table.contains("192.168"), "{table}");
         Ok::<_, anyhow::Error>(())
     });
@@ -170,7 +154,7 @@ async fn pods_meet_the_world_as_their_node_and_each_other_as_themselves() -> any
     check(["192.0.2.11", "2001:db8:1::11"], &[ip("192.0.2.11"), ip("2001:db8:1::11")])?;
     deployment.lodenctl(&["network", "update", "default", "--no-masquerade"]).await?;
     let gone = wait::until("our table to go", SOON, async || {
-        let rules = nft(&a.host, "list ruleset")?;
+        let rules = a.host.nft("list ruleset")?;
         ensure!(!rules.contains("loden"), "{rules}");
         Ok::<_, anyhow::Error>(())
     });
@@ -190,7 +174,7 @@ async fn rules_stay_when_the_agent_is_killed_and_are_right_when_it_is_back_witho
     deployment.control.kill9().await?;
     let own = pods[0].address();
     ensure!(seen(&pods[0], own, &world, ip(WORLD[0]))? == ip("192.0.2.11"));
-    nft(&a.host, "flush ruleset")?;
+    a.host.nft("flush ruleset")?;
     ensure!(seen(&pods[0], own, &world, ip(WORLD[0]))? == own);
     a.start()?;
     let text = a.ready(SOON).await?;
@@ -212,14 +196,14 @@ async fn a_chain_that_drops_is_named_in_status_and_opened_by_who_was_asked_to() 
     };
     let opened = async || {
         let opened = wait::until("rules of ours on b", SOON, async || {
-            let rules = nft(&b.host, "list chain ip filter FORWARD")?;
+            let rules = b.host.nft("list chain ip filter FORWARD")?;
             ensure!(rules.matches("comment \"loden-agent: ").count() == 2, "{rules}");
             Ok::<_, anyhow::Error>(())
         });
         opened.await
     };
     for node in [&a, &b] {
-        nft(&node.host, DROP)?;
+        node.host.nft(DROP)?;
     }
     opened().await?;
     // A warning is no failure.
@@ -230,12 +214,12 @@ async fn a_chain_that_drops_is_named_in_status_and_opened_by_who_was_asked_to() 
     ensure!(b.metric("loden_agent_warnings").await? == 0.0);
     let text = a.ready(SOON).await?;
     ensure!(text.contains(DROPS) && text.contains("--firewall-insert"), "{text}");
-    ensure!(!nft(&a.host, "list chain ip filter FORWARD")?.contains("loden"), "a was not asked to");
+    ensure!(!a.host.nft("list chain ip filter FORWARD")?.contains("loden"), "a was not asked to");
 
-    nft(&b.host, "flush chain ip filter FORWARD")?;
+    b.host.nft("flush chain ip filter FORWARD")?;
     opened().await?;
     // As an operator would, on a.
-    nft(&a.host, "add rule ip filter FORWARD ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 accept")?;
+    a.host.nft("add rule ip filter FORWARD ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 accept")?;
     status("Every node is converged.", DROPS).await?;
     pods_reach_each_other(&pods).await?;
 

@@ -126,7 +126,7 @@ async fn next_hops_survive_their_cable() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_changes_its_address_keeps_its_subnet_and_is_followed() -> anyhow::Result<()> {
     let pair = Pair::start(Underlay::V4, "moves", DUAL).await?;
-    let (before, mac) = (pair.b.subnet_env()?, link_address(&pair.b, TUNNEL).await?);
+    let (before, mac) = (pair.b.subnet_env()?, pair.b.host.link_address(TUNNEL).await?);
     let report = pair.ping_during(true, async || {
         pair.b.host.remove_address("eth0", cidr("192.0.2.12/24")).await?;
         pair.b.host.add_address("eth0", cidr("192.0.2.32/24")).await?;
@@ -135,7 +135,7 @@ async fn a_node_that_changes_its_address_keeps_its_subnet_and_is_followed() -> a
     println!("another underlay address: {:?} of silence", report.await?.longest_outage());
     pair.b.ready(SOON).await?;
     ensure!(pair.b.subnet_env()? == before, "it has another subnet: {:?}", pair.b.subnet_env()?);
-    ensure!(link_address(&pair.b, TUNNEL).await? == mac, "its tunnel has another MAC address");
+    ensure!(pair.b.host.link_address(TUNNEL).await? == mac, "its tunnel has another MAC address");
     pair.reaches().await
 }
 
@@ -155,7 +155,7 @@ async fn a_lower_device_with_another_mtu_is_followed() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nic_that_went_and_came_back_as_another_one_is_used_again() -> anyhow::Result<()> {
     let pair = Pair::start(Underlay::V4, "nic", DUAL).await?;
-    let (index, mac) = (pair.a.host.link_index("eth0").await?, link_address(&pair.a, TUNNEL).await?);
+    let (index, mac) = (pair.a.host.link_index("eth0").await?, pair.a.host.link_address(TUNNEL).await?);
     pair.a.host.delete_link("eth0").await?;
     pair.unanswered(true).await?;
     // Something else has taken its number meanwhile, or it would get that again.
@@ -165,19 +165,8 @@ async fn a_nic_that_went_and_came_back_as_another_one_is_used_again() -> anyhow:
     ensure!(pair.a.host.link_index("eth0").await? != index, "it has its number again");
     pair.a.ready(SOON).await?;
     pair.reaches().await?;
-    ensure!(link_address(&pair.a, TUNNEL).await? == mac, "its tunnel has another MAC address");
+    ensure!(pair.a.host.link_address(TUNNEL).await? == mac, "its tunnel has another MAC address");
     Ok(())
-}
-
-/// The MAC address of a link.
-async fn link_address(node: &Node, link: &str) -> anyhow::Result<Vec<u8>> {
-    use netlink_packet_route::link::LinkAttribute;
-    let link = node.host.link(link).await?;
-    let address = link.attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::Address(bytes) => Some(bytes),
-        _ => None,
-    });
-    address.context("it has no MAC address")
 }
 
 /// Waits until a node's only peer is sent to at this address.

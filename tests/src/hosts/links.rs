@@ -49,6 +49,15 @@ impl Namespace {
         mtu.ok_or_else(|| Error::new(format!("read the MTU of {name}"), "the kernel gave none"))
     }
 
+    /// The MAC address of the link called `name`.
+    pub async fn link_address(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let address = self.link(name).await?.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::Address(bytes) => Some(bytes),
+            _ => None,
+        });
+        address.ok_or_else(|| Error::new(format!("read the address of {name}"), "the kernel gave none"))
+    }
+
     /// Brings a link up.
     pub async fn set_up(&self, link: &str) -> Result<(), Error> {
         self.change(link, "bring up", LinkMessageBuilder::up).await

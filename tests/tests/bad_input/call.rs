@@ -5,6 +5,7 @@ use loden_proto::v1::{
     network::Backend, network_service_client::NetworkServiceClient, node_service_client::NodeServiceClient,
     peer_service_client::PeerServiceClient, receiver::Kind,
 };
+use loden_tests::client;
 use tonic::{Status, transport::Channel};
 
 /// A call with its request.
@@ -143,19 +144,7 @@ pub(crate) fn acquire_request(
 
 /// Where a node with this number receives in the network `default`.
 pub(crate) fn endpoint(number: u8) -> v1::Endpoint {
-    let vtep = v1::VxlanReceiver {
-        family: v1::AddressFamily::Ipv4.into(),
-        vni: 100,
-        port: 8472,
-        mac: format!("02:00:5e:10:00:{number:02x}"),
-        mtu: 1450,
-        gbp: false,
-    };
-    v1::Endpoint {
-        address_v4: format!("192.0.2.{number}"),
-        address_v6: String::new(),
-        receivers: vec![v1::Receiver { kind: Some(Kind::Vxlan(vtep)) }],
-    }
+    v1::Endpoint { address_v4: format!("192.0.2.{number}"), ..client::vtep(number.into(), 100) }
 }
 
 /// An acquire with another endpoint.

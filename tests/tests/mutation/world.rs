@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use loden_proto::v1;
-use loden_proto::v1::receiver::Kind;
+use loden_tests::client;
 use loden_tests::deployment::{Deployment, Node};
 use loden_tests::scripted::{Scripted, vxlan_network};
 use loden_tests::wait;
@@ -62,19 +62,8 @@ impl Peer {
     }
 
     fn wire(self) -> v1::Peer {
-        let vtep = v1::VxlanReceiver {
-            family: v1::AddressFamily::Ipv4.into(),
-            vni: VNI,
-            port: 8472,
-            mac: self.mac(),
-            mtu: 1450,
-            gbp: false,
-        };
-        let endpoint = v1::Endpoint {
-            address_v4: format!("192.0.2.{}", self.0),
-            address_v6: String::new(),
-            receivers: vec![v1::Receiver { kind: Some(Kind::Vxlan(vtep)) }],
-        };
+        let endpoint =
+            v1::Endpoint { address_v4: format!("192.0.2.{}", self.0), ..client::vtep(self.0.into(), VNI) };
         v1::Peer {
             node: format!("node-{}", self.0),
             subnets: vec![self.subnet(), self.subnet_v6()],

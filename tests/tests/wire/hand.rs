@@ -79,12 +79,7 @@ impl Flannel {
         let netlink = host.netlink();
         netlink.link().add(link.build()).execute().await?;
         host.set_up(&device).await?;
-        let link = host.link(&device).await?;
-        let mac = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Address(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
-            _ => None,
-        });
-        let mac = mac.context("the device has no MAC address")?;
+        let mac = <[u8; 6]>::try_from(host.link_address(&device).await?.as_slice())?;
 
         let identity = deployment.lab.directory().join(format!("{name}-identity"));
         deployment.control.issue("node", name, &identity).await?;
@@ -100,7 +95,7 @@ impl Flannel {
         let lease = leases.acquire_lease(request).await?.into_inner().lease.context("no lease")?;
         let subnet: Ipv4Net = lease.subnets.first().context("no subnet")?.parse()?;
         host.add_address(&device, IpNet::new(subnet.network().into(), 32)?).await?;
-        let index = link.header.index;
+        let index = host.link_index(&device).await?;
         Ok(Self { host, index, name: device, subnet, lease, leases })
     }
 

@@ -9,18 +9,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use futures_util::stream::{BoxStream, StreamExt};
 use ipnet::IpNet;
 use loden_proto::model::Peer;
-use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-use rtnetlink::MulticastGroup;
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::super::usage::resident_kib;
 use super::fleet::{ME, Shape, subnet_v4};
 use crate::deployment::{Deployment, Node};
-use crate::hosts::Namespace;
+use crate::hosts::{Namespace, RouteNotifications, route_prefix};
 use crate::scripted::{Scripted, vxlan_network};
 use crate::wait;
 
@@ -83,7 +80,7 @@ impl Loaded {
         let mut took = Vec::new();
         for number in 0..count {
             let victim = &routes_of_ours[(number * 7919) % routes_of_ours.len()];
-            let subnet = prefix(victim).context("a route of ours has a prefix")?;
+            let subnet = route_prefix(victim).context("a route of ours has a prefix")?;
             tokio::time::sleep(PEACE).await;
             self.node.host.netlink().route().del(victim.clone()).execute().await?;
             let begin = Instant::now();
@@ -134,41 +131,31 @@ impl Loaded {
     }
 }
 
-/// Notifications of IPv4 routes.
+/// What becomes of the routes to single subnets.
 struct Routes {
-    messages: BoxStream<'static, RouteNetlinkMessage>,
+    notifications: RouteNotifications,
 }
 
 impl Routes {
     fn listen(namespace: &Namespace) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Handle::current();
-        let (connection, _, messages) = namespace.enter(|| {
-            let _inside = runtime.enter();
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Ipv4Route])
-        })?;
-        tokio::spawn(connection);
-        let inner = messages.filter_map(async |(message, _)| match message.payload {
-            NetlinkPayload::InnerMessage(message) => Some(message),
-            _ => None,
-        });
-        Ok(Self { messages: inner.boxed() })
+        Ok(Self { notifications: namespace.route_notifications()? })
     }
 
     async fn added(&mut self, subnet: IpNet) -> anyhow::Result<()> {
-        self.next(|message| matches!(message, RouteNetlinkMessage::NewRoute(route) if prefix(route) == Some(subnet)))
+        self.next(|message| matches!(message, RouteNetlinkMessage::NewRoute(route) if route_prefix(route) == Some(subnet)))
             .await
             .with_context(|| format!("no route to {subnet} came"))
     }
 
     async fn removed(&mut self, subnet: IpNet) -> anyhow::Result<()> {
-        self.next(|message| matches!(message, RouteNetlinkMessage::DelRoute(route) if prefix(route) == Some(subnet)))
+        self.next(|message| matches!(message, RouteNetlinkMessage::DelRoute(route) if route_prefix(route) == Some(subnet)))
             .await
             .with_context(|| format!("the route to {subnet} did not go"))
     }
 
     async fn next(&mut self, wanted: impl Fn(&RouteNetlinkMessage) -> bool) -> anyhow::Result<()> {
         let next = async {
-            while let Some(message) = self.messages.next().await {
+            while let Some(message) = self.notifications.next().await {
                 if wanted(&message) {
                     return Ok(());
                 }
@@ -177,13 +164,4 @@ impl Routes {
         };
         tokio::time::timeout(LIMIT, next).await?
     }
-}
-
-fn prefix(route: &RouteMessage) -> Option<IpNet> {
-    route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-            IpNet::new((*address).into(), route.header.destination_prefix_length).ok()
-        }
-        _ => None,
-    })
 }
