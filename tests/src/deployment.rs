@@ -12,6 +12,7 @@ mod binaries;
 mod control;
 mod http;
 mod node;
+mod pair;
 mod ready;
 mod underlay;
 
@@ -23,6 +24,7 @@ pub use binaries::Binaries;
 pub use control::ControlPlane;
 pub use http::get;
 pub use node::{Node, SubnetEnv};
+pub use pair::Pair;
 pub use underlay::Underlay;
 
 use crate::hosts::{Fabric, Lab};

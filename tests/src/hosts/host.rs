@@ -21,6 +21,15 @@ impl Host {
         fabric.plug(&self.namespace, nic, mtu).await
     }
 
+    /// Has the host filter strictly by the reverse path (RFC 3704) on every interface that it has and will have;
+    /// whoever wants an interface to be less strict says so for that one.
+    pub fn filter_strictly(&self) -> Result<(), Error> {
+        for interface in ["all", "default", "eth0"] {
+            self.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "1")?;
+        }
+        Ok(())
+    }
+
     /// Makes a bridge for containers, up, with the containers' gateway on it.
     pub async fn bridge(&self, name: &str, gateway: IpNet, mtu: u32) -> Result<(), Error> {
         self.namespace.add_bridge(name, mtu).await?;
