@@ -2,9 +2,9 @@
 
 use rand::Rng;
 
-use crate::world::{DEVICE, OWN_V4, PEERS, Peer};
+use crate::world::{DEVICE, OWN_V4, PEERS, Peer, TABLE};
 
-/// One change, as iproute2 makes it.
+/// One change, as iproute2 or nft makes it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Change {
     DeleteRoute(Peer),
@@ -22,13 +22,16 @@ pub(crate) enum Change {
     Mac,
     Down,
     DeleteDevice,
+    FlushRules,
+    BendRules,
+    DeleteTable,
 }
 
 impl Change {
     pub(crate) fn random(random: &mut impl Rng) -> Self {
         let peer = Peer(random.random_range(PEERS));
         let other = Peer(if peer.0 == PEERS.start { peer.0 + 1 } else { peer.0 - 1 });
-        match random.random_range(0..15) {
+        match random.random_range(0..18) {
             0 => Self::DeleteRoute(peer),
             1 => Self::DeleteRouteV6(peer),
             2 => Self::BendRoute(peer, other),
@@ -43,8 +46,16 @@ impl Change {
             11 => Self::Mtu,
             12 => Self::Mac,
             13 => Self::Down,
-            _ => Self::DeleteDevice,
+            14 => Self::DeleteDevice,
+            15 => Self::FlushRules,
+            16 => Self::BendRules,
+            _ => Self::DeleteTable,
         }
+    }
+
+    /// Whether it is about the packet filter.
+    pub(crate) fn is_of_rules(self) -> bool {
+        matches!(self, Self::FlushRules | Self::BendRules | Self::DeleteTable)
     }
 
     /// The command that does it.
@@ -83,6 +94,10 @@ impl Change {
             Self::Mac => format!("ip link set {DEVICE} address 02:00:00:00:00:ee"),
             Self::Down => format!("ip link set {DEVICE} down"),
             Self::DeleteDevice => format!("ip link del {DEVICE}"),
+            Self::FlushRules => format!("nft flush chain {TABLE} postrouting"),
+            // Before all others.
+            Self::BendRules => format!("nft insert rule {TABLE} postrouting accept"),
+            Self::DeleteTable => format!("nft delete table {TABLE}"),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A foreign hand in the kernel: whatever it does to what is ours is undone, and nothing else is touched.
 //!
 //! ```text
-//!  seed ─▶ change ─▶ ip, bridge ─▶ the kernel ─▶ everything of ours as before, within its time
-//!                                             └▶ everything else as before, always
+//!  seed ─▶ change ─▶ ip, bridge, nft ─▶ the kernel ─▶ everything of ours as before, within its time
+//!                                                  └▶ everything else as before, always
 //! ```
 //!
 //! Several hosts are disturbed side by side, each by changes of its own seed. The agents are real; the control
@@ -11,7 +11,6 @@
 #![cfg(test)]
 
 mod change;
-mod state;
 mod world;
 
 use std::time::Duration;
@@ -58,8 +57,9 @@ async fn disturb(seed: u64) -> anyhow::Result<Vec<Duration>> {
         } else {
             world.change(change).await.with_context(told)?;
         }
-        took.push(world.is_as_before(LIMIT).await.with_context(told)?);
+        took.push(world.is_as_before(change, LIMIT).await.with_context(told)?);
     }
+    world.rules_are_as_before()?;
     ensure!(took.len() == CHANGES, "{} changes", took.len());
     Ok(took)
 }

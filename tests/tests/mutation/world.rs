@@ -9,15 +9,20 @@ use anyhow::{Context, ensure};
 use loden_proto::v1;
 use loden_tests::client;
 use loden_tests::deployment::{Deployment, Node};
+use loden_tests::hosts::{Error, Holdings, Host};
 use loden_tests::scripted::{Scripted, vxlan_network};
 use loden_tests::wait;
 use nix::sys::signal::Signal;
 
 use crate::change::Change;
-use crate::state::State;
 
 const VNI: u32 = 100;
 pub(crate) const DEVICE: &str = "loden100a";
+/// Our table of the packet filter.
+pub(crate) const TABLE: &str = "inet loden";
+/// Somebody else's.
+const THEIRS: &str =
+    "table inet theirs { chain forward { type filter hook forward priority filter; accept; }; }";
 pub(crate) const OWN_V4: &str = "10.244.1.0";
 const OWN: [&str; 2] = ["10.244.1.0/24", "2001:db8:0:1::/64"];
 /// The numbers of the peers.
@@ -74,7 +79,9 @@ impl Peer {
 
 pub(crate) struct World {
     node: Node,
-    intended: State,
+    intended: Holdings,
+    /// What nft lists of our table, and of the other one.
+    rules: [String; 2],
     _server: Scripted,
     deployment: Deployment,
 }
@@ -82,20 +89,24 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn start(name: &str) -> anyhow::Result<Self> {
         let deployment = Deployment::prepare(name, &[]).await?;
-        let network = vxlan_network(&["10.244.0.0/16", "2001:db8::/48"], VNI);
+        let mut network = vxlan_network(&["10.244.0.0/16", "2001:db8::/48"], VNI);
+        network.masquerade = Some(v1::Masquerade::default());
         let mut server = Scripted::start(&deployment, network, &OWN).await?;
         let mut node = deployment.prepare_node("a", 11, &[]).await?;
         for line in FOREIGN {
             node.host.iproute(line).await?;
         }
+        node.host.nft(THEIRS)?;
         node.start()?;
         server.snapshot(PEERS.map(|number| Peer(number).wire()).collect(), false).await?;
         server.report(PATIENCE).await?;
         node.ready(PATIENCE).await?;
-        let intended = State::of(&node.host).await?;
+        let intended = Holdings::of(&node.host, DEVICE).await?;
         let routes = intended.ours.iter().filter(|line| line.starts_with("route")).count();
         ensure!(routes >= 2 * PEERS.len(), "{intended:#?}");
-        Ok(Self { node, intended, _server: server, deployment })
+        let ruled = wait::until("our table", PATIENCE, async || rules(&node.host));
+        let rules = ruled.await?;
+        Ok(Self { node, intended, rules, _server: server, deployment })
     }
 
     /// Has a foreign hand do it.
@@ -103,16 +114,26 @@ impl World {
         Ok(self.node.host.iproute(&change.command()).await?)
     }
 
-    /// Waits until everything is as before; answers how long that took.
-    pub(crate) async fn is_as_before(&self, limit: Duration) -> anyhow::Result<Duration> {
+    /// Waits until all that a change may have touched is as before; answers how long that took.
+    pub(crate) async fn is_as_before(&self, change: Change, limit: Duration) -> anyhow::Result<Duration> {
         let begin = Instant::now();
         let undone = wait::until("everything to be as before", limit, async || {
-            match State::of(&self.node.host).await?.differs_from(&self.intended) {
+            if change.is_of_rules() {
+                self.rules_are_as_before()?;
+            }
+            match Holdings::of(&self.node.host, DEVICE).await?.differs_from(&self.intended) {
                 None => anyhow::Ok(begin.elapsed()),
                 Some(differs) => anyhow::bail!(differs),
             }
         });
         Ok(undone.await?)
+    }
+
+    /// The packet filter is as before, ours and the other table.
+    pub(crate) fn rules_are_as_before(&self) -> anyhow::Result<()> {
+        let now = rules(&self.node.host)?;
+        ensure!(now == self.rules, "the rules are {now:#?}, not {:#?}", self.rules);
+        Ok(())
     }
 
     /// Has so much happen while the agent sleeps that the kernel drops its notifications.
@@ -157,4 +178,8 @@ impl World {
             rows.lines().filter_map(|row| row.split_ascii_whitespace().nth(column)?.parse::<u64>().ok());
         Ok(drops.sum())
     }
+}
+
+fn rules(host: &Host) -> Result<[String; 2], Error> {
+    Ok([host.nft(&format!("list table {TABLE}"))?, host.nft("list table inet theirs")?])
 }

@@ -1,29 +1,31 @@
-//! What is ours in a kernel, and what is not.
+//! What is ours in a host's kernel, and what is not.
 
 use std::collections::BTreeSet;
 
-use loden_tests::hosts::{Error, Host};
-
-use crate::world::DEVICE;
+use super::{Error, Host};
 
 /// All objects that stay, a line for each.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct State {
-    /// Of the tunnel.
-    pub(crate) ours: BTreeSet<String>,
-    /// Of all other devices.
-    foreign: BTreeSet<String>,
+pub struct Holdings {
+    /// The tunnel and what is on it, and the routes of the agent's protocol number, 76, on any device.
+    pub ours: BTreeSet<String>,
+    /// Everything else.
+    pub foreign: BTreeSet<String>,
 }
 
-impl State {
-    /// Without the tunnel nothing is ours.
-    pub(crate) async fn of(host: &Host) -> Result<Self, Error> {
+impl Holdings {
+    /// What there is on a host. Where there is no device of the `tunnel`'s name, only routes are ours.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub async fn of(host: &Host, tunnel: &str) -> Result<Self, Error> {
         let objects = host.objects().await?;
-        let named = format!("IfName(\"{DEVICE}\")");
+        let named = format!("IfName(\"{tunnel}\")");
         let tunnel = objects.iter().find(|object| object.line.contains(&named)).map(|object| object.device);
         let (mut ours, mut foreign) = (BTreeSet::new(), BTreeSet::new());
         for object in objects {
-            if Some(object.device) == tunnel {
+            let is_route = object.line.starts_with("route ") && object.line.contains("protocol: Other(76)");
+            if Some(object.device) == tunnel || is_route {
                 ours.insert(object.line);
             } else {
                 foreign.insert(format!("device {}: {}", object.device, object.line));
@@ -33,7 +35,8 @@ impl State {
     }
 
     /// What differs, for people.
-    pub(crate) fn differs_from(&self, wanted: &Self) -> Option<String> {
+    #[must_use]
+    pub fn differs_from(&self, wanted: &Self) -> Option<String> {
         let side = |name: &str, now: &BTreeSet<String>, wanted: &BTreeSet<String>| {
             let lacks: Vec<_> = wanted.difference(now).collect();
             let more: Vec<_> = now.difference(wanted).collect();
