@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::{Request, Response, Status, async_trait, transport};
 
+use crate::client;
 use crate::deployment::Deployment;
 
 const LEASE: &str = "networks/default/leases/a";
@@ -165,6 +166,15 @@ pub fn vxlan_network(pools: &[&str], vni: u32) -> v1::Network {
         revision: 1,
         ..Default::default()
     }
+}
+
+/// A VXLAN peer that there is nothing wrong with, on the underlay that hosts of one segment have: 10.244.`number`.0/24
+/// behind 192.0.2.`number`.
+#[must_use]
+pub fn vxlan_peer(node: &str, number: u8, vni: u32) -> v1::Peer {
+    let endpoint =
+        v1::Endpoint { address_v4: format!("192.0.2.{number}"), ..client::vtep(number.into(), vni) };
+    v1::Peer { node: node.into(), subnets: vec![format!("10.244.{number}.0/24")], endpoint: Some(endpoint) }
 }
 
 fn connections(

@@ -12,10 +12,9 @@ use std::{
 use anyhow::{Context, ensure};
 use loden_proto::v1::{self, receiver::Kind};
 use loden_tests::{
-    client,
     deployment::{Deployment, Node},
     hosts::{Tunnel, cidr},
-    scripted::{Scripted, vxlan_network},
+    scripted::{Scripted, vxlan_network, vxlan_peer},
     wait,
 };
 
@@ -26,9 +25,7 @@ const OWN_SUBNET: &str = "10.244.1.0/24";
 
 /// A peer that there is nothing wrong with.
 fn good(node: &str, number: u8) -> v1::Peer {
-    let endpoint =
-        v1::Endpoint { address_v4: format!("192.0.2.{number}"), ..client::vtep(number.into(), VNI) };
-    v1::Peer { node: node.into(), subnets: vec![format!("10.244.{number}.0/24")], endpoint: Some(endpoint) }
+    vxlan_peer(node, number, VNI)
 }
 
 fn endpoint(peer: &mut v1::Peer) -> &mut v1::Endpoint {

@@ -95,7 +95,7 @@ async fn pods_reach_each_other(pods: &[Container; 2]) -> anyhow::Result<()> {
 async fn pods_meet_the_world_as_their_node_and_each_other_as_themselves() -> anyhow::Result<()> {
     let masquerade =
         ["--masquerade", "--masquerade-except", "192.168.0.0/16", "--masquerade-except", "fd00:9::/32"];
-    let Stage { deployment, a, b: _b, pods, world } = stage("masq", &masquerade, &[]).await?;
+    let Stage { deployment, a, b, pods, world } = stage("masq", &masquerade, &[]).await?;
     pods_reach_each_other(&pods).await?;
     let env = std::fs::read_to_string(a.subnet_file())?;
     ensure!(env.contains("FLANNEL_IPMASQ=true\n"), "{env}");
@@ -113,8 +113,11 @@ async fn pods_meet_the_world_as_their_node_and_each_other_as_themselves() -> any
     };
     check(["192.0.2.11", "2001:db8:1::11"], &pod_a)?;
     // The answer to the host itself comes back by the tunnel too.
-    let tunnel = seen(&a.host, ip("192.0.2.11"), &pods[1], pod_b[0])?;
-    ensure!(a.subnet_env()?.subnet.trunc().network() == tunnel, "{tunnel}");
+    let tunnel = a.subnet_env()?.subnet.trunc().network();
+    ensure!(seen(&a.host, ip("192.0.2.11"), &pods[1], pod_b[0])? == tunnel, "from the host");
+    // So does the answer to the world, where it came by way of another node than the pod's.
+    world.add_route(b.subnet_env()?.subnet.trunc(), ip("192.0.2.11")).await?;
+    ensure!(seen(&world, ip(WORLD[0]), &pods[1], pod_b[0])? == tunnel, "from the world by way of the host");
 
     // Somebody flushes everything, again and again, and in the end without a pause: then the agent takes one.
     let table = a.host.nft("list table inet loden")?;

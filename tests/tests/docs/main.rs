@@ -12,5 +12,6 @@ mod links;
 mod markdown;
 mod metrics;
 mod program;
+mod regressions;
 mod roles;
 mod settings;

@@ -1,0 +1,97 @@
+//! Faults of the tunnel: flannel repairs none of them before it is restarted or the peer's lease is renewed.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use loden_tests::deployment::{Deployment, Pair, Underlay};
+use loden_tests::scripted::{Scripted, vxlan_network, vxlan_peer};
+
+use crate::repaired::{metric, repaired};
+
+const DUAL: &[&str] = &["--pool", "10.244.0.0/16", "--pool", "fd00:244::/48"];
+const SOON: Duration = Duration::from_secs(30);
+const DEVICE: &str = "loden1a";
+
+/// What a foreign hand may break, by the name of the fault.
+async fn faults(pair: &Pair) -> anyhow::Result<Vec<(&'static str, Vec<String>)>> {
+    let (own, peer) = (pair.a.subnet_env()?, pair.b.subnet_env()?);
+    let subnet = peer.subnet.trunc();
+    let (own, base) = (own.subnet.network(), subnet.network());
+    let subnet_v6 = peer.subnet_v6.map(|subnet| subnet.trunc().to_string()).unwrap_or_default();
+    let mac: Vec<String> =
+        pair.b.host.link_address(DEVICE).await?.iter().map(|octet| format!("{octet:02x}")).collect();
+    let (mac, metric) = (mac.join(":"), metric(&pair.a).await?);
+    let (wrong, elsewhere) = ("02:00:00:00:00:ee", "10.244.255.0");
+    let one = |command: String| vec![command];
+    Ok(vec![
+        ("a route is deleted", one(format!("ip route del {subnet} dev {DEVICE}"))),
+        ("an IPv6 route is deleted", one(format!("ip -6 route del {subnet_v6} dev {DEVICE}"))),
+        (
+            "a route is made wrong",
+            one(format!(
+                "ip route replace {subnet} via {elsewhere} dev {DEVICE} onlink metric {metric} proto 76"
+            )),
+        ),
+        (
+            "a route is made wrong and somebody else's",
+            one(format!("ip route replace {subnet} via {elsewhere} dev {DEVICE} onlink metric {metric}")),
+        ),
+        (
+            "all routes are flushed",
+            vec![format!("ip route flush dev {DEVICE}"), format!("ip -6 route flush dev {DEVICE} proto 76")],
+        ),
+        ("an FDB entry is deleted", one(format!("bridge fdb del {mac} dev {DEVICE} self"))),
+        (
+            "an FDB entry is made wrong",
+            one(format!("bridge fdb replace {mac} dev {DEVICE} dst 192.0.2.250 self permanent")),
+        ),
+        ("a neighbour is deleted", one(format!("ip neigh del {base} dev {DEVICE}"))),
+        (
+            "a neighbour is made wrong",
+            one(format!("ip neigh replace {base} lladdr {wrong} dev {DEVICE} nud permanent")),
+        ),
+        ("the device's address is deleted", one(format!("ip addr del {own}/32 dev {DEVICE}"))),
+        (
+            "the device's address is made wrong",
+            vec![
+                format!("ip addr add 10.244.255.255/32 dev {DEVICE}"),
+                format!("ip addr del {own}/32 dev {DEVICE}"),
+            ],
+        ),
+        (
+            "the device goes down and up",
+            vec![format!("ip link set {DEVICE} down"), format!("ip link set {DEVICE} up")],
+        ),
+        ("the device stays down", one(format!("ip link set {DEVICE} down"))),
+        ("the device gets another MAC", one(format!("ip link set {DEVICE} address {wrong}"))),
+        // With the MAC that the peers know, and with every peer.
+        ("the device is deleted", one(format!("ip link del {DEVICE}"))),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_done_to_the_tunnel_is_undone() -> anyhow::Result<()> {
+    let pair = Pair::start(Underlay::V4, "f-vxlan", DUAL).await?;
+    for (fault, commands) in faults(&pair).await? {
+        repaired(&pair.a.host, DEVICE, fault, &commands).await?;
+        pair.reaches().await.with_context(|| format!("after: {fault}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_of_ipv6_alone_gets_its_device_back_with_every_peer() -> anyhow::Result<()> {
+    const VNI: u32 = 100;
+    let deployment = Deployment::prepare("f-v6-only", &[]).await?;
+    let network = vxlan_network(&["2001:db8:44::/48"], VNI);
+    let mut server = Scripted::start(&deployment, network, &["2001:db8:44:1::/64"]).await?;
+    let node = deployment.add_node("a", 11, &[]).await?;
+    let mut peer = vxlan_peer("b", 20, VNI);
+    peer.subnets = vec!["2001:db8:44:20::/64".into()];
+    server.snapshot(vec![peer], false).await?;
+    server.report(SOON).await?;
+    for command in ["ip link set loden100a down", "ip link del loden100a"] {
+        repaired(&node.host, "loden100a", command, &[command.to_owned()]).await?;
+    }
+    Ok(())
+}
