@@ -53,12 +53,12 @@ impl Cell {
         command
     }
 
-    /// Runs a program inside to its end.
-    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    /// Runs a program inside to its end; answers what it printed.
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self.command(program).args(arguments).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{program} {arguments:?} ended with {}: {said}", output.status);
-        Ok(())
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// The names in a folder inside; none if it is not there.

@@ -16,6 +16,7 @@ use loden_tests::{
 
 use crate::cell::Cell;
 use crate::cri::{Cri, Pod};
+use crate::crictl::Crictl;
 use crate::pods::{links, published};
 use crate::{Plugins, SOON, image};
 
@@ -62,7 +63,7 @@ impl Machine {
     fn load(&self, image: &Path) -> anyhow::Result<()> {
         let socket = self.home.join("containerd.sock");
         let words = ["--address", text(&socket)?, "--namespace", "k8s.io", "images", "import", text(image)?];
-        self.cell.run("ctr", &words)
+        self.cell.run("ctr", &words).map(drop)
     }
 
     async fn network_is_ready(&self) -> anyhow::Result<()> {
@@ -204,6 +205,8 @@ async fn containerds_pods_reach_each_other_also_after_agent_and_runtime_were_kil
     let late = b.run("late", &[], SERVE).await?;
     everybody_talks(&a, &b, &late, "late").await?;
 
+    an_operator_sees_and_starts_pods(&a, &b).await?;
+
     a.cri.remove(&client).await?;
     for pod in [&web, &late] {
         b.cri.remove(pod).await?;
@@ -212,4 +215,26 @@ async fn containerds_pods_reach_each_other_also_after_agent_and_runtime_were_kil
         machine.is_clean().await.with_context(|| format!("left on {}", machine.node.name))?;
     }
     Ok(())
+}
+
+/// With crictl, as one does by hand: a pod on one machine is reached from one on the other, and from that host, by
+/// the port that it publishes.
+async fn an_operator_sees_and_starts_pods(a: &Machine, b: &Machine) -> anyhow::Result<()> {
+    let (Some(on_a), Some(on_b)) = (Crictl::built(&a.cell, &a.home), Crictl::built(&b.cell, &b.home)) else {
+        println!("crictl is not built here: pods were started by the test's own client alone");
+        return Ok(());
+    };
+    ensure!(on_b.pod("web")?.1 == "SANDBOX_READY", "{:?}", on_b.pod("web")?);
+    let port = PublishedPort { host: 8081, container: 80 };
+    on_b.start("by-hand", b.node.host.full_name(), &[port], SERVE)?;
+    let client = on_a.start("asks", a.node.host.full_name(), &[], "exec sleep infinity")?;
+    let published = SocketAddr::new(ip("192.0.2.12"), port.host);
+    let get = format!("printf '{}' | nc -w 5 192.0.2.12 {}", GET.escape_default(), port.host);
+    let said = until("the page by the published port", async || on_a.shell(&client, &get));
+    // It adds an empty line or two.
+    let said = said.await?;
+    ensure!(last_line(said.trim_end()) == "by-hand", "crictl's pod was told {said:?}");
+    ensure!(page(&a.node.host, published)? == "by-hand", "{} was led elsewhere", a.node.host.name());
+    on_a.remove(&on_a.pod("asks")?.0)?;
+    on_b.remove(&on_b.pod("by-hand")?.0)
 }

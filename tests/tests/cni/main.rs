@@ -5,6 +5,7 @@
 mod cell;
 mod containerd;
 mod cri;
+mod crictl;
 mod flannel;
 mod image;
 mod pods;
