@@ -17,6 +17,7 @@ use anyhow::{Context, ensure};
 use loden_tests::deployment::{Deployment, Node, Underlay};
 use loden_tests::hosts::Container;
 use loden_tests::traffic::Ping;
+use loden_tests::wait;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const NODES: [(&str, u8); 3] = [("a", 11), ("b", 12), ("c", 13)];
@@ -105,4 +106,41 @@ async fn only_this_family(deployment: &Deployment, node: &Node, address: IpAddr)
     };
     ensure!(endpoint[this] == address.to_string() && endpoint[other].is_null(), "{lease}");
     Ok(())
+}
+
+/// A host that is no router asks for one wherever it has a link-local address, and shall not do so in a tunnel.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_asks_for_routers_in_a_tunnel() -> anyhow::Result<()> {
+    let deployment = Deployment::start("solicit", &[]).await?;
+    deployment.lodenctl(&["network", "create", "default", "--pool", "fd00:244::/48"]).await?;
+    let mut node = deployment.prepare_node("a", 11, &[]).await?;
+    for (key, value) in [("all.forwarding", "0"), ("default.router_solicitation_delay", "0")] {
+        node.host.sysctl(&format!("net.ipv6.conf.{key}"), value)?;
+    }
+    node.start()?;
+    let there = wait::until("the tunnel's address", PATIENCE, async || {
+        let tunnel = node.host.link_index("loden1a").await?;
+        let addresses = node.host.addresses().await?;
+        ensure!(addresses.iter().any(|address| address.header.index == tunnel), "{addresses:?}");
+        anyhow::Ok(())
+    });
+    there.await?;
+    // One that the kernel looks after, made later, is the clock.
+    node.host.iproute("ip link add other type vxlan id 9 dev eth0 dstport 4789 nolearning").await?;
+    node.host.iproute("ip link set other up").await?;
+    let asked = wait::until("the other tunnel to ask", PATIENCE, async || {
+        ensure!(solicitations(&node, "other")? > 0, "it has not asked");
+        anyhow::Ok(())
+    });
+    asked.await?;
+    ensure!(solicitations(&node, "loden1a")? == 0, "a router was asked for in the tunnel");
+    Ok(())
+}
+
+/// Router solicitations (RFC 4861) that a device has sent.
+fn solicitations(node: &Node, device: &str) -> anyhow::Result<u64> {
+    let path = format!("/proc/thread-self/net/dev_snmp6/{device}");
+    let counters = node.host.enter(|| std::fs::read_to_string(&path))?;
+    let counter = counters.lines().find_map(|line| line.strip_prefix("Icmp6OutRouterSolicits"));
+    Ok(counter.with_context(|| format!("{path} does not count them"))?.trim().parse()?)
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use loden_tests::deployment::{Deployment, Pair, Underlay};
 use loden_tests::scripted::{Scripted, vxlan_network, vxlan_peer};
+use loden_tests::traffic::Ping;
+use loden_tests::wait;
 
 use crate::repaired::{metric, repaired};
 
@@ -93,5 +95,35 @@ async fn a_network_of_ipv6_alone_gets_its_device_back_with_every_peer() -> anyho
     for command in ["ip link set loden100a down", "ip link del loden100a"] {
         repaired(&node.host, "loden100a", command, &[command.to_owned()]).await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_that_fails_takes_nothing_from_the_other() -> anyhow::Result<()> {
+    let pair = Pair::start(Underlay::V4, "f-families", DUAL).await?;
+    let (v4, v6): (Vec<_>, Vec<_>) = pair.pods[1].addresses().partition(|address| address.is_ipv4());
+    let off = format!("net.ipv6.conf.{DEVICE}.disable_ipv6");
+    let ping = Ping::to(v4[0]).interval(Duration::from_millis(5)).start(&pair.pods[0])?;
+    ping.reach(SOON).await?;
+
+    pair.a.host.sysctl(&off, "1")?;
+    let told = wait::until("the failure to be told", SOON, async || {
+        let status = pair.deployment.lodenctl(&["status"]).await?;
+        ensure!(status.contains("IPv6 is disabled on this device"), "{status}");
+        anyhow::Ok(())
+    });
+    told.await?;
+    // What comes and goes in IPv4 is still followed.
+    let c = pair.deployment.add_node("c", 13, &[]).await?;
+    c.ready(SOON).await?;
+    let to_c = Ping::to(c.attach("pod-c").await?.address()).start(&pair.pods[0])?;
+    to_c.reach(SOON).await.context("a newcomer is not reached")?;
+
+    pair.a.host.sysctl(&off, "0")?;
+    let to_v6 = Ping::to(v6[0]).start(&pair.pods[0])?;
+    to_v6.reach(SOON).await.context("IPv6 does not come back")?;
+    let report = ping.stop().await?;
+    println!("IPv6 off and on: {} of {} lost in IPv4", report.lost(), report.sent());
+    ensure!(report.lost() == 0, "{} of {} lost in IPv4", report.lost(), report.sent());
     Ok(())
 }
