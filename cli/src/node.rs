@@ -13,9 +13,12 @@ use crate::failure::Failure;
 use crate::network;
 use crate::output::{Output, View, or_dash};
 
+/// The code of a refusal that passes by itself.
+const WAIT: &str = "UNAVAILABLE";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Lists the nodes that hold a lease or are connected
+    /// Lists the nodes that hold a lease, are connected, or are refused a lease
     List,
     /// Shows one node
     Get {
@@ -96,6 +99,32 @@ pub(crate) struct MembershipView {
     /// What its operator should know, converged or not.
     pub(crate) warnings: Vec<String>,
     report_time: Option<String>,
+    /// Why it has no lease, or was refused one though it has.
+    refusal: Option<RefusalView>,
+}
+
+/// Why a node was refused a lease.
+#[derive(Debug, Serialize)]
+struct RefusalView {
+    code: String,
+    reason: Option<String>,
+    message: String,
+    address: String,
+    since: Option<String>,
+    time: Option<String>,
+}
+
+impl From<v1::LeaseRefusal> for RefusalView {
+    fn from(wire: v1::LeaseRefusal) -> Self {
+        Self {
+            code: wire.code,
+            reason: Some(wire.reason).filter(|reason| !reason.is_empty()),
+            message: wire.message,
+            address: wire.address,
+            since: age::rfc3339(wire.since.as_ref()),
+            time: age::rfc3339(wire.refuse_time.as_ref()),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -147,6 +176,7 @@ impl MembershipView {
             failures: wire.failures.into_iter().map(Into::into).collect(),
             warnings: wire.warnings,
             report_time: age::rfc3339(wire.report_time.as_ref()),
+            refusal: wire.refusal.map(Into::into),
         }
     }
 }
@@ -157,30 +187,43 @@ impl From<v1::PeerFailure> for FailureView {
     }
 }
 
-/// Why a membership is not converged, the cause before its consequences.
+/// Why a membership is not converged, the cause before its consequences. That a node without a lease is not
+/// connected goes without saying.
 fn reasons(wire: &v1::NodeNetwork, absent: Option<&str>) -> Vec<String> {
-    let mut reasons: Vec<String> = absent.map(str::to_owned).into_iter().collect();
-    if wire.report_time.is_none() {
-        reasons.push("has not reported yet".to_owned());
-    } else {
-        if !wire.ready {
-            reasons.push(match wire.not_ready_reason.as_str() {
-                "" => "not ready".to_owned(),
-                reason => format!("not ready: {reason}"),
-            });
-        }
-        if wire.applied_revision < wire.current_revision {
-            reasons
-                .push(format!("has applied revision {} of {}", wire.applied_revision, wire.current_revision));
-        }
-        reasons.extend(
-            wire.failures.iter().map(|failure| format!("peer {}: {}", failure.node, failure.message)),
-        );
+    let leased = !wire.subnets.is_empty();
+    let mut reasons: Vec<String> = absent.filter(|_| leased).map(str::to_owned).into_iter().collect();
+    reasons.extend(wire.refusal.as_ref().map(refused));
+    if wire.report_time.is_some() {
+        reasons.extend(not_ready(wire));
     }
+    if leased && wire.report_time.is_none() {
+        reasons.push("has not reported yet".to_owned());
+    } else if leased && wire.applied_revision < wire.current_revision {
+        reasons.push(format!("has applied revision {} of {}", wire.applied_revision, wire.current_revision));
+    }
+    reasons.extend(wire.failures.iter().map(|failure| format!("peer {}: {}", failure.node, failure.message)));
     if reasons.is_empty() {
         reasons.push("for a reason that the control plane did not give".to_owned());
     }
     reasons
+}
+
+/// What the control plane answered: reason, message and code, as the node itself says it.
+fn refused(wire: &v1::LeaseRefusal) -> String {
+    let what = if wire.code == WAIT { "waits for a lease" } else { "is refused a lease" };
+    let reason = Some(wire.reason.as_str()).filter(|reason| !reason.is_empty());
+    let reason = reason.map(|reason| format!("{reason}: ")).unwrap_or_default();
+    format!("{what}: {reason}{} ({})", wire.message, wire.code)
+}
+
+/// What the node says itself, unless it only repeats why it was refused.
+fn not_ready(wire: &v1::NodeNetwork) -> Option<String> {
+    let said = wire.not_ready_reason.as_str();
+    let repeats = |refusal: &v1::LeaseRefusal| said.contains(&refusal.message);
+    if wire.ready || wire.refusal.as_ref().is_some_and(repeats) {
+        return None;
+    }
+    Some(if said.is_empty() { "not ready".to_owned() } else { format!("not ready: {said}") })
 }
 
 impl View for NodeView {
@@ -228,6 +271,18 @@ mod tests {
             report_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
             not_ready_reason: String::new(),
             warnings: Vec::new(),
+            refusal: None,
+        }
+    }
+
+    fn refusal(code: &str, reason: &str, message: &str) -> v1::LeaseRefusal {
+        v1::LeaseRefusal {
+            code: code.into(),
+            reason: reason.into(),
+            message: message.into(),
+            address: "192.0.2.1:40000".into(),
+            since: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+            refuse_time: Some(Timestamp { seconds: 1_000_060, nanos: 0 }),
         }
     }
 
@@ -298,9 +353,55 @@ mod tests {
                     "failures": [],
                     "warnings": [],
                     "report_time": "1970-01-12T13:46:40Z",
+                    "refusal": null,
                 }],
             })
         );
+        assert_eq!(
+            serde_json::to_value(RefusalView::from(refusal("RESOURCE_EXHAUSTED", "EXHAUSTED", "no subnet")))
+                .unwrap(),
+            json!({
+                "code": "RESOURCE_EXHAUSTED",
+                "reason": "EXHAUSTED",
+                "message": "no subnet",
+                "address": "192.0.2.1:40000",
+                "since": "1970-01-12T13:46:40Z",
+                "time": "1970-01-12T13:47:40Z",
+            })
+        );
+    }
+
+    #[test]
+    fn a_node_without_a_lease_says_why_and_not_what_follows() {
+        let unleased = |refusal, said: &str| v1::NodeNetwork {
+            network: "networks/blue".into(),
+            refusal,
+            not_ready_reason: said.into(),
+            report_time: (!said.is_empty()).then_some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+            current_revision: 9,
+            ..Default::default()
+        };
+        let absent = Some("not connected");
+        let why = |wire| MembershipView::new(wire, absent).reasons;
+        let full = refusal("RESOURCE_EXHAUSTED", "EXHAUSTED", "networks/blue has no free IPv4 subnet left");
+        let shown =
+            "is refused a lease: EXHAUSTED: networks/blue has no free IPv4 subnet left (RESOURCE_EXHAUSTED)";
+        assert_eq!(why(unleased(Some(full.clone()), "")), [shown]);
+        let repeated = "peers are not known yet: control plane refuses: EXHAUSTED: networks/blue has no free \
+                        IPv4 subnet left (RESOURCE_EXHAUSTED)";
+        assert_eq!(why(unleased(Some(full.clone()), repeated)), [shown]);
+        let settling = refusal("UNAVAILABLE", "SETTLING", "the server has just started");
+        assert_eq!(
+            why(unleased(Some(settling), "")),
+            ["waits for a lease: SETTLING: the server has just started (UNAVAILABLE)"]
+        );
+        let eth9 = "no interface to send over: there is no interface eth9";
+        assert_eq!(why(unleased(None, eth9)), [format!("not ready: {eth9}")]);
+        let bare = refusal("ABORTED", "", "the records changed");
+        assert_eq!(why(unleased(Some(bare), "")), ["is refused a lease: the records changed (ABORTED)"]);
+        // It has one that expired, say, and is not given it again.
+        let held = v1::NodeNetwork { converged: false, refusal: Some(full), ..membership() };
+        assert_eq!(why(held), ["not connected", shown]);
     }
 
     #[test]

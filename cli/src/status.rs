@@ -38,6 +38,8 @@ struct StatusView {
     leases: u32,
     watches: u32,
     nodes: usize,
+    refused_nodes: u32,
+    waiting_nodes: u32,
     copied: Vec<CopiedView>,
     unconverged: Vec<UnconvergedView>,
     warnings: Vec<WarningView>,
@@ -108,6 +110,8 @@ impl StatusView {
             leases: wire.leases,
             watches: wire.watches,
             nodes: nodes.len(),
+            refused_nodes: wire.refused_nodes,
+            waiting_nodes: wire.waiting_nodes,
             copied: copied.collect(),
             unconverged: unconverged.collect(),
             warnings: warnings.collect(),
@@ -196,6 +200,7 @@ mod tests {
     fn nodes() -> Vec<NodeView> {
         let membership = |converged| v1::NodeNetwork {
             network: "networks/blue".into(),
+            subnets: vec!["10.1.3.0/24".into()],
             converged,
             ready: true,
             applied_revision: 41,
@@ -229,6 +234,24 @@ mod tests {
              NODE  NETWORK  WHY\n\
              b     blue     has applied revision 41 of 42"
         );
+    }
+
+    #[test]
+    fn a_node_that_is_refused_a_lease_keeps_the_cluster_from_being_converged() {
+        let refusal = v1::LeaseRefusal {
+            code: "RESOURCE_EXHAUSTED".into(),
+            reason: "EXHAUSTED".into(),
+            message: "no subnet is left".into(),
+            ..Default::default()
+        };
+        let membership =
+            v1::NodeNetwork { network: "networks/blue".into(), refusal: Some(refusal), ..Default::default() };
+        let node = v1::Node { name: "nodes/c".into(), networks: vec![membership], ..Default::default() };
+        let text = StatusView::new(status(), &[node.into()]).text(SystemTime::UNIX_EPOCH);
+        let told = "\nNot converged:\n\
+                    NODE  NETWORK  WHY\n\
+                    c     blue     is refused a lease: EXHAUSTED: no subnet is left (RESOURCE_EXHAUSTED)";
+        assert!(text.ends_with(told), "{text}");
     }
 
     #[test]
@@ -300,6 +323,8 @@ mod tests {
                 "leases": 3,
                 "watches": 2,
                 "nodes": 2,
+                "refused_nodes": 0,
+                "waiting_nodes": 0,
                 "copied": [],
                 "unconverged": [
                     {"node": "b", "network": "blue", "reasons": ["has applied revision 41 of 42"]},

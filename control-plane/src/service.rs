@@ -68,12 +68,13 @@ impl Shared {
         self.nodes.unconverged(members.map(|(node, network)| (node, network, current(network))))
     }
 
-    /// The nodes that hold a lease or are connected.
+    /// The nodes that hold a lease, are connected, or are refused a lease.
     pub(crate) fn node_ids(&self) -> BTreeSet<NodeId> {
         let mut nodes: BTreeSet<NodeId> =
             self.clerk.read(|ledger| ledger.leases(None, None).map(|lease| lease.name.node).collect());
         self.nodes.retain(&nodes);
         nodes.extend(self.nodes.connected());
+        nodes.extend(self.nodes.unleased(SystemTime::now()));
         nodes
     }
 }

@@ -4,10 +4,13 @@
 //!  WatchPeers opens/ends ──▶ cell of the node ◀── ReportStatus
 //!                                 │
 //!        leases (ledger) ──▶ NodeService, ClusterService, metrics
+//!                                 │
+//!  AcquireLease in vain ──▶ attempts of the node (`attempts`)
 //! ```
 //!
-//! One cell per node, written only for that node: nothing of it ever enters the peer feed.
+//! One cell per node, written only for that node: nothing of it ever enters the store or the peer feed.
 
+mod attempts;
 #[cfg(test)]
 mod tests;
 
@@ -17,11 +20,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use loden_proto::convert::timestamp;
-use loden_proto::model::{InstanceId, Subnets};
+use loden_proto::model::{InstanceId, LeaseName, Subnets};
 use loden_proto::names::{self, NetworkId, NodeId};
 use loden_proto::v1;
+use tonic::Status;
 
+use self::attempts::{Attempts, SHOWN, is_shown};
 use crate::registry::Link;
+
+pub(crate) use self::attempts::Unserved;
 
 /// Reports that one server takes per second at most, less some room for those sent at once.
 const REPORTS_PER_SECOND: u32 = 400;
@@ -31,9 +38,7 @@ const SHORTEST_PACE: Duration = Duration::from_secs(2);
 const FAILURES: usize = 100;
 /// Warnings of one report that are kept.
 const WARNINGS: usize = 20;
-/// How long a refused agent is shown: it tries again every few seconds.
-const REFUSED: Duration = Duration::from_secs(60);
-/// Longest text of a report that is kept, in characters.
+/// Longest text of a report or refusal that is kept, in characters.
 const TEXT: usize = 256;
 
 /// All nodes' cells.
@@ -45,6 +50,7 @@ pub struct Nodes {
 #[derive(Debug, Default)]
 struct Cells {
     of: HashMap<NodeId, Cell>,
+    attempts: Attempts,
     /// How many reports are filed, of all nodes.
     filed: usize,
 }
@@ -100,7 +106,6 @@ impl Report {
     /// What a request says, cut to what is kept. `applied` is from its token.
     #[must_use]
     pub fn new(wire: &v1::ReportStatusRequest, applied: u64) -> Self {
-        let cut = |text: &str| text.chars().take(TEXT).collect::<String>();
         let failures = wire.failures.iter().take(FAILURES);
         Self {
             applied,
@@ -157,6 +162,31 @@ impl Nodes {
         if let Some(cell) = self.cells().of.get_mut(node) {
             cell.refused = Some(Refused { instance, address, at: now });
         }
+    }
+
+    /// Keeps that a node was refused a lease.
+    pub(crate) fn lease_refused(&self, name: &LeaseName, status: &Status, from: SocketAddr, now: SystemTime) {
+        self.cells().attempts.refused(name, status, from, now);
+    }
+
+    /// Keeps why a node without a lease says that it is not ready.
+    pub(crate) fn not_ready(&self, name: &LeaseName, why: &str, now: SystemTime) {
+        self.cells().attempts.said(name, why, now);
+    }
+
+    /// Forgets that a node was refused a lease.
+    pub(crate) fn lease_granted(&self, name: &LeaseName) {
+        self.cells().attempts.granted(name);
+    }
+
+    /// The nodes that are refused a lease.
+    pub(crate) fn unleased(&self, now: SystemTime) -> BTreeSet<NodeId> {
+        self.cells().attempts.nodes(now).cloned().collect()
+    }
+
+    /// How many nodes get no lease.
+    pub(crate) fn unserved(&self, now: SystemTime) -> Unserved {
+        self.cells().attempts.unserved(now)
     }
 
     /// Where a connected node's newest watch comes from.
@@ -223,12 +253,15 @@ impl Nodes {
     pub(crate) fn view(&self, node: &NodeId, memberships: &[Membership], now: SystemTime) -> v1::Node {
         let cells = self.cells();
         let cell = cells.of.get(node);
+        let mut networks = memberships.iter().map(|membership| in_network(cell, membership)).collect();
+        cells.attempts.show(node, &mut networks, now);
+        let since = cell.map(|cell| cell.since).or_else(|| cells.attempts.since(node, now));
         v1::Node {
             name: names::node(node),
             connected: cell.is_some_and(|cell| cell.watches > 0),
-            since: cell.map(|cell| timestamp(cell.since)),
+            since: since.map(timestamp),
             disconnect_reason: cell.map(|cell| cell.reason.clone()).unwrap_or_default(),
-            networks: memberships.iter().map(|membership| in_network(cell, membership)).collect(),
+            networks,
             version: cell.map(|cell| cell.version.clone()).unwrap_or_default(),
             address: cell
                 .and_then(|cell| cell.address)
@@ -271,8 +304,7 @@ impl Cell {
 
 impl Refused {
     fn view(&self, now: SystemTime) -> Option<v1::RefusedAgent> {
-        // A clock that went back does not show it for ever, only until it is there again.
-        now.duration_since(self.at).is_ok_and(|age| age <= REFUSED).then(|| v1::RefusedAgent {
+        is_shown(self.at, SHOWN, now).then(|| v1::RefusedAgent {
             address: self.address.to_string(),
             instance_id: self.instance.to_string(),
             refuse_time: Some(timestamp(self.at)),
@@ -319,6 +351,11 @@ fn in_network(cell: Option<&Cell>, membership: &Membership) -> v1::NodeNetwork {
             .collect();
     }
     view
+}
+
+/// As much of a text as is kept.
+fn cut(text: &str) -> String {
+    text.chars().take(TEXT).collect()
 }
 
 /// How long each of `reporters` waits between two reports.

@@ -63,22 +63,10 @@ impl fmt::Display for Problem {
                 if let Some(reason) = reason {
                     write!(f, "{reason}: ")?;
                 }
-                write!(f, "{message} ({})", code_name(*code))
+                write!(f, "{message} ({})", reason::code_name(*code))
             }
         }
     }
-}
-
-/// As the gRPC specification writes it: `INVALID_ARGUMENT`.
-fn code_name(code: Code) -> String {
-    let mut name = String::new();
-    for letter in format!("{code:?}").chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
 }
 
 #[cfg(test)]

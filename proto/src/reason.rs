@@ -89,6 +89,19 @@ pub fn retry_after(status: &Status) -> Option<Duration> {
     status.get_details_retry_info()?.retry_delay
 }
 
+/// As the gRPC specification writes it: `INVALID_ARGUMENT`.
+#[must_use]
+pub fn code_name(code: Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
 /// A status with a reason.
 pub fn status(code: Code, reason: Reason, message: impl Into<String>) -> Status {
     let details = ErrorDetails::with_error_info(reason.as_str(), DOMAIN, HashMap::new());
@@ -125,6 +138,18 @@ mod tests {
         assert!(Reason::Adopting.is_of(&received));
         assert!(!Reason::Settling.is_of(&received));
         assert_eq!(retry_after(&received), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn codes_are_named_as_in_the_specification() {
+        for (code, name) in [
+            (Code::Ok, "OK"),
+            (Code::NotFound, "NOT_FOUND"),
+            (Code::FailedPrecondition, "FAILED_PRECONDITION"),
+            (Code::Unauthenticated, "UNAUTHENTICATED"),
+        ] {
+            assert_eq!(code_name(code), name);
+        }
     }
 
     #[test]

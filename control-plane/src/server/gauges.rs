@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -34,6 +35,7 @@ impl Collector for Gauges {
             let active = active_leases(ledger);
             (ledger.revision().0, ledger.networks().count(), active, ledger.lease_count(), adopting)
         });
+        let unserved = shared.nodes.unserved(SystemTime::now());
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let gauges = [
             ("loden_connections", "Open connections", count(self.connections.len())),
@@ -47,6 +49,8 @@ impl Collector for Gauges {
                 "Nodes that have not programmed everything",
                 count(shared.unconverged()),
             ),
+            ("loden_nodes_refused", "Nodes that are refused a lease", count(unserved.refused)),
+            ("loden_nodes_waiting", "Nodes that have to wait for a lease", count(unserved.waiting)),
             ("loden_store_healthy", "1 while the store takes writes", i64::from(healthy)),
             ("loden_store_revision", "Commits so far", i64::try_from(revision).unwrap_or(i64::MAX)),
             ("loden_adopting", "1 while leases are only taken over", i64::from(adopting)),

@@ -7,4 +7,5 @@ mod roles;
 mod services;
 mod slow;
 mod unread;
+mod unserved;
 mod watching;

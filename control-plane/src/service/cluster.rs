@@ -1,6 +1,7 @@
 //! ClusterService.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use loden_proto::convert::timestamp;
 use loden_proto::v1::cluster_service_server::ClusterService;
@@ -43,6 +44,9 @@ impl ClusterService for Clusters {
         status.store_failure = store_failure;
         status.watches = count(shared.watches.len());
         status.unconverged_nodes = count(shared.unconverged());
+        let unserved = shared.nodes.unserved(SystemTime::now());
+        status.refused_nodes = count(unserved.refused);
+        status.waiting_nodes = count(unserved.waiting);
         status.start_time = Some(timestamp(shared.started));
         Ok(Response::new(status))
     }

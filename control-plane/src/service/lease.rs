@@ -7,6 +7,7 @@ use loden_proto::InvalidValue;
 use loden_proto::convert::{endpoint_or_missing, parse_prefixes, parse_subnets, timestamp};
 use loden_proto::model::{BootId, Epoch, InstanceId, LeaseName};
 use loden_proto::names::{self, NetworkId};
+use loden_proto::reason::Reason;
 use loden_proto::v1::lease_service_server::LeaseService;
 use loden_proto::v1::{
     self, AcquireLeaseRequest, AcquireLeaseResponse, CreateReservationRequest, DeleteReservationRequest,
@@ -34,38 +35,20 @@ impl LeaseService for Leases {
     ) -> Result<Response<AcquireLeaseResponse>, Status> {
         let node = caller(&request)?.node()?.clone();
         let link = request.extensions().get::<Arc<Link>>().cloned();
-        let AcquireLeaseRequest { network, instance_id, claim, endpoint, boot_id, underlay_prefixes } =
-            request.into_inner();
-        let network = names::parse_network(&network).map_err(|invalid| invalid.at("network"))?;
-        let instance = parse_instance(&instance_id)?;
-        let boot = parse_boot(&boot_id)?;
-        let claim = (!claim.is_empty()).then(|| parse_subnets(&claim, "claim")).transpose()?;
-        let endpoint = endpoint_or_missing(endpoint)?;
-        let underlay = parse_prefixes(&underlay_prefixes, "underlay_prefixes")?;
+        let request = request.into_inner();
+        let network = names::parse_network(&request.network).map_err(|invalid| invalid.at("network"))?;
         let name = LeaseName { network, node };
-        let refused = |name: &LeaseName| {
-            if let Some(link) = &link {
-                self.0.nodes.refused(&name.node, instance, link.remote, SystemTime::now());
+        let answer = self.acquire(&name, link.as_deref(), request).await;
+        match (&answer, link) {
+            (Ok(_), _) => self.0.nodes.lease_granted(&name),
+            // That is said of the copy, not of the node.
+            (Err(status), _) if Reason::AnotherInstance.is_of(status) => {}
+            (Err(status), Some(link)) => {
+                self.0.nodes.lease_refused(&name, status, link.remote, SystemTime::now());
             }
-        };
-        self.0.streams.acquire(&name, instance, boot).map_err(|other| {
-            refused(&name);
-            elsewhere(&name, other, self.0.nodes.address(&name.node))
-        })?;
-        let command = Command::AcquireLease { name: name.clone(), instance, claim, endpoint, underlay };
-        let answer = self.0.clerk.submit(command).await.map_err(|error| {
-            if matches!(error, SubmitError::Refused(Refusal::AnotherInstance { .. })) {
-                refused(&name);
-            }
-            failed(error)
-        });
-        match answer? {
-            Answer::Lease(lease, network) => Ok(Response::new(AcquireLeaseResponse {
-                lease: Some(lease_to_wire(&lease)),
-                network: Some((&network).into()),
-            })),
-            other => Err(wrong_answer(&other)),
+            (Err(_), None) => {}
         }
+        answer.map(Response::new)
     }
 
     async fn renew_lease(&self, request: Request<RenewLeaseRequest>) -> Result<Response<v1::Lease>, Status> {
@@ -173,6 +156,43 @@ impl LeaseService for Leases {
 }
 
 impl Leases {
+    async fn acquire(
+        &self,
+        name: &LeaseName,
+        link: Option<&Link>,
+        request: AcquireLeaseRequest,
+    ) -> Result<AcquireLeaseResponse, Status> {
+        let AcquireLeaseRequest { instance_id, claim, endpoint, boot_id, underlay_prefixes, .. } = request;
+        let instance = parse_instance(&instance_id)?;
+        let boot = parse_boot(&boot_id)?;
+        let claim = (!claim.is_empty()).then(|| parse_subnets(&claim, "claim")).transpose()?;
+        let endpoint = endpoint_or_missing(endpoint)?;
+        let underlay = parse_prefixes(&underlay_prefixes, "underlay_prefixes")?;
+        let copied = || {
+            if let Some(link) = link {
+                self.0.nodes.refused(&name.node, instance, link.remote, SystemTime::now());
+            }
+        };
+        self.0.streams.acquire(name, instance, boot).map_err(|other| {
+            copied();
+            elsewhere(name, other, self.0.nodes.address(&name.node))
+        })?;
+        let command = Command::AcquireLease { name: name.clone(), instance, claim, endpoint, underlay };
+        let answer = self.0.clerk.submit(command).await.map_err(|error| {
+            if matches!(error, SubmitError::Refused(Refusal::AnotherInstance { .. })) {
+                copied();
+            }
+            failed(error)
+        });
+        match answer? {
+            Answer::Lease(lease, network) => Ok(AcquireLeaseResponse {
+                lease: Some(lease_to_wire(&lease)),
+                network: Some((&network).into()),
+            }),
+            other => Err(wrong_answer(&other)),
+        }
+    }
+
     async fn submit(&self, command: Command) -> Result<Response<v1::Lease>, Status> {
         match self.0.clerk.submit(command).await.map_err(failed)? {
             Answer::Lease(lease, _) => Ok(Response::new(lease_to_wire(&lease))),

@@ -38,6 +38,9 @@ impl PeerService for Peers {
         let network = names::parse_network(&wire.network).map_err(|invalid| invalid.at("network"))?;
         let name = LeaseName { network, node };
         if self.0.clerk.read(|ledger| ledger.lease(&name).is_none()) {
+            if !wire.ready {
+                self.0.nodes.not_ready(&name, &wire.not_ready_reason, SystemTime::now());
+            }
             return Err(not_found(&name.to_string()));
         }
         // A position in another life of the store says nothing about this one.

@@ -41,12 +41,12 @@ fn both_agents_of_a_copied_identity_are_shown_for_a_minute() {
     assert_eq!(nodes.view(&node(), &[], AT).refused_agent, None, "nobody is there");
     let watch = nodes.watch_opened(node(), link(&Registry::default()), AT);
     nodes.refused(&node(), InstanceId(7), other, AT);
-    let view = nodes.view(&node(), &[], AT + REFUSED);
+    let view = nodes.view(&node(), &[], AT + SHOWN);
     assert_eq!(view.address, "192.0.2.1:1");
     let refused = view.refused_agent.unwrap();
     assert_eq!(refused.address, "192.0.2.9:7");
     assert_eq!(refused.instance_id, InstanceId(7).to_string());
-    assert_eq!(nodes.view(&node(), &[], AT + REFUSED * 2).refused_agent, None);
+    assert_eq!(nodes.view(&node(), &[], AT + SHOWN * 2).refused_agent, None);
     drop(watch);
     assert_eq!(nodes.view(&node(), &[], AT).address, "");
 }
