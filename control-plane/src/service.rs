@@ -23,8 +23,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+use loden_proto::model::InstanceId;
 use loden_proto::names::{ClusterName, NetworkId, NodeId};
 use tonic::{Request, Status};
+use tracing::warn;
 
 pub(crate) use self::door::Door;
 pub(crate) use self::watch::{Watches, draining};
@@ -36,6 +38,7 @@ use crate::feed::Feeds;
 use crate::held::Held;
 use crate::ledger::{LeaseState, Ledger};
 use crate::metrics::Metrics;
+use crate::registry::Link;
 use crate::status::Nodes;
 use crate::watch::Streams;
 
@@ -66,6 +69,17 @@ impl Shared {
         let members = members.iter();
         let current = |network| self.feeds.last_change(network).unwrap_or_default();
         self.nodes.unconverged(members.map(|(node, network)| (node, network, current(network))))
+    }
+
+    /// Keeps that another agent with a node's identity was refused, and says so once.
+    fn copied(&self, node: &NodeId, instance: InstanceId, link: &Link) {
+        if self.nodes.refused(node, instance, link.remote, SystemTime::now()) {
+            let connected = self.nodes.address(node).map(|address| address.to_string());
+            warn!(
+                %node, refused = %link.remote, %instance, connected = connected.as_deref().unwrap_or("-"),
+                "two agents have one identity; the second one is refused: was a disk or certificate copied?"
+            );
+        }
     }
 
     /// The nodes that hold a lease, are connected, or are refused a lease.

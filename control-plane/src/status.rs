@@ -157,11 +157,20 @@ impl Nodes {
         OpenWatch { nodes: self.clone(), node, link }
     }
 
-    /// Keeps that another agent with a node's identity was refused.
-    pub(crate) fn refused(&self, node: &NodeId, instance: InstanceId, address: SocketAddr, now: SystemTime) {
-        if let Some(cell) = self.cells().of.get_mut(node) {
-            cell.refused = Some(Refused { instance, address, at: now });
-        }
+    /// Keeps that another agent with a node's identity was refused. Answers whether that is news: it is not shown
+    /// yet.
+    pub(crate) fn refused(
+        &self,
+        node: &NodeId,
+        instance: InstanceId,
+        address: SocketAddr,
+        now: SystemTime,
+    ) -> bool {
+        let mut cells = self.cells();
+        let Some(cell) = cells.of.get_mut(node) else { return false };
+        let refused = Refused { instance, address, at: now };
+        let last = cell.refused.replace(refused);
+        last.is_none_or(|last| last.address.ip() != address.ip() || !is_shown(last.at, SHOWN, now))
     }
 
     /// Keeps that a node was refused a lease.

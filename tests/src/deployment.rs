@@ -16,6 +16,8 @@ mod pair;
 mod ready;
 mod underlay;
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context, ensure};
@@ -112,6 +114,29 @@ impl Deployment {
         Ok(Node::new(name, host, home, self.control.endpoint(), self.binaries.clone(), flags))
     }
 
+    /// Makes a host for a copy of a node: with its certificate and, if its disk is cloned, the state that its
+    /// agent has at this moment. The copy's agent does not run when this returns.
+    ///
+    /// # Errors
+    /// When the machine or the disk refuses.
+    pub async fn prepare_copy(
+        &self,
+        of: &Node,
+        name: &str,
+        number: u8,
+        cloned_disk: bool,
+    ) -> anyhow::Result<Node> {
+        let address = self.underlay.address(number);
+        let host = self.lab.host(name).on(&self.fabric).address(address).build().await?;
+        let home = self.lab.directory().join(name);
+        fs::create_dir(&home)?;
+        copy(&of.home.join("identity"), &home.join("identity"))?;
+        if cloned_disk {
+            copy(&of.home.join("state"), &home.join("state"))?;
+        }
+        Ok(Node::new(&of.name, host, home, self.control.endpoint(), self.binaries.clone(), &[]))
+    }
+
     /// Runs lodenctl as admin on the control plane's host; answers its output.
     ///
     /// # Errors
@@ -152,4 +177,20 @@ impl Deployment {
         let text = self.lodenctl(&[arguments, &["-o", "json"]].concat()).await?;
         serde_json::from_str(&text).with_context(|| format!("lodenctl printed no JSON: {text}"))
     }
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir(to)?;
+    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            fs::copy(&from, &to).with_context(|| format!("could not copy {}", from.display()))?;
+        }
+    }
+    Ok(())
 }

@@ -170,7 +170,7 @@ impl Leases {
         let underlay = parse_prefixes(&underlay_prefixes, "underlay_prefixes")?;
         let copied = || {
             if let Some(link) = link {
-                self.0.nodes.refused(&name.node, instance, link.remote, SystemTime::now());
+                self.0.copied(&name.node, instance, link);
             }
         };
         self.0.streams.acquire(name, instance, boot).map_err(|other| {

@@ -151,7 +151,7 @@ fn admit(
             Ok(()) => Ok(Viewer::Node { node: node.clone(), instance, boot }),
             Err(other) => {
                 if matches!(other, Elsewhere::Streams(_)) {
-                    shared.nodes.refused(node, instance, link.remote, SystemTime::now());
+                    shared.copied(node, instance, link);
                 }
                 Err(elsewhere(&name, other, shared.nodes.address(node)))
             }

@@ -37,16 +37,20 @@ fn a_node_is_connected_while_one_watch_is_open_and_then_the_reason_is_told() {
 fn both_agents_of_a_copied_identity_are_shown_for_a_minute() {
     let nodes = Nodes::default();
     let other = "192.0.2.9:7".parse().unwrap();
-    nodes.refused(&node(), InstanceId(7), other, AT);
+    assert!(!nodes.refused(&node(), InstanceId(7), other, AT));
     assert_eq!(nodes.view(&node(), &[], AT).refused_agent, None, "nobody is there");
     let watch = nodes.watch_opened(node(), link(&Registry::default()), AT);
-    nodes.refused(&node(), InstanceId(7), other, AT);
+    assert!(nodes.refused(&node(), InstanceId(7), other, AT));
+    let again = "192.0.2.9:8".parse().unwrap();
+    assert!(!nodes.refused(&node(), InstanceId(7), again, AT), "it is no news from another port");
+    assert!(!nodes.refused(&node(), InstanceId(7), other, AT));
     let view = nodes.view(&node(), &[], AT + SHOWN);
     assert_eq!(view.address, "192.0.2.1:1");
     let refused = view.refused_agent.unwrap();
     assert_eq!(refused.address, "192.0.2.9:7");
     assert_eq!(refused.instance_id, InstanceId(7).to_string());
     assert_eq!(nodes.view(&node(), &[], AT + SHOWN * 2).refused_agent, None);
+    assert!(nodes.refused(&node(), InstanceId(7), other, AT + SHOWN * 2));
     drop(watch);
     assert_eq!(nodes.view(&node(), &[], AT).address, "");
 }

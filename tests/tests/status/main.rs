@@ -3,6 +3,7 @@
 
 #![cfg(test)]
 
+mod copied;
 mod refused;
 
 use std::time::Duration;
