@@ -45,7 +45,13 @@ const AGREED: [(Bench, &[&str]); 4] = [
     ),
     (
         Bench::Store,
-        &["durable_leases_sled_256", "store_commits_sled_256", "lease_p99_sled_256", "reopen_10k"],
+        &[
+            "durable_leases_sled_256",
+            "store_commits_sled_256",
+            "lease_p99_sled_256",
+            "reopen_10k",
+            "reopen_10k_later",
+        ],
     ),
     // The smoke run has 20 agents instead of 1,000.
     (

@@ -1,11 +1,13 @@
-//! `AcquireLease` over mTLS from another process, and the store that it filled, opened again.
+//! `AcquireLease` over mTLS from another process, and the store that it filled, opened again: as it is, and after
+//! many more commits, most of whose history is not kept.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use loden_control_plane::ledger::Ledger;
-use loden_control_plane::store::{Options, SledStore, Store};
+use loden_control_plane::store::{Change, Options, SledStore, Store};
 
 use super::super::metric::quantile;
 use super::super::swarm::{Answer, Kind, Order, Swarm};
@@ -15,6 +17,10 @@ use crate::deployment::Deployment;
 
 const CALLERS: usize = 256;
 const LEASES: usize = 10_000;
+/// Commits of a store with a long life.
+const MORE: usize = 100_000;
+/// Of those at once.
+const AT_ONCE: usize = 512;
 /// How long all leases of a run may take.
 const LIMIT: Duration = Duration::from_secs(300);
 /// How long a control plane may take to end.
@@ -28,6 +34,8 @@ pub(super) struct Leases {
     /// CPU time of the control plane per lease.
     pub(super) cpu_micros: Series,
     pub(super) reopen: Series,
+    /// After many more commits.
+    pub(super) reopen_later: Series,
 }
 
 /// Each run is a control plane of its own with an empty store.
@@ -53,17 +61,22 @@ pub(super) async fn measure(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Leas
         let process = deployment.control.process.take().context("the control plane runs")?;
         process.terminate()?;
         process.wait_exit(END).await?;
-        let reopen = reopen(&deployment.control.state.join("store"), leases).await?;
+        let (store, more) = (deployment.control.state.join("store"), scale.count(MORE));
+        let now = reopen(&store, leases).await?;
+        commit(&store, more).await?;
+        let later = reopen(&store, leases).await?;
         let (per_second, p99) = (leases as f64 / seconds, quantile(&latencies, 0.99).unwrap_or_default());
         say(&format!(
-            "run {} of {}: {per_second:.0} leases/s, p99 {p99:.1} ms; opened again in {reopen:.0} ms",
+            "run {} of {}: {per_second:.0} leases/s, p99 {p99:.1} ms; opened again in {now:.0} ms, \
+             in {later:.0} ms after {more} more commits",
             run + 1,
             scale.runs()
         ));
         all.per_second.push(per_second);
         all.p99.push(p99);
         all.cpu_micros.push(cpu.as_secs_f64() * 1e6 / leases as f64);
-        all.reopen.push(reopen);
+        all.reopen.push(now);
+        all.reopen_later.push(later);
     }
     Ok(all)
 }
@@ -77,4 +90,17 @@ async fn reopen(directory: &Path, leases: usize) -> anyhow::Result<f64> {
     ensure!(ledger.lease_count() == leases, "{} of {leases} leases were kept", ledger.lease_count());
     store.close().await;
     Ok(took)
+}
+
+/// Commits to a store that many times, each time one of its records as it is.
+async fn commit(directory: &Path, times: usize) -> anyhow::Result<()> {
+    let store = SledStore::open(directory, Options::default()).await?;
+    let records = store.load().await?.records;
+    let commits = records.iter().cycle().take(times).map(|record| {
+        let (key, value) = (record.key.clone(), record.value.clone());
+        store.commit(vec![Change::Put { key, value }], Vec::new())
+    });
+    stream::iter(commits).buffer_unordered(AT_ONCE).try_for_each(async |_| Ok(())).await?;
+    store.close().await;
+    Ok(())
 }
