@@ -34,6 +34,7 @@ struct StatusView {
     revision: u64,
     store_failure: Option<String>,
     adopting_until: Option<String>,
+    former_life: Option<FormerLifeView>,
     networks: u32,
     leases: u32,
     watches: u32,
@@ -47,6 +48,42 @@ struct StatusView {
     started: Option<Timestamp>,
     #[serde(skip)]
     adopting: Option<Timestamp>,
+}
+
+/// Clients that know another CA of the cluster.
+#[derive(Debug, Serialize)]
+struct FormerLifeView {
+    /// Where the last one came from.
+    address: String,
+    knock_time: Option<String>,
+    hosts: u32,
+    #[serde(skip)]
+    knocked: Option<Timestamp>,
+}
+
+impl FormerLifeView {
+    fn new(wire: v1::FormerLife) -> Self {
+        Self {
+            address: wire.address,
+            knock_time: age::rfc3339(wire.knock_time.as_ref()),
+            hosts: wire.hosts,
+            knocked: wire.knock_time,
+        }
+    }
+
+    fn text(&self, now: SystemTime) -> String {
+        let who = match self.hosts {
+            1 => "1 host knows".to_owned(),
+            hosts => format!("{hosts} hosts know"),
+        };
+        format!(
+            "{who} another CA of this cluster, last seen {} {}; new nodes get no subnet: if the state directory was \
+             lost, run loden-control-plane recover, start the control plane again and issue every node anew; if \
+             this is a new cluster, stop those agents",
+            self.address,
+            age::relative(self.knocked.as_ref(), now)
+        )
+    }
 }
 
 /// A node whose identity two agents have.
@@ -106,6 +143,7 @@ impl StatusView {
             revision: wire.revision,
             store_failure: Some(wire.store_failure).filter(|cause| !cause.is_empty()),
             adopting_until: age::rfc3339(wire.adopting_until.as_ref()),
+            former_life: wire.former_life.map(FormerLifeView::new),
             networks: wire.networks,
             leases: wire.leases,
             watches: wire.watches,
@@ -138,6 +176,9 @@ impl StatusView {
                 "Adopting",
                 format!("leases held before, ends {}", age::relative(self.adopting.as_ref(), now)),
             ));
+        }
+        if let Some(former) = &self.former_life {
+            facts.push(("Former life", former.text(now)));
         }
         facts.push(("Networks", self.networks.to_string()));
         facts.push(("Leases", self.leases.to_string()));
@@ -269,6 +310,17 @@ mod tests {
     }
 
     #[test]
+    fn signs_of_a_former_life_are_told_with_what_to_do() {
+        let knock_time = Some(Timestamp { seconds: 1_000_057, nanos: 0 });
+        let former = v1::FormerLife { address: "192.0.2.7:4711".into(), knock_time, hosts: 2 };
+        let wire = v1::ClusterStatus { former_life: Some(former), ..status() };
+        let text = StatusView::new(wire, &[]).text(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_060));
+        let told = "Former life:   2 hosts know another CA of this cluster, last seen 192.0.2.7:4711 3s ago; new nodes \
+                    get no subnet: if the state directory was lost, run loden-control-plane recover, start";
+        assert!(text.contains(told), "{text}");
+    }
+
+    #[test]
     fn warnings_are_told_of_nodes_that_are_converged_too() {
         let membership = v1::NodeNetwork {
             network: "networks/blue".into(),
@@ -319,6 +371,7 @@ mod tests {
                 "revision": 42,
                 "store_failure": null,
                 "adopting_until": null,
+                "former_life": null,
                 "networks": 1,
                 "leases": 3,
                 "watches": 2,

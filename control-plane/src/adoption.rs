@@ -4,7 +4,8 @@
 //!  start: store against marker ─┐
 //!                               ├─ lost ─▶ BeginIncarnation ─▶ adopting (10 min) ─▶ EndAdoption
 //!  open: client's resume token ─┤                │
-//!  the operator: recover ───────┘                │
+//!  the operator: recover ───────┤                │
+//!  acquire: claim after knocks ─┘                │
 //!                                                └─▶ marker beside the key of tokens
 //! ```
 //!
@@ -27,13 +28,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use loden_proto::model::LeaseName;
 use loden_proto::names::NetworkId;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
 use crate::clerk::{ClerkHandle, Settling, SubmitError, WallClock};
 use crate::feed::{Feeds, TokenVerdict};
-use crate::ledger::{Cluster, Command, LeaseState};
+use crate::knocks::Knocks;
+use crate::ledger::{Cluster, Command, LeaseState, Ledger};
 use crate::watch::{Streams, WatchBody, WatchOpen, WatchRefusal};
 
 pub use marker::{Marker, MarkerError};
@@ -108,6 +111,8 @@ pub struct AdoptionOptions {
     pub settle: Duration,
     /// Where the marker is; beside the key of tokens, not in the store's directory.
     pub marker: PathBuf,
+    /// Who tells of a life that was lost with its CA.
+    pub knocks: Knocks,
 }
 
 /// Why a store's life did not begin.
@@ -205,6 +210,25 @@ impl Adoption {
         }
     }
 
+    /// Looks at what a node claims that was refused because there are signs of a former life: a subnet that this
+    /// life cannot have given it proves that there was one, and a new incarnation begins.
+    ///
+    /// # Errors
+    /// When the new incarnation cannot begin.
+    pub async fn heed_claim(&self, lease: &LeaseName) -> Result<(), AdoptionError> {
+        let _one_at_a_time = self.0.beginning.lock().await;
+        // Somebody else may have come before.
+        let over = |ledger: &Ledger| {
+            ledger.has_given() || ledger.cluster().is_some_and(|cluster| cluster.adopt_until.is_some())
+        };
+        if self.0.clerk.read(over) {
+            return Ok(());
+        }
+        tracing::warn!(%lease, "a node holds a subnet of a life that was lost; collecting leases from the agents");
+        let adopt_until = Some((self.0.now)() + self.0.options.adopt);
+        self.begin(Command::BeginIncarnation { id: rand::random(), predecessor: None, adopt_until }).await
+    }
+
     /// Begins a watch. If its token shows that the store was lost, a new incarnation begins first, and the
     /// watch begins with a set that says that it is not whole.
     ///
@@ -217,7 +241,7 @@ impl Adoption {
 
     /// Ends settling and adoption when it is time. Runs as long as the server.
     pub async fn run(self, settling: Settling) {
-        tokio::join!(self.end_settling(&settling), self.end_adoptions());
+        tokio::join!(self.end_settling(&settling), self.end_adoptions(), self.end_knocks());
     }
 
     async fn begin_again(
@@ -276,6 +300,19 @@ impl Adoption {
             tokio::time::sleep(PAUSE).await;
         }
         settling.end();
+    }
+
+    /// Once this life has given a lease, there is nothing that knocks could tell.
+    async fn end_knocks(&self) {
+        let knocks = &self.0.options.knocks;
+        let mut revisions = self.0.clerk.revisions();
+        while knocks.is_counting() {
+            if self.0.clerk.read(Ledger::has_given) {
+                knocks.end();
+            } else if revisions.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     async fn end_adoptions(&self) {

@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::feed::{Feeds, Incarnation, Point, Publication, Scene};
+use crate::knocks::Knocks;
 use crate::ledger::{
     Applied, Command, Corrupt, Defaults, Lease, Ledger, Refusal, Reservation, Streaming, Want,
 };
@@ -53,6 +54,8 @@ pub struct ClerkOptions {
     pub streaming: Arc<dyn Streaming + Send + Sync>,
     /// Whether new slots must wait for the agents.
     pub settling: Settling,
+    /// Who tells of a life that was lost.
+    pub knocks: Knocks,
     /// The time of day.
     pub now: WallClock,
 }
@@ -211,6 +214,12 @@ impl ClerkHandle {
     #[must_use]
     pub fn revision(&self) -> Revision {
         *self.applied.borrow()
+    }
+
+    /// The newest applied revision, whenever there is a newer one.
+    #[must_use]
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.applied.clone()
     }
 
     /// Whether the store takes writes.

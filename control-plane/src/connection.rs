@@ -30,12 +30,12 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use loden_transport::{Role, SpiffeId};
+use loden_proto::names::ClusterName;
+use loden_transport::{HandshakeError, Role, SpiffeId, accept};
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +44,7 @@ use tracing::{debug, info, warn};
 
 use self::admission::{Admission, Limits, Place};
 use self::stream::Watched;
+use crate::knocks::Knocks;
 use crate::metrics::Metrics;
 use crate::registry::{EndReason, Link, Registry};
 use crate::status::Nodes;
@@ -92,6 +93,8 @@ impl Default for Patience {
 pub(crate) struct Acceptor<S> {
     /// Swapped when the certificate is renewed; connections keep theirs.
     pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
+    pub(crate) cluster: ClusterName,
+    pub(crate) knocks: Knocks,
     pub(crate) registry: Registry,
     pub(crate) service: S,
     pub(crate) metrics: Arc<Metrics>,
@@ -160,24 +163,23 @@ where
         match timeout(self.patience.handshake, self.handshake(tcp)).await {
             Ok(Ok(authenticated)) => return Some(authenticated),
             Ok(Err(error)) => self.refused(remote, &error),
-            Err(_) => self.refused(remote, &io::Error::from(io::ErrorKind::TimedOut)),
+            Err(_) => self.refused(remote, &io::Error::from(io::ErrorKind::TimedOut).into()),
         }
         None
     }
 
-    fn refused(&self, remote: SocketAddr, error: &io::Error) {
+    fn refused(&self, remote: SocketAddr, error: &HandshakeError) {
         self.metrics.handshakes_failed.inc();
+        if error.is_of_another_ca(&self.cluster) {
+            self.knocks.knock(remote, Instant::now());
+        }
         debug!(%remote, %error, "TLS handshake failed");
     }
 
-    async fn handshake(&self, tcp: TcpStream) -> io::Result<(TlsStream<TcpStream>, SpiffeId)> {
+    async fn handshake(&self, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, SpiffeId), HandshakeError> {
         tcp.set_nodelay(true)?;
         SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-        let stream = TlsAcceptor::from(self.tls.load_full()).accept(tcp).await?;
-        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let leaf = certificates.first().ok_or_else(|| io::Error::other("no client certificate"))?;
-        let id = SpiffeId::of_certificate(leaf).map_err(io::Error::other)?;
-        Ok((stream, id))
+        accept(self.tls.load_full(), tcp).await
     }
 
     async fn serve(&self, stream: TlsStream<TcpStream>, id: SpiffeId, remote: SocketAddr) {

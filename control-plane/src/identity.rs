@@ -7,6 +7,7 @@
 //!   admin/            the first admin's bundle
 //!   token.key         authenticates resume tokens, also after the store was lost
 //!   incarnation       of the store that was served last
+//!   unproven          the CA was made here, and no lease has been given since
 //! ```
 //!
 //! Everything is made at the first start and kept. `issue` needs nothing but the CA's two files, so it works
@@ -42,6 +43,7 @@ const SERVER: &str = "server";
 const ADMIN: &str = "admin";
 const TOKEN_KEY: &str = "token.key";
 const INCARNATION: &str = "incarnation";
+const UNPROVEN: &str = "unproven";
 const LOCK: &str = ".lock";
 
 /// The key that authenticates resume tokens.
@@ -189,6 +191,13 @@ impl Pki {
     pub fn incarnation_marker(&self) -> PathBuf {
         self.directory.join(INCARNATION)
     }
+
+    /// What is there from the making of the CA until somebody removes it: the cluster may have had another CA
+    /// before.
+    #[must_use]
+    pub fn unproven_note(&self) -> PathBuf {
+        self.directory.join(UNPROVEN)
+    }
 }
 
 /// Where the incarnation is noted in a directory that need not be there yet.
@@ -213,6 +222,8 @@ fn open_authority(directory: &Path, cluster: &ClusterName, now: SystemTime) -> R
             }
         };
         let authority = Authority::create(cluster, &key, now)?;
+        // Before the certificate, with which the CA is made.
+        file::write_private(&directory.join(UNPROVEN), b"no lease has been given since this CA was made\n")?;
         file::write_private(&certificate_path, authority.certificate_pem().as_bytes())?;
         info!(%cluster, directory = %directory.display(), "cluster CA made");
     }
@@ -264,6 +275,7 @@ mod tests {
             ("ca.crt", 0o600),
             ("ca.key", 0o600),
             ("token.key", 0o600),
+            ("unproven", 0o600),
             ("admin", 0o700),
             ("admin/tls.key", 0o600),
             ("server", 0o700),
@@ -273,7 +285,10 @@ mod tests {
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{name}");
         }
 
+        fs::remove_file(first.unproven_note()).unwrap();
+
         let second = open(&directory);
+        assert!(!second.unproven_note().exists(), "it comes with the CA only");
         assert_eq!(second.authority().certificate_pem(), first.authority().certificate_pem());
         assert_eq!(second.token_key().unwrap(), first.token_key().unwrap());
         let again = second.server(&"one".parse().unwrap(), &[], SystemTime::now()).unwrap();

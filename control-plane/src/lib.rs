@@ -12,6 +12,7 @@ pub mod expiry;
 pub mod feed;
 mod held;
 pub mod identity;
+pub mod knocks;
 pub mod ledger;
 mod metrics;
 pub mod registry;

@@ -40,6 +40,7 @@ use crate::expiry;
 use crate::feed::{FeedOptions, Feeds, TokenKey};
 use crate::held::Held;
 use crate::identity::{Pki, PkiError};
+use crate::knocks::Knocks;
 use crate::ledger::Defaults;
 use crate::metrics::Metrics;
 use crate::registry::{EndReason, Registry};
@@ -227,11 +228,13 @@ impl Server {
         let options = FeedOptions { heartbeat: config.heartbeat, ..FeedOptions::default() };
         let feeds = Feeds::new(TokenKey::new(&pki.token_key()?), options);
         let (streams, settling) = (Streams::default(), Settling::default());
+        let knocks = Knocks::noted(pki.unproven_note());
         let now: WallClock = Arc::new(SystemTime::now);
         let clerk_options = ClerkOptions {
             defaults: defaults(&config),
             streaming: Arc::new(streams.clone()),
             settling: settling.clone(),
+            knocks: knocks.clone(),
             now: Arc::clone(&now),
         };
         let (clerk, handle) = Clerk::start(store, feeds.clone(), clerk_options).await?;
@@ -239,6 +242,7 @@ impl Server {
             adopt: config.adopt_for,
             settle: config.settle,
             marker: pki.incarnation_marker(),
+            knocks: knocks.clone(),
         };
         let adoption =
             Adoption::start(handle.clone(), feeds.clone(), streams.clone(), &settling, adoption_options, now);
@@ -249,6 +253,7 @@ impl Server {
             feeds,
             streams,
             settling,
+            knocks,
             nodes: Nodes::default(),
             watches: Watches::default(),
             held: Held::default(),
@@ -279,6 +284,8 @@ impl Server {
         let (tell, readiness) = watch::channel(Readiness::no("starting"));
         let acceptor = Acceptor {
             tls: Arc::clone(&tls),
+            cluster: config.cluster.clone(),
+            knocks: shared.knocks.clone(),
             registry: server.stops.registry.clone(),
             service: door,
             metrics: Arc::clone(&shared.metrics),

@@ -25,6 +25,7 @@ use std::time::SystemTime;
 
 use loden_proto::model::InstanceId;
 use loden_proto::names::{ClusterName, NetworkId, NodeId};
+use tokio::time::Instant;
 use tonic::{Request, Status};
 use tracing::warn;
 
@@ -36,7 +37,8 @@ use crate::adoption::Adoption;
 use crate::clerk::{ClerkHandle, Settling};
 use crate::feed::Feeds;
 use crate::held::Held;
-use crate::ledger::{LeaseState, Ledger};
+use crate::knocks::Knocks;
+use crate::ledger::{Cluster, Knocked, LeaseState, Ledger};
 use crate::metrics::Metrics;
 use crate::registry::Link;
 use crate::status::Nodes;
@@ -51,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) feeds: Feeds,
     pub(crate) streams: Streams,
     pub(crate) settling: Settling,
+    pub(crate) knocks: Knocks,
     pub(crate) nodes: Nodes,
     pub(crate) watches: Watches,
     pub(crate) held: Held,
@@ -60,6 +63,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Why new nodes get no subnet though leases are not being adopted.
+    pub(crate) fn knocked(&self, now: Instant) -> Option<Knocked> {
+        let adopting = |cluster: Cluster| cluster.adopt_until.is_some();
+        self.knocks.heard(now).filter(|_| !self.clerk.read(|ledger| ledger.cluster()).is_some_and(adopting))
+    }
+
     /// How many nodes have an active lease in a network that they have not converged in.
     pub(crate) fn unconverged(&self) -> usize {
         let members: Vec<(NodeId, NetworkId)> = self.clerk.read(|ledger| {

@@ -18,6 +18,8 @@ pub enum Reason {
     Adopting,
     /// Another instance of the node is streaming.
     AnotherInstance,
+    /// Clients know another CA of the cluster, of whose life the server knows nothing.
+    FormerLife,
     /// A field breaks its rule.
     InvalidField,
     /// No subnet or VNI is left.
@@ -53,6 +55,7 @@ impl Reason {
         match self {
             Self::Adopting => "ADOPTING",
             Self::AnotherInstance => "ANOTHER_INSTANCE",
+            Self::FormerLife => "FORMER_LIFE",
             Self::InvalidField => "INVALID_FIELD",
             Self::Exhausted => "EXHAUSTED",
             Self::NotFound => "NOT_FOUND",

@@ -1,7 +1,7 @@
 //! Mutual TLS for both ends of a Loden connection.
 //!
 //! ```text
-//! identity directory ──Bundle──▶ server_config ──▶ the control plane's acceptor
+//! identity directory ──Bundle──▶ server_config ──▶ accept, at the control plane
 //!   ca.crt tls.crt tls.key    └▶ Credentials ──connect──▶ tonic Channel (agent, lodenctl)
 //! peer's certificate ──SpiffeId::of_certificate──▶ cluster and role
 //! ```
@@ -11,6 +11,7 @@
 //! certificate) and take the identity from the certificate's SPIFFE URI. What
 //! a role may do is the server's table, not ours.
 
+mod accept;
 mod bundle;
 mod client;
 mod connector;
@@ -26,6 +27,7 @@ mod spiffe;
 mod tls_reason;
 mod unreachable;
 
+pub use accept::{HandshakeError, accept};
 pub use bundle::{Bundle, BundleError};
 pub use client::{connect, connect_lazy};
 pub use credentials::Credentials;

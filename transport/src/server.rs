@@ -6,6 +6,7 @@ use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::TLS13;
 
+use crate::accept::Remembering;
 use crate::bundle::{Bundle, BundleError};
 
 /// A bundle cannot serve.
@@ -25,8 +26,7 @@ pub enum ServerConfigError {
 /// TLS for a server: 1.3 only, client certificates required, HTTP/2 only, no
 /// session is ever resumed.
 ///
-/// Who the client is follows from its certificate:
-/// [`SpiffeId::of_certificate`](crate::SpiffeId::of_certificate).
+/// Who the client is follows from its certificate: [`accept`](crate::accept()).
 ///
 /// # Errors
 /// The bundle's certificates or key are not usable.
@@ -36,7 +36,7 @@ pub fn server_config(bundle: &Bundle) -> Result<Arc<ServerConfig>, ServerConfigE
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(Remembering(verifier)))
         .with_single_cert(bundle.chain()?, bundle.key()?)?;
     config.alpn_protocols = vec![crate::ALPN_H2.to_vec()];
     // A resumed session keeps the identity of the connection before it.

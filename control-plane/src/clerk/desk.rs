@@ -164,10 +164,12 @@ impl<S: Store> Desk<S> {
     }
 
     fn decide(&mut self, job: Job) {
+        let now = Instant::now();
         let context = Context {
             now: (self.options.now)(),
             defaults: &self.options.defaults,
-            settling: self.options.settling.remaining(Instant::now()),
+            settling: self.options.settling.remaining(now),
+            knocked: self.options.knocks.heard(now),
             streaming: &*self.options.streaming,
         };
         match self.head.decide(&job.command, &context) {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::{Answer, Clerk, ClerkHandle, ClerkOptions, Settling, SubmitError, WallClock};
 use crate::feed::{FeedOptions, Feeds, TokenKey};
+use crate::knocks::Knocks;
 use crate::ledger::{Command, Defaults, Lease};
 use crate::store::{
     Batch, Change, CommitError, Guard, Health, Loaded, MemoryStore, Revision, Store, StoreError,
@@ -24,6 +25,7 @@ pub(crate) struct Bench {
     pub(crate) feeds: Feeds,
     pub(crate) streams: Streams,
     pub(crate) settling: Settling,
+    pub(crate) knocks: Knocks,
     pub(crate) time: Time,
     _tasks: Clerk,
 }
@@ -62,16 +64,26 @@ impl Bench {
         defaults: Defaults,
         options: FeedOptions,
     ) -> Self {
+        Self::start_listening(store, defaults, options, Knocks::default()).await
+    }
+
+    pub(crate) async fn start_listening<S: Store>(
+        store: &Arc<S>,
+        defaults: Defaults,
+        options: FeedOptions,
+        knocks: Knocks,
+    ) -> Self {
         let feeds = Feeds::new(TokenKey::new(b"key of the tests"), options);
         let (streams, settling, time) = (Streams::default(), Settling::default(), Time::new());
         let options = ClerkOptions {
             defaults,
             streaming: Arc::new(streams.clone()),
             settling: settling.clone(),
+            knocks: knocks.clone(),
             now: time.clock(),
         };
         let (tasks, clerk) = Clerk::start(Arc::clone(store), feeds.clone(), options).await.unwrap();
-        Self { clerk, feeds, streams, settling, time, _tasks: tasks }
+        Self { clerk, feeds, streams, settling, knocks, time, _tasks: tasks }
     }
 
     /// Begins the store's first life.

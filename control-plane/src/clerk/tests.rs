@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::testing::{Bench, Fault, Faulty, acquire, create, name};
 use super::*;
+use crate::knocks::Knocks;
 use crate::ledger::{LeaseState, Refusal};
 use crate::store::{CommitError, MemoryStore};
 
@@ -227,6 +228,7 @@ async fn a_record_that_cannot_be_read_stops_the_start_and_is_named() {
         defaults: Defaults::default(),
         streaming: Arc::new(crate::watch::Streams::default()),
         settling: Settling::default(),
+        knocks: Knocks::default(),
         now: Arc::new(SystemTime::now),
     };
     let error = Clerk::start(store, feeds, options).await.unwrap_err().to_string();
@@ -281,6 +283,7 @@ async fn a_desk_that_died_is_no_quiet_clerk() {
         defaults: Defaults::default(),
         streaming: Arc::new(crate::watch::Streams::default()),
         settling: Settling::default(),
+        knocks: Knocks::default(),
         now: Arc::new(|| panic!("no time for this test")),
     };
     let feeds = Feeds::new(crate::feed::TokenKey::new(b"key"), testing::feed_options());

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Acceptor, Patience};
 use crate::identity::{IssuedRole, Order, Pki, issue};
+use crate::knocks::Knocks;
 use crate::metrics::Metrics;
 use crate::registry::{EndReason, Registry};
 use crate::status::Nodes;
@@ -57,6 +58,8 @@ async fn listen(patience: Patience) -> Listening {
     let answer = |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) };
     let acceptor = Acceptor {
         tls: Arc::new(ArcSwap::new(server_config(&bundle).unwrap())),
+        cluster: "loden".parse().unwrap(),
+        knocks: Knocks::default(),
         registry: registry.clone(),
         service: tower::service_fn(answer),
         metrics: Arc::clone(&metrics),

@@ -1,5 +1,7 @@
 //! What can be asked of the ledger, and what it decides.
 
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
@@ -138,8 +140,39 @@ pub struct Context<'a> {
     pub defaults: &'a Defaults,
     /// The server has just started and waits for its agents: new slots are given after this time.
     pub settling: Option<Duration>,
+    /// Who has knocked: as long as no lease was given, new slots are held then.
+    pub knocked: Option<Knocked>,
     /// Who is streaming.
     pub streaming: &'a dyn Streaming,
+}
+
+/// Clients that know another CA of this cluster have come lately: there may be subnets in use that were given
+/// out in a life of which nothing is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Knocked {
+    /// Where the last one came from.
+    pub last: SocketAddr,
+    /// How long ago that was.
+    pub ago: Duration,
+    /// From how many addresses they came.
+    pub hosts: usize,
+    /// For how long that counts if nobody comes again.
+    pub remaining: Duration,
+}
+
+impl Knocked {
+    /// What an operator can do about it.
+    pub const ADVICE: &str = "if the state directory was lost, run loden-control-plane recover, start the control \
+                              plane again and issue every node anew; if this is a new cluster, stop those agents";
+}
+
+impl Display for Knocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { last, ago, hosts, .. } = self;
+        let who = if *hosts == 1 { "1 host knows".to_owned() } else { format!("{hosts} hosts know") };
+        let ago = humantime::format_duration(Duration::from_secs(ago.as_secs()));
+        write!(f, "{who} another CA of this cluster (last seen: {last}, {ago} ago)")
+    }
 }
 
 /// Configured values.

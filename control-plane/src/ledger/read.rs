@@ -202,6 +202,15 @@ impl Ledger {
         Some(entry.network.pools.iter().map(|pool| entry.pool_use(pool)).collect())
     }
 
+    /// Whether a node has a lease that it does not owe to a reservation: to an operator's word, which says
+    /// nothing of any other node.
+    #[must_use]
+    pub fn has_given(&self) -> bool {
+        let owed =
+            |entry: &NetworkLedger, node, lease: &StoredLease| entry.binds(node, &lease.record.subnets);
+        self.networks.values().any(|entry| entry.leases.iter().any(|(node, lease)| !owed(entry, node, lease)))
+    }
+
     /// Whether leases are being collected after the store was lost.
     pub(super) fn is_adopting(&self) -> bool {
         self.cluster.as_ref().is_some_and(|cluster| cluster.record.adopt_until.is_some())

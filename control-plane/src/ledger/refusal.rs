@@ -8,6 +8,7 @@ use loden_proto::InvalidValue;
 use loden_proto::model::{Epoch, Family, InstanceId, LeaseName, Pool, Port, Vni};
 use loden_proto::names::{self, NetworkId, NodeId};
 
+use super::command::Knocked;
 use super::read::PoolUse;
 
 /// Why a command was refused. Nothing has changed.
@@ -197,6 +198,9 @@ pub enum Refusal {
         /// What is missing for being served now.
         reason: String,
     },
+    /// No lease was ever given, and there are clients that know another CA of this cluster.
+    #[error("{}", held_back(.0))]
+    Knocked(Knocked),
     /// The server has just started.
     #[error(
         "the server has just started and gives no new subnet for another {}, until its agents are back",
@@ -264,6 +268,15 @@ impl<T: Display> Display for Join<'_, T> {
         }
         Ok(())
     }
+}
+
+fn held_back(knocked: &Knocked) -> String {
+    format!(
+        "{knocked}; they may use subnets that this control plane does not know, so it gives no new one until nobody \
+         has come for another {}: {}",
+        whole_seconds(knocked.remaining),
+        Knocked::ADVICE
+    )
 }
 
 fn whole_seconds(time: Duration) -> humantime::FormattedDuration {

@@ -11,7 +11,9 @@ use loden_proto::model::{
 };
 use loden_proto::names::{NetworkId, NodeId};
 
-use super::{Applied, Command, Context, Decision, Defaults, Lease, Ledger, PeerChange, Refusal, Streaming};
+use super::{
+    Applied, Command, Context, Decision, Defaults, Knocked, Lease, Ledger, PeerChange, Refusal, Streaming,
+};
 use crate::store::{Batch, Change, CommitError, Guard, Loaded, MemoryStore, Revision, Store, StoreError};
 
 type Follower = Pin<Box<dyn Stream<Item = Result<Batch, StoreError>> + Send>>;
@@ -21,6 +23,7 @@ pub(super) struct Rig {
     pub(super) now: SystemTime,
     pub(super) defaults: Defaults,
     pub(super) settling: Option<Duration>,
+    pub(super) knocked: Option<Knocked>,
     pub(super) streams: Streams,
     store: MemoryStore,
     follower: Follower,
@@ -52,6 +55,7 @@ impl Rig {
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             defaults: Defaults::default(),
             settling: None,
+            knocked: None,
             streams: Streams::default(),
             follower: Box::pin(store.follow(Revision(0))),
             store,
@@ -64,8 +68,9 @@ impl Rig {
     }
 
     pub(super) fn decide_on(&self, ledger: &Ledger, command: &Command) -> Result<Decision, Refusal> {
-        let Self { now, defaults, settling, streams, .. } = self;
-        ledger.decide(command, &Context { now: *now, defaults, settling: *settling, streaming: streams })
+        let Self { now, defaults, settling, knocked, streams, .. } = self;
+        let (now, settling, knocked) = (*now, *settling, *knocked);
+        ledger.decide(command, &Context { now, defaults, settling, knocked, streaming: streams })
     }
 
     /// Decides, commits and applies, as often as the command takes.

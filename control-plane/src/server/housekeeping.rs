@@ -16,6 +16,7 @@ use tracing::{error, info};
 
 use crate::config::Config;
 use crate::identity::Pki;
+use crate::ledger::Knocked;
 use crate::service::Shared;
 use crate::store::Health;
 
@@ -31,6 +32,7 @@ struct Facts {
     store_failure: Option<String>,
     adopting: Option<Duration>,
     settling: Option<Duration>,
+    knocked: Option<Knocked>,
     networks: usize,
     watches: usize,
 }
@@ -47,6 +49,7 @@ impl Facts {
             },
             adopting: adopting.map(left),
             settling: shared.settling.remaining(Instant::now()),
+            knocked: shared.knocked(Instant::now()),
             networks: shared.clerk.read(|ledger| ledger.networks().count()),
             watches: shared.watches.len(),
         }
@@ -72,6 +75,9 @@ impl Facts {
         }
         if let Some(left) = self.settling {
             detail.push_str(&format!("; settling: new nodes wait another {}", time(left)));
+        }
+        if let Some(knocked) = &self.knocked {
+            detail.push_str(&format!("; {knocked}; new nodes get no subnet: {}", Knocked::ADVICE));
         }
         Readiness::yes(detail)
     }
@@ -158,6 +164,16 @@ mod tests {
         let adopting = Some(Duration::ZERO);
         let empty = Facts { adopting, networks: 0, watches: 0, ..facts.clone() }.readiness();
         assert!(empty.ready && empty.detail.ends_with("are to be created again"), "{empty:?}");
+        let knocked = Knocked {
+            last: "192.0.2.7:4711".parse().unwrap(),
+            ago: Duration::from_secs(3),
+            hosts: 1,
+            remaining: Duration::from_secs(297),
+        };
+        let held = Facts { knocked: Some(knocked), ..facts.clone() }.readiness();
+        let seen = "; 1 host knows another CA of this cluster (last seen: 192.0.2.7:4711, 3s ago); new nodes get \
+                    no subnet: if the state directory was lost, run loden-control-plane recover";
+        assert!(held.ready && held.detail.contains(seen), "{held:?}");
         assert!(!Facts { draining: true, ..facts }.readiness().ready);
     }
 }

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use loden_proto::convert::timestamp;
 use loden_proto::v1::cluster_service_server::ClusterService;
-use loden_proto::v1::{ClusterStatus, GetClusterStatusRequest};
+use loden_proto::v1::{ClusterStatus, FormerLife, GetClusterStatusRequest};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{Shared, active_leases};
@@ -47,6 +48,11 @@ impl ClusterService for Clusters {
         let unserved = shared.nodes.unserved(SystemTime::now());
         status.refused_nodes = count(unserved.refused);
         status.waiting_nodes = count(unserved.waiting);
+        status.former_life = shared.knocked(Instant::now()).map(|knocked| FormerLife {
+            address: knocked.last.to_string(),
+            knock_time: Some(timestamp(SystemTime::now() - knocked.ago)),
+            hosts: count(knocked.hosts),
+        });
         status.start_time = Some(timestamp(shared.started));
         Ok(Response::new(status))
     }

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 use super::network::{not_found, parse_request_id, wrong_answer};
 use super::page::Page;
 use super::refusal::{elsewhere, failed};
-use super::{Shared, caller};
+use super::{Shared, caller, watch};
 use crate::clerk::{Answer, SubmitError};
 use crate::ledger::{Command, Lease, LeaseState, Refusal, Reservation};
 use crate::registry::Link;
@@ -177,8 +177,14 @@ impl Leases {
             copied();
             elsewhere(name, other, self.0.nodes.address(&name.node))
         })?;
+        let claims = claim.is_some();
         let command = Command::AcquireLease { name: name.clone(), instance, claim, endpoint, underlay };
-        let answer = self.0.clerk.submit(command).await.map_err(|error| {
+        let mut answer = self.0.clerk.submit(command.clone()).await;
+        if claims && matches!(answer, Err(SubmitError::Refused(Refusal::Knocked(_)))) {
+            self.0.adoption.heed_claim(name).await.map_err(|error| watch::refused(error.into()))?;
+            answer = self.0.clerk.submit(command).await;
+        }
+        let answer = answer.map_err(|error| {
             if matches!(error, SubmitError::Refused(Refusal::AnotherInstance { .. })) {
                 copied();
             }

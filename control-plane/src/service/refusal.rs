@@ -13,6 +13,8 @@ use crate::watch::Elsewhere;
 
 /// When to try again while the store does not write: it is probed about that often.
 const STORE_RETRY: Duration = Duration::from_secs(5);
+/// When to try again while there are signs of a former life: agents of it may be heard any time.
+const KNOCKED_RETRY: Duration = Duration::from_secs(5);
 /// When to try again while too many commands wait.
 const BUSY_RETRY: Duration = Duration::from_millis(500);
 
@@ -46,6 +48,7 @@ pub(super) fn refused(refusal: Refusal) -> Status {
         Refusal::Adopting { remaining, .. } => {
             status_retry(Code::Unavailable, Reason::Adopting, message, remaining)
         }
+        Refusal::Knocked(_) => status_retry(Code::Unavailable, Reason::FormerLife, message, KNOCKED_RETRY),
         Refusal::Settling { retry_after } => {
             status_retry(Code::Unavailable, Reason::Settling, message, retry_after)
         }
@@ -92,7 +95,7 @@ mod tests {
 
     use super::*;
     use crate::clerk::StoreFailure;
-    use crate::ledger::{Named, VniRange};
+    use crate::ledger::{Knocked, Named, VniRange};
 
     const SECONDS: Duration = Duration::from_secs(7);
 
@@ -180,6 +183,17 @@ mod tests {
                 Code::Unavailable,
                 Reason::Adopting,
                 Some(SECONDS),
+            ),
+            (
+                Refusal::Knocked(Knocked {
+                    last: "192.0.2.7:4711".parse().unwrap(),
+                    ago: SECONDS,
+                    hosts: 2,
+                    remaining: SECONDS,
+                }),
+                Code::Unavailable,
+                Reason::FormerLife,
+                Some(KNOCKED_RETRY),
             ),
             (Refusal::Settling { retry_after: SECONDS }, Code::Unavailable, Reason::Settling, Some(SECONDS)),
         ];

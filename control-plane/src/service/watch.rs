@@ -95,7 +95,8 @@ async fn open(
     Ok(OpenBody { body, number, shared: Arc::clone(shared), _connected: connected })
 }
 
-fn refused(error: OpenError) -> Status {
+/// A watch that does not begin, or a life of the store, for the client.
+pub(super) fn refused(error: OpenError) -> Status {
     let message = error.to_string();
     match error {
         OpenError::Refused(WatchRefusal::NotFound(_)) => {

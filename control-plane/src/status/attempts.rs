@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use loden_proto::convert::timestamp;
 use loden_proto::model::LeaseName;
 use loden_proto::names::{self, NetworkId, NodeId};
+use loden_proto::reason::Reason;
 use loden_proto::{reason, v1};
 use tonic::{Code, Status};
 
@@ -212,7 +213,7 @@ impl Attempt {
 impl Refusal {
     /// Whether the node will be served without anybody doing anything.
     fn is_wait(&self) -> bool {
-        self.code == Code::Unavailable
+        self.code == Code::Unavailable && self.reason != Reason::FormerLife.as_str()
     }
 
     fn view(&self) -> v1::LeaseRefusal {

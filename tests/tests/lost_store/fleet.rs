@@ -71,8 +71,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Gives everybody who ever had one a certificate of the control plane's new CA, in the place of the old.
-    pub(crate) async fn issue_anew(&mut self) -> anyhow::Result<()> {
+    /// Gives everybody without an agent who ever had one a certificate of the control plane's new CA, in the
+    /// place of the old.
+    pub(crate) fn issue_strangers_anew(&mut self) -> anyhow::Result<()> {
         let control = &self.deployment.control;
         let identities = self.deployment.lab.directory().join("identities");
         self.identities = Identities::of(control, &identities)?;
@@ -83,12 +84,23 @@ impl Fleet {
                 self.identities.node(newcomer)?;
             }
         }
+        Ok(())
+    }
+
+    /// The same for the agents.
+    pub(crate) async fn issue_nodes_anew(&self) -> anyhow::Result<()> {
+        let control = &self.deployment.control;
         for (name, node) in &self.nodes {
             let out = node.home.join("identity");
             let out = out.to_str().context("the path of the lab is no text")?;
             control.run(&["issue", "node", name, "--force", "--out", out]).await?;
         }
         Ok(())
+    }
+
+    /// A channel of a node without an agent.
+    pub(crate) async fn stranger(&self, name: &str) -> anyhow::Result<Channel> {
+        self.deployment.control.channel(&self.identities.node(name)?).await
     }
 
     /// What everybody's `subnet.env` says.

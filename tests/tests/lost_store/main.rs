@@ -14,6 +14,7 @@
 mod alloc;
 mod calm;
 mod fleet;
+mod forgotten;
 mod newcomer;
 
 use std::collections::BTreeSet;
@@ -76,7 +77,9 @@ async fn a_lost_state_directory_costs_nothing_either_when_the_operator_recovers(
     let asking = loss.strike("").await?;
     loss.fleet.deployment.control.run(&["recover"]).await?;
     loss.fleet.deployment.control.start().await?;
-    loss.fleet.issue_anew().await?;
+    loss.fleet.issue_strangers_anew()?;
+    loss.fleet.issue_nodes_anew().await?;
+    loss.fleet.create_network().await?;
     loss.mend(asking).await
 }
 
@@ -90,6 +93,7 @@ async fn the_store_is_lost(
     let asking = loss.strike("store").await?;
     loss.fleet.deployment.control.start().await?;
     operator(&loss.fleet).await?;
+    loss.fleet.create_network().await?;
     loss.mend(asking).await
 }
 
@@ -120,11 +124,10 @@ impl Loss {
         Ok(ask_from_now_on(std::mem::take(&mut self.newcomers)))
     }
 
-    /// Has the network created again.
+    /// The network was created again, and everybody can come back.
     async fn mend(self, asking: Vec<Asking>) -> anyhow::Result<()> {
         let Self { fleet, in_use, calm, .. } = self;
         let count = asking.len();
-        fleet.create_network().await?;
         fleet.adoption_ends(&calm).await?;
 
         fleet.everybody_is_back(&STAYING, &calm.subnets).await?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loden_transport::{
-    Bundle, ConnectOptions, Credentials, Role, ServerAddress, SpiffeId, connect, connect_lazy, explain,
-    is_unreachable, server_config,
+    Bundle, ConnectOptions, Credentials, HandshakeError, Role, ServerAddress, SpiffeId, accept, connect,
+    connect_lazy, explain, is_unreachable, server_config,
 };
 use rcgen::date_time_ymd;
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Server};
 use tonic_health::pb::HealthCheckRequest;
@@ -27,6 +27,7 @@ use crate::pki::{Authority, CLUSTER, SERVER_NAME};
 struct Running {
     address: SocketAddr,
     callers: mpsc::Receiver<SpiffeId>,
+    failures: mpsc::Receiver<HandshakeError>,
 }
 
 impl Running {
@@ -37,27 +38,38 @@ impl Running {
     async fn caller(&mut self) -> String {
         self.callers.recv().await.unwrap().to_string()
     }
+
+    /// Whether the next handshake that fails tells of another CA of the cluster.
+    async fn hears_of_another_ca(&mut self) -> bool {
+        let failure = self.failures.recv().await.unwrap();
+        failure.is_of_another_ca(&"demo".parse().unwrap())
+    }
 }
 
 async fn serve(bundle: &Bundle, accept_http1: bool) -> Running {
-    let acceptor = TlsAcceptor::from(server_config(bundle).unwrap());
+    let config = server_config(bundle).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (accepted, connections) = mpsc::channel(8);
     let (seen, callers) = mpsc::channel(8);
+    let (failed, failures) = mpsc::channel(8);
     tokio::spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
-            let Ok(stream) = acceptor.accept(socket).await else { continue };
-            let leaf = &stream.get_ref().1.peer_certificates().unwrap()[0];
-            seen.send(SpiffeId::of_certificate(leaf).unwrap()).await.unwrap();
-            accepted.send(Ok::<_, std::io::Error>(stream)).await.unwrap();
+            match accept(Arc::clone(&config), socket).await {
+                Ok((stream, id)) => {
+                    seen.send(id).await.unwrap();
+                    accepted.send(Ok::<_, std::io::Error>(stream)).await.unwrap();
+                }
+                // Nobody may want to know.
+                Err(failure) => drop(failed.try_send(failure)),
+            }
         }
     });
     let (_, health) = tonic_health::server::health_reporter();
     let server = Server::builder().accept_http1(accept_http1).add_service(health);
     tokio::spawn(server.serve_with_incoming(ReceiverStream::new(connections)));
-    Running { address, callers }
+    Running { address, callers, failures }
 }
 
 async fn call(channel: Channel) -> Result<(), tonic::Status> {
@@ -82,34 +94,40 @@ async fn both_ends_know_each_other() {
 #[tokio::test]
 async fn a_client_of_another_ca_learns_why_it_is_refused() {
     let authority = Authority::new();
-    let server = serve(&authority.server(), false).await;
+    let mut server = serve(&authority.server(), false).await;
     for other in [Authority::named("Another CA"), Authority::new()] {
         let (certificate, key) = other.issue(&["spiffe://demo/node/a"], &[], |_| ());
         let client = Bundle::from_pem(authority.pem(), certificate, key).unwrap();
         let message = refusal(&server, &client).await;
         assert!(message.contains("the server refused our certificate: unknown issuer"), "{message}");
         assert!(message.contains(&server.dial().to_string()), "{message}");
+        assert!(server.hears_of_another_ca().await, "a node of this cluster");
+        let (certificate, key) = other.issue(&["spiffe://other/node/a"], &[], |_| ());
+        refusal(&server, &Bundle::from_pem(authority.pem(), certificate, key).unwrap()).await;
+        assert!(!server.hears_of_another_ca().await, "another cluster's");
     }
 }
 
 #[tokio::test]
 async fn an_expired_client_learns_why_it_is_refused() {
     let authority = Authority::new();
-    let server = serve(&authority.server(), false).await;
+    let mut server = serve(&authority.server(), false).await;
     let (certificate, key) = authority
         .issue(&["spiffe://demo/node/a"], &[], |params| params.not_after = date_time_ymd(2001, 1, 1));
     let client = Bundle::from_pem(authority.pem(), certificate, key).unwrap();
     let message = refusal(&server, &client).await;
     assert!(message.contains("the server refused our certificate: it is expired"), "{message}");
+    assert!(!server.hears_of_another_ca().await);
 }
 
 #[tokio::test]
 async fn a_server_of_another_ca_is_refused() {
     let authority = Authority::new();
     for other in [Authority::named("Another CA"), Authority::new()] {
-        let server = serve(&other.server(), false).await;
+        let mut server = serve(&other.server(), false).await;
         let message = refusal(&server, &authority.bundle("node/a", &[])).await;
         assert!(message.contains("we refused the server's certificate: unknown issuer"), "{message}");
+        assert!(server.hears_of_another_ca().await, "the client has told it");
     }
 }
 

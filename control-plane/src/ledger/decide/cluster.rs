@@ -105,8 +105,10 @@ impl Ledger {
 mod tests {
     use std::time::Duration;
 
-    use crate::ledger::testing::{Rig, acquire, acquire_at, claim, name, network, release, with_vtep};
-    use crate::ledger::{Command, LeaseState};
+    use crate::ledger::testing::{
+        Rig, acquire, acquire_at, claim, name, network, release, reserve, with_vtep,
+    };
+    use crate::ledger::{Command, Knocked, LeaseState, Refusal};
     use loden_proto::names::NodeId;
 
     fn begin(rig: &Rig, id: u128) -> Command {
@@ -137,6 +139,36 @@ mod tests {
         }
         let predecessors = rig.ledger.cluster().unwrap().predecessors;
         assert_eq!((predecessors.len(), predecessors.last()), (super::MOST_PREDECESSORS, Some(&398)));
+    }
+
+    fn knocked() -> Knocked {
+        let last = "192.0.2.7:4711".parse().unwrap();
+        Knocked { last, ago: Duration::ZERO, hosts: 1, remaining: Duration::from_secs(300) }
+    }
+
+    #[test]
+    fn while_there_are_signs_of_a_former_life_the_first_lease_is_held() {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/22"]));
+        rig.must(reserve("blue", "z", "10.1.2.0/24"));
+        rig.knocked = Some(knocked());
+        for held in [acquire("blue", "a", 1), claim("blue", "a", 1, "10.1.1.0/24")] {
+            let refusal = rig.refused(held);
+            assert_eq!(refusal, Refusal::Knocked(knocked()));
+            let said = refusal.to_string();
+            assert!(
+                said.contains("192.0.2.7:4711") && said.contains("loden-control-plane recover"),
+                "{said}"
+            );
+        }
+        rig.must(acquire("blue", "z", 1));
+        assert_eq!(rig.subnets("blue", "z"), "10.1.2.0/24", "an operator has said so");
+        rig.refused(acquire("blue", "a", 1));
+        rig.knocked = None;
+        rig.must(acquire("blue", "a", 1));
+        rig.knocked = Some(knocked());
+        rig.must(acquire("blue", "b", 1));
+        rig.check();
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Ledger {
             let slot = if self.is_adopting() {
                 Some(self.adopt(entry, asking, family, context, &mut losers)?)
             } else {
-                choose(entry, asking, family, context)?
+                self.choose(entry, asking, family, context)?
             };
             match slot {
                 Some(slot) => chosen.push(slot),
@@ -84,6 +84,36 @@ impl Ledger {
         }
         steal(entry, asking.name, missing, context, &mut chosen, &mut losers)?;
         Ok(Assignment { subnets: Subnets::new(chosen)?, losers })
+    }
+
+    /// The slot that a node gets without harm to others; `None` when none is free.
+    fn choose(
+        &self,
+        entry: &NetworkLedger,
+        asking: &Asking<'_>,
+        family: Family,
+        context: &Context<'_>,
+    ) -> Result<Option<IpNet>, Refusal> {
+        let (node, now) = (&asking.name.node, Stamp::from(context.now));
+        let reservation = entry.reservations.get(node).map(|stored| &stored.record.subnets);
+        let own = of_family(asking.own.as_ref(), family);
+        let reserved = of_family(reservation, family).filter(|_| asking.may_move || own.is_none());
+        if let Some(known) = reserved.or(own) {
+            return Ok(Some(known));
+        }
+        if let Some(knocked) = context.knocked.filter(|_| !self.has_given()) {
+            return Err(Refusal::Knocked(knocked));
+        }
+        let known = of_family(asking.claim, family)
+            .filter(|slot| is_grantable(entry, *slot, node, now))
+            .or_else(|| entry.slots.previous(node, family));
+        if known.is_some() {
+            return Ok(known);
+        }
+        if let Some(retry_after) = context.settling {
+            return Err(Refusal::Settling { retry_after });
+        }
+        Ok(entry.slots.choose(node, family, now))
     }
 
     /// The slot that a node says it holds, while leases are being collected.
@@ -121,30 +151,6 @@ impl Ledger {
         let now = Stamp::from(context.now);
         Refusal::Adopting { remaining: until.unwrap_or(now).since(now), reason: reason.into() }
     }
-}
-
-/// The slot that a node gets without harm to others; `None` when none is free.
-fn choose(
-    entry: &NetworkLedger,
-    asking: &Asking<'_>,
-    family: Family,
-    context: &Context<'_>,
-) -> Result<Option<IpNet>, Refusal> {
-    let (node, now) = (&asking.name.node, Stamp::from(context.now));
-    let reservation = entry.reservations.get(node).map(|stored| &stored.record.subnets);
-    let own = of_family(asking.own.as_ref(), family);
-    let reserved = of_family(reservation, family).filter(|_| asking.may_move || own.is_none());
-    let known = reserved
-        .or(own)
-        .or_else(|| of_family(asking.claim, family).filter(|slot| is_grantable(entry, *slot, node, now)))
-        .or_else(|| entry.slots.previous(node, family));
-    if known.is_some() {
-        return Ok(known);
-    }
-    if let Some(retry_after) = context.settling {
-        return Err(Refusal::Settling { retry_after });
-    }
-    Ok(entry.slots.choose(node, family, now))
 }
 
 /// Whether a node may have a slot that it asks for.

@@ -1,0 +1,207 @@
+//! The server's end of a handshake, and what one that fails tells of the client.
+//!
+//! ```text
+//! TCP ─▶ ClientHello: the name that is dialled ─▶ our certificate ─▶ the client's ─▶ SpiffeId
+//!                                                    └─ refused       └─ refused ─▶ HandshakeError
+//! ```
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+
+use loden_proto::names::ClusterName;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::server::Acceptor;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::spiffe::{Role, SpiffeId};
+use crate::tls_reason::tls;
+
+tokio::task_local! {
+    /// Who a refused certificate says that its owner is: the verifier knows no connection.
+    static REFUSED: RefCell<Option<SpiffeId>>;
+}
+
+/// A handshake that came to nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct HandshakeError {
+    error: io::Error,
+    /// The name that the client wanted to speak with.
+    dialled: Option<String>,
+    /// Of a certificate that we refused; nothing proves it.
+    shown: Option<SpiffeId>,
+}
+
+impl HandshakeError {
+    /// Whether the client belongs to a cluster of this name that has another CA than ours: it refused our
+    /// certificate as an unknown CA's though it wanted to speak with this cluster's control plane, or it showed
+    /// a node's certificate of this cluster that is another CA's. Nothing proves it.
+    #[must_use]
+    pub fn is_of_another_ca(&self, cluster: &ClusterName) -> bool {
+        let Some(error) = tls(&self.error) else { return false };
+        match error {
+            rustls::Error::AlertReceived(alert) => {
+                let wanted = crate::control_plane_name(cluster);
+                refuses_issuer(*alert)
+                    && self.dialled.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(&wanted))
+            }
+            // The second one when the other CA has the same name as ours, as those of one cluster have.
+            rustls::Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            ) => self
+                .shown
+                .as_ref()
+                .is_some_and(|id| id.cluster == *cluster && matches!(id.role, Role::Node(_))),
+            _ => false,
+        }
+    }
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        Self { error, dialled: None, shown: None }
+    }
+}
+
+/// What clients say of a certificate whose issuer they do not trust. The third one when their CA has the name of
+/// ours.
+const fn refuses_issuer(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::DecryptError
+            | AlertDescription::CertificateUnknown
+    )
+}
+
+/// Does the server's part of a handshake, for as long as it takes. Answers who the client is.
+///
+/// # Errors
+/// The connection was lost, TLS failed, or the client's certificate does not say who it is.
+pub async fn accept(
+    config: Arc<ServerConfig>,
+    tcp: TcpStream,
+) -> Result<(TlsStream<TcpStream>, SpiffeId), HandshakeError> {
+    let begun = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
+    let dialled = begun.client_hello().server_name().map(str::to_owned);
+    let (accepted, shown) = REFUSED
+        .scope(RefCell::default(), async {
+            let accepted = begun.into_stream(config).await;
+            (accepted, REFUSED.with(RefCell::take))
+        })
+        .await;
+    let stream = accepted.map_err(|error| HandshakeError { error, dialled, shown })?;
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let leaf = certificates.first().ok_or_else(|| io::Error::other("no client certificate"))?;
+    let id = SpiffeId::of_certificate(leaf).map_err(io::Error::other)?;
+    Ok((stream, id))
+}
+
+/// A verifier that leaves word of whom it has refused with the handshake that asks.
+#[derive(Debug)]
+pub(crate) struct Remembering(pub(crate) Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Remembering {
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.0.verify_client_cert(leaf, intermediates, now).inspect_err(|_| {
+            // Whoever does handshakes in another way does not ask.
+            let _ = REFUSED.try_with(|refused| refused.replace(SpiffeId::of_certificate(leaf).ok()));
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> ClusterName {
+        "demo".parse().unwrap()
+    }
+
+    fn failed(error: rustls::Error, dialled: Option<&str>, shown: Option<&str>) -> HandshakeError {
+        HandshakeError {
+            error: io::Error::new(io::ErrorKind::InvalidData, error),
+            dialled: dialled.map(str::to_owned),
+            shown: shown.map(|id| id.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn who_refuses_our_issuer_counts_if_it_dialled_this_cluster() {
+        let alert = |alert, dialled| {
+            failed(rustls::Error::AlertReceived(alert), dialled, None).is_of_another_ca(&cluster())
+        };
+        let ours = Some("Control-Plane.demo.loden");
+        assert!(alert(AlertDescription::UnknownCA, ours));
+        assert!(alert(AlertDescription::DecryptError, ours), "its CA has the name of ours");
+        assert!(alert(AlertDescription::BadCertificate, ours));
+        assert!(!alert(AlertDescription::CertificateExpired, ours), "its clock differs");
+        assert!(!alert(AlertDescription::UnknownCA, Some("control-plane.other.loden")));
+        assert!(!alert(AlertDescription::UnknownCA, None));
+        let lost = HandshakeError::from(io::Error::from(io::ErrorKind::UnexpectedEof));
+        assert!(!lost.is_of_another_ca(&cluster()));
+    }
+
+    #[test]
+    fn whose_issuer_we_refuse_counts_if_it_is_a_node_of_this_cluster() {
+        let refused = |problem, shown| {
+            failed(rustls::Error::InvalidCertificate(problem), None, shown).is_of_another_ca(&cluster())
+        };
+        let node = Some("spiffe://demo/node/a");
+        assert!(refused(CertificateError::UnknownIssuer, node));
+        assert!(refused(CertificateError::BadSignature, node), "its CA has the name of ours");
+        assert!(!refused(CertificateError::Expired, node));
+        assert!(!refused(CertificateError::UnknownIssuer, Some("spiffe://other/node/a")));
+        assert!(!refused(CertificateError::UnknownIssuer, Some("spiffe://demo/reader/a")));
+        assert!(!refused(CertificateError::UnknownIssuer, None));
+    }
+}
