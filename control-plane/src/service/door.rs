@@ -115,8 +115,9 @@ impl Service<Request<Incoming>> for Door {
         request.extensions_mut().insert(caller);
         let held = shared.held.clone();
         match rpc {
-            Rpc::Health | Rpc::Reflection => {
-                Box::pin(async move { Ok(exchange::streaming(held, link, routes, request).await) })
+            Rpc::Health => Box::pin(async move { Ok(exchange::watching(held, link, routes, request).await) }),
+            Rpc::Reflection => {
+                Box::pin(async move { Ok(exchange::conversing(held, link, routes, request).await) })
             }
             _ => Box::pin(async move { Ok(exchange::unary(held, link, routes, request).await) }),
         }

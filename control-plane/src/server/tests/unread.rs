@@ -122,6 +122,70 @@ async fn a_request_that_is_not_whole_is_counted_and_makes_no_answer() {
     fixture.until("/metrics", "loden_held_bytes 0\n").await;
 }
 
+/// Whatever is called, each with half a message, or all of it without the end of the stream.
+#[tokio::test]
+async fn a_request_that_is_not_whole_in_time_is_answered_and_its_connection_goes_on() {
+    let fixture = start().await;
+    let client = Raw::connect(&fixture, IssuedRole::Reader, "grafana", 1 << 20).await;
+    let whole = framed(&"x".repeat(100));
+    let half = whole.slice(..50);
+    let calls = [
+        (LIST, whole.clone()),
+        (LIST, half.clone()),
+        (LIST, Bytes::new()),
+        ("loden.v1.PeerService/WatchPeers", half.clone()),
+        ("grpc.health.v1.Health/Check", half.clone()),
+        ("grpc.health.v1.Health/Watch", whole.clone()),
+        ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", half.clone()),
+        ("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", half),
+    ];
+    let begin = tokio::time::Instant::now();
+    let ask = |(path, bytes): (&'static str, Bytes)| {
+        let (sent, call) = (bytes.len(), client.send(path, unending(bytes)));
+        async move {
+            let response = tokio::time::timeout(LONG, call).await.unwrap().unwrap();
+            let (head, body) = response.into_parts();
+            let end = tokio::time::timeout(LONG, body.collect()).await.unwrap().unwrap();
+            let end = end.trailers().cloned().unwrap_or(head.headers);
+            assert_eq!(end["grpc-status"], "4", "{path}: {end:?}");
+            let message = end["grpc-message"].to_str().unwrap();
+            let words = format!("{sent}%20bytes%20of%20it%20have%20come");
+            assert!(message.contains(&words), "{path}: {message}");
+        }
+    };
+    futures_util::future::join_all(calls.map(ask)).await;
+    assert!(begin.elapsed() >= Duration::from_secs(10), "{:?}", begin.elapsed());
+    fixture.until("/metrics", "loden_held_bytes 0\n").await;
+    let response = client.call(LIST, &ListNetworksRequest::default()).await.unwrap();
+    assert!(!response.headers().contains_key("grpc-status"), "{response:?}");
+    fixture.until("/metrics", "loden_connections_opened_total 1\n").await;
+}
+
+#[tokio::test]
+async fn a_connection_has_so_many_calls_at_once_and_no_more() {
+    let fixture = start().await;
+    let client = Raw::connect(&fixture, IssuedRole::Reader, "grafana", 1 << 20).await;
+    let whole = framed(&"x".repeat(100));
+    let mut calls: FuturesUnordered<_> =
+        (0..300).map(|_| client.send(LIST, unending(whole.clone()))).collect();
+    let counted = format!("loden_held_bytes {}\n", 256 * (held::CALL + whole.len()));
+    tokio::select! {
+        answer = calls.next() => panic!("{answer:?}"),
+        () = fixture.until("/metrics", &counted) => {}
+    }
+    // What has no stream is not even sent.
+    let steady = async {
+        for _ in 0..20 {
+            let metrics = fixture.get("/metrics").await;
+            assert!(metrics.contains(&counted), "{metrics}");
+        }
+    };
+    tokio::select! {
+        answer = calls.next() => panic!("{answer:?}"),
+        () = steady => {}
+    }
+}
+
 #[tokio::test]
 async fn health_and_reflection_have_few_places_on_a_connection() {
     let fixture = start().await;
