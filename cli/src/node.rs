@@ -63,6 +63,8 @@ pub(crate) struct NodeView {
     pub(crate) address: Option<String>,
     pub(crate) refused_agent: Option<RefusedView>,
     pub(crate) networks: Vec<MembershipView>,
+    /// How many more there are.
+    pub(crate) networks_left_out: u32,
     #[serde(skip)]
     changed: Option<Timestamp>,
 }
@@ -96,8 +98,12 @@ pub(crate) struct MembershipView {
     applied_revision: u64,
     current_revision: u64,
     failures: Vec<FailureView>,
+    /// How many more there are.
+    failures_left_out: u32,
     /// What its operator should know, converged or not.
     pub(crate) warnings: Vec<String>,
+    /// How many more there are.
+    warnings_left_out: u32,
     report_time: Option<String>,
     /// Why it has no lease, or was refused one though it has.
     refusal: Option<RefusalView>,
@@ -155,6 +161,7 @@ impl From<v1::Node> for NodeView {
                 .into_iter()
                 .map(|membership| MembershipView::new(membership, absent.as_deref()))
                 .collect(),
+            networks_left_out: wire.networks_left_out,
             changed: wire.since,
         }
     }
@@ -174,7 +181,9 @@ impl MembershipView {
             applied_revision: wire.applied_revision,
             current_revision: wire.current_revision,
             failures: wire.failures.into_iter().map(Into::into).collect(),
+            failures_left_out: wire.failures_left_out,
             warnings: wire.warnings,
+            warnings_left_out: wire.warnings_left_out,
             report_time: age::rfc3339(wire.report_time.as_ref()),
             refusal: wire.refusal.map(Into::into),
         }
@@ -202,6 +211,11 @@ fn reasons(wire: &v1::NodeNetwork, absent: Option<&str>) -> Vec<String> {
         reasons.push(format!("has applied revision {} of {}", wire.applied_revision, wire.current_revision));
     }
     reasons.extend(wire.failures.iter().map(|failure| format!("peer {}: {}", failure.node, failure.message)));
+    match wire.failures_left_out {
+        0 => {}
+        1 => reasons.push("and 1 more peer".to_owned()),
+        more => reasons.push(format!("and {more} more peers")),
+    }
     if reasons.is_empty() {
         reasons.push("for a reason that the control plane did not give".to_owned());
     }
@@ -245,7 +259,12 @@ impl View for NodeView {
             let converged = if of.converged { "yes".to_owned() } else { of.reasons.join("; ") };
             row(&of.network, of.subnets.join(" "), of.peers.to_string(), converged)
         };
-        self.networks.iter().map(membership).collect()
+        let mut rows: Vec<_> = self.networks.iter().map(membership).collect();
+        if self.networks_left_out > 0 {
+            let more = format!("and {} more", self.networks_left_out);
+            rows.push(row(&more, String::new(), String::new(), String::new()));
+        }
+        rows
     }
 }
 
@@ -271,6 +290,8 @@ mod tests {
             report_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
             not_ready_reason: String::new(),
             warnings: Vec::new(),
+            failures_left_out: 0,
+            warnings_left_out: 0,
             refusal: None,
         }
     }
@@ -296,6 +317,7 @@ mod tests {
             version: "0.1.0".into(),
             address: "192.0.2.1:40000".into(),
             refused_agent: None,
+            networks_left_out: 0,
         }
     }
 
@@ -308,6 +330,7 @@ mod tests {
             ready: false,
             applied_revision: 7,
             failures: vec![failure],
+            failures_left_out: 3,
             not_ready_reason: "no interface to send over: there is no device eth0".into(),
             ..membership()
         };
@@ -319,7 +342,8 @@ mod tests {
             [
                 "not ready: no interface to send over: there is no device eth0",
                 "has applied revision 7 of 9",
-                "peer c: MAC is taken by b"
+                "peer c: MAC is taken by b",
+                "and 3 more peers"
             ]
         );
         assert_eq!(
@@ -351,10 +375,13 @@ mod tests {
                     "applied_revision": 9,
                     "current_revision": 9,
                     "failures": [],
+                    "failures_left_out": 0,
                     "warnings": [],
+                    "warnings_left_out": 0,
                     "report_time": "1970-01-12T13:46:40Z",
                     "refusal": null,
                 }],
+                "networks_left_out": 0,
             })
         );
         assert_eq!(
@@ -413,6 +440,12 @@ mod tests {
             "NODE    CONNECTED    NETWORK  SUBNETS      PEERS  CONVERGED  VERSION\n\
              node-1  yes, 5s ago  blue     10.1.3.0/24  2      yes        0.1.0\n\
              node-1  yes, 5s ago  -        -            -      -          0.1.0"
+        );
+        let cut = v1::Node { networks_left_out: 7, ..node(vec![membership()]) };
+        let text = table(&[NodeView::from(cut)], now);
+        assert!(
+            text.ends_with("node-1  yes, 5s ago  and 7 more  -            -      -          0.1.0"),
+            "{text}"
         );
     }
 }

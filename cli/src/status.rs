@@ -116,11 +116,21 @@ impl StatusView {
     fn new(wire: v1::ClusterStatus, nodes: &[NodeView]) -> Self {
         let unconverged = nodes.iter().flat_map(|node| {
             let waiting = node.networks.iter().filter(|membership| !membership.converged);
-            waiting.map(|membership| UnconvergedView {
+            let waiting = waiting.map(|membership| UnconvergedView {
                 node: node.name.clone(),
                 network: membership.network.clone(),
                 reasons: membership.reasons.clone(),
-            })
+            });
+            // Nobody has said that it is converged in them.
+            let untold = (node.networks_left_out > 0).then(|| UnconvergedView {
+                node: node.name.clone(),
+                network: "-".to_owned(),
+                reasons: vec![format!(
+                    "{} more networks were left out of a long answer",
+                    node.networks_left_out
+                )],
+            });
+            waiting.chain(untold)
         });
         let warnings = nodes.iter().flat_map(|node| {
             let each = node.networks.iter();
@@ -307,6 +317,13 @@ mod tests {
         assert!(text.contains("Store:         takes no writes: no space left on device\n"), "{text}");
         assert!(text.contains("Adopting:      leases held before, ends in 5m\n"), "{text}");
         assert!(text.ends_with("\nEvery node is converged."), "{text}");
+    }
+
+    #[test]
+    fn networks_that_were_left_out_are_not_taken_for_converged() {
+        let node = v1::Node { name: "nodes/a".into(), networks_left_out: 7, ..Default::default() };
+        let text = StatusView::new(status(), &[node.into()]).text(SystemTime::UNIX_EPOCH);
+        assert!(text.ends_with("a     -        7 more networks were left out of a long answer"), "{text}");
     }
 
     #[test]

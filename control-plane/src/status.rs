@@ -11,6 +11,7 @@
 //! One cell per node, written only for that node: nothing of it ever enters the store or the peer feed.
 
 mod attempts;
+mod bound;
 #[cfg(test)]
 mod tests;
 
@@ -96,8 +97,12 @@ pub struct Report {
     pub peers: u32,
     /// Peers that it could not program or refused: node, and what failed and why.
     pub failures: Vec<(String, String)>,
+    /// How many more such peers there are than are kept.
+    pub failures_left_out: u32,
     /// What its operator should know though it forwards.
     pub warnings: Vec<String>,
+    /// How many more there are than are kept.
+    pub warnings_left_out: u32,
     /// The agent's version.
     pub version: String,
 }
@@ -113,7 +118,9 @@ impl Report {
             not_ready_reason: if wire.ready { String::new() } else { cut(&wire.not_ready_reason) },
             peers: wire.peers,
             failures: failures.map(|failure| (cut(&failure.node), cut(&failure.message))).collect(),
+            failures_left_out: beyond(wire.failures.len(), FAILURES).saturating_add(wire.failures_left_out),
             warnings: wire.warnings.iter().take(WARNINGS).map(|text| cut(text)).collect(),
+            warnings_left_out: beyond(wire.warnings.len(), WARNINGS).saturating_add(wire.warnings_left_out),
             version: cut(&wire.version),
         }
     }
@@ -265,7 +272,7 @@ impl Nodes {
         let mut networks = memberships.iter().map(|membership| in_network(cell, membership)).collect();
         cells.attempts.show(node, &mut networks, now);
         let since = cell.map(|cell| cell.since).or_else(|| cells.attempts.since(node, now));
-        v1::Node {
+        let mut view = v1::Node {
             name: names::node(node),
             connected: cell.is_some_and(|cell| cell.watches > 0),
             since: since.map(timestamp),
@@ -277,7 +284,11 @@ impl Nodes {
                 .map(|address| address.to_string())
                 .unwrap_or_default(),
             refused_agent: cell.and_then(|cell| cell.refused.as_ref()).and_then(|refused| refused.view(now)),
-        }
+            networks_left_out: 0,
+        };
+        drop(cells);
+        bound::bound(&mut view, bound::MOST);
+        view
     }
 
     /// A panic elsewhere leaves each cell whole.
@@ -351,6 +362,8 @@ fn in_network(cell: Option<&Cell>, membership: &Membership) -> v1::NodeNetwork {
         view.peers = report.peers;
         view.report_time = Some(timestamp(*at));
         let failures = report.failures.iter().zip(since);
+        view.failures_left_out = report.failures_left_out;
+        view.warnings_left_out = report.warnings_left_out;
         view.failures = failures
             .map(|((node, message), since)| v1::PeerFailure {
                 node: node.clone(),
@@ -365,6 +378,11 @@ fn in_network(cell: Option<&Cell>, membership: &Membership) -> v1::NodeNetwork {
 /// As much of a text as is kept.
 fn cut(text: &str) -> String {
     text.chars().take(TEXT).collect()
+}
+
+/// How many of `count` are more than `most`.
+fn beyond(count: usize, most: usize) -> u32 {
+    u32::try_from(count.saturating_sub(most)).unwrap_or(u32::MAX)
 }
 
 /// How long each of `reporters` waits between two reports.

@@ -21,9 +21,9 @@ const PACE: Duration = Duration::from_secs(10);
 /// What is new waits at least this long after the last report, so that a
 /// storm of failures is a few reports.
 const BREATH: Duration = Duration::from_millis(250);
-/// Failures in one report; more are only counted.
+/// Failures in one report; more are counted.
 const NAMED: usize = 100;
-/// Warnings in one report.
+/// Warnings in one report; more are counted.
 const WARNED: usize = 20;
 
 /// Reports until its channel closes.
@@ -106,5 +106,27 @@ fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest 
         ready: unready.is_none(),
         not_ready_reason: unready.unwrap_or_default(),
         warnings: overview.warnings().take(WARNED).cloned().collect(),
+        failures_left_out: beyond(applied.failures.len(), NAMED),
+        warnings_left_out: beyond(overview.warnings().count(), WARNED),
+    }
+}
+
+/// How many of `count` are more than `most`.
+fn beyond(count: usize, most: usize) -> u32 {
+    u32::try_from(count.saturating_sub(most)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_more_than_a_report_takes_is_counted() {
+        assert_eq!(beyond(NAMED, NAMED), 0);
+        assert_eq!(beyond(NAMED + 7, NAMED), 7);
+        let mut overview = Overview::default();
+        overview.applied.warnings = (0..WARNED + 3).map(|number| format!("warning {number}")).collect();
+        let sent = request(&overview, &"blue".parse().unwrap());
+        assert_eq!((sent.warnings.len(), sent.warnings_left_out, sent.failures_left_out), (WARNED, 3, 0));
     }
 }

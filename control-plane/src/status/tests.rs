@@ -86,8 +86,38 @@ fn warnings_are_shown_and_keep_nobody_from_converging() {
     let report = Report::new(&wire, 1);
     assert!(report.is_converged(1));
     nodes.file(&node(), membership(1).network, report, AT);
-    let shown = nodes.view(&node(), &[membership(1)], AT).networks[0].warnings.clone();
-    assert_eq!(shown, vec!["FORWARD drops"; WARNINGS]);
+    let shown = nodes.view(&node(), &[membership(1)], AT).networks.remove(0);
+    assert_eq!(shown.warnings, vec!["FORWARD drops"; WARNINGS]);
+    assert_eq!(shown.warnings_left_out, 30 - 20);
+}
+
+#[test]
+fn a_node_of_many_networks_that_fail_stays_small_enough_for_every_client() {
+    let nodes = Nodes::default();
+    let failure =
+        |peer: usize| v1::PeerFailure {
+            node: format!("peer-{peer}"), message: "ä".repeat(300), since: None
+        };
+    let wire = v1::ReportStatusRequest {
+        failures: (0..120).map(failure).collect(),
+        failures_left_out: 5,
+        ..Default::default()
+    };
+    let memberships: Vec<_> = (0..40)
+        .map(|number| Membership { network: format!("net-{number}").parse().unwrap(), ..membership(1) })
+        .collect();
+    for membership in &memberships {
+        nodes.file(&node(), membership.network.clone(), Report::new(&wire, 1), AT);
+    }
+    let view = nodes.view(&node(), &memberships, AT);
+    assert!(prost::Message::encoded_len(&view) <= bound::MOST);
+    assert_eq!((view.networks.len(), view.networks_left_out), (40, 0));
+    assert_eq!(view.networks[0].failures.len(), FAILURES);
+    assert_eq!(view.networks[0].failures_left_out, 20 + 5, "also those that were never kept");
+    let told: usize =
+        view.networks.iter().map(|network| network.failures.len() + network.failures_left_out as usize).sum();
+    assert_eq!(told, 40 * 125);
+    assert_eq!(view.networks[39].failures_left_out, 125);
 }
 
 #[test]
