@@ -24,7 +24,9 @@ impl Calm {
     pub(crate) async fn end(self) -> anyhow::Result<()> {
         for (what, ping) in self.pings {
             let report = ping.stop().await?;
-            ensure!(report.lost() == 0, "{what}: {} of {} pings lost", report.lost(), report.sent());
+            let lost = report.timeline.iter().filter(|echo| echo.round_trip().is_none());
+            let lost: Vec<_> = lost.map(|echo| (echo.at, echo.fate)).collect();
+            ensure!(lost.is_empty(), "{what}: of {} pings these were lost: {lost:?}", report.sent());
             ensure!(report.sent() > 1000, "{what}: only {} pings", report.sent());
         }
         Ok(())
