@@ -17,4 +17,4 @@ mod transfer;
 pub use capture::{Capture, Direction, Frame};
 pub use ping::{Ping, RunningPing};
 pub use report::{Echo, Fate, Mark, PingReport};
-pub use transfer::{Amount, Throughput, Transfer};
+pub use transfer::{Amount, RunningTransfer, Throughput, Transfer};

@@ -120,6 +120,22 @@ async fn containers_reach_each_other_through_their_hosts_routes() {
 }
 
 #[tokio::test]
+async fn a_transfer_is_looked_at_while_it_runs_and_stopped() {
+    let lab = Lab::new("transfer").unwrap();
+    let (_fabric, a, b) = two_hosts(&lab).await;
+    let transfer = Transfer::to(ip("192.0.2.2")).streams(2).amount(Amount::Endless).pinned();
+    let running = transfer.start(&a, &b).await.unwrap();
+    assert_eq!(running.threads().len(), 4, "a sender and a receiver each");
+    let arrived = wait::until("some bytes to arrive", SOON, async || match running.arrived() {
+        0 => Err("none"),
+        bytes => Ok(bytes),
+    });
+    let arrived = arrived.await.unwrap();
+    let whole = tokio::time::timeout(SOON, running.stop()).await.unwrap().unwrap();
+    assert!(whole.bytes >= arrived, "{whole} of {arrived} bytes");
+}
+
+#[tokio::test]
 async fn an_address_can_be_taken_away_and_given_back() {
     let lab = Lab::new("address").unwrap();
     let (_fabric, a, b) = two_hosts(&lab).await;
