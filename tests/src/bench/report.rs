@@ -73,7 +73,7 @@ impl Report {
                 number(metric.min),
                 number(metric.max),
                 metric.runs.to_string(),
-                metric.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+                metric.ratio.map(ratio).unwrap_or_default(),
                 metric.baseline.clone().unwrap_or_default(),
                 metric.baseline_value.map(number).unwrap_or_default(),
             ]);
@@ -86,6 +86,11 @@ impl Report {
         let Machine { cpus, kernel } = &self.machine;
         format!("\n{}: {cpus} processors, Linux {kernel}; a ratio above 1 is better\n{table}\n", self.bench)
     }
+}
+
+/// In thousandths, so that a hundredth can be judged, where that is not more than was kept.
+fn ratio(ratio: f64) -> String {
+    if ratio < 10.0 { format!("{ratio:.3}") } else { format!("{ratio:.1}") }
 }
 
 /// Whole from a hundred on, else with as many digits as were kept.
@@ -137,7 +142,7 @@ mod tests {
     #[test]
     fn the_table_has_every_metric() {
         let table = report().table();
-        assert!(table.contains("tcp1_vxlan") && table.contains("0.50"), "{table}");
+        assert!(table.contains("tcp1_vxlan") && table.contains("0.500"), "{table}");
         assert!(table.contains("join_1k"), "{table}");
     }
 

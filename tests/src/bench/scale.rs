@@ -47,6 +47,18 @@ impl Scale {
         Duration::from_millis(if self.quick { 100 } else { 1000 })
     }
 
+    /// Slices of each state of a comparison within one flow.
+    #[must_use]
+    pub const fn toggles(&self, full: usize) -> usize {
+        if self.quick { 1 } else { full }
+    }
+
+    /// How long one of those slices is.
+    #[must_use]
+    pub const fn toggle(&self) -> Duration {
+        Duration::from_millis(if self.quick { 20 } else { 250 })
+    }
+
     /// `full` of something, or a hundredth of it.
     #[must_use]
     pub const fn count(&self, full: usize) -> usize {

@@ -1,12 +1,13 @@
-//! CPU time and memory, of the machine and of one process.
+//! CPU time and memory, of the machine, of one process and of a flow.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::unistd::Pid;
 
-/// Where the machine's CPU time stands. Work of the kernel on behalf of packets belongs to no
-/// process, so a path's cost is what the whole machine spends on it.
+/// Where the machine's CPU time stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MachineTime {
     busy: Duration,
@@ -20,14 +21,46 @@ impl MachineTime {
         Ok(Self { busy: ticks(busy), at: Instant::now() })
     }
 
-    /// CPU time spent since then.
-    pub(super) fn spent(self) -> anyhow::Result<Duration> {
-        Ok(Self::now()?.busy.saturating_sub(self.busy))
-    }
-
     /// How many processors were busy since then.
     pub(super) fn load(self) -> anyhow::Result<f64> {
-        Ok(self.spent()?.as_secs_f64() / self.at.elapsed().as_secs_f64())
+        let spent = Self::now()?.busy.saturating_sub(self.busy);
+        Ok(spent.as_secs_f64() / self.at.elapsed().as_secs_f64())
+    }
+}
+
+/// Where the CPU time of a flow stands: of its threads, in which the kernel carries packets to the far end, and
+/// of the kernel's threads that take over when a processor has too many of them. Neighbours on the machine
+/// are not in it, but for the packets that they send.
+pub(super) struct FlowTime {
+    files: Vec<PathBuf>,
+}
+
+impl FlowTime {
+    /// Of these threads of this process.
+    pub(super) fn of(threads: &[Pid]) -> anyhow::Result<Self> {
+        let mut files: Vec<PathBuf> =
+            threads.iter().map(|thread| format!("/proc/self/task/{thread}/schedstat").into()).collect();
+        for entry in fs::read_dir("/proc").context("could not list /proc")? {
+            let process = entry.context("could not list /proc")?.path();
+            // Others end meanwhile.
+            let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+            if name.starts_with("ksoftirqd/") {
+                files.push(process.join("schedstat"));
+            }
+        }
+        Ok(Self { files })
+    }
+
+    /// CPU time spent so far, while the threads run.
+    pub(super) fn spent(&self) -> anyhow::Result<Duration> {
+        let spent = self.files.iter().map(|path| {
+            let text =
+                fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+            let nanoseconds = text.split_ascii_whitespace().next().and_then(|field| field.parse().ok());
+            let nanoseconds = nanoseconds.with_context(|| format!("{} holds {text:?}", path.display()))?;
+            Ok(Duration::from_nanos(nanoseconds))
+        });
+        spent.sum()
     }
 }
 
@@ -85,6 +118,16 @@ mod tests {
     fn a_processs_name_does_not_shift_its_fields() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4 11 0 0 0 120 30 0 0 20 0 1 0";
         assert_eq!(process_ticks(stat), Some(150));
+    }
+
+    #[test]
+    fn a_threads_work_is_in_its_flows_time() {
+        let (flow, kernel) = (FlowTime::of(&[nix::unistd::gettid()]).unwrap(), FlowTime::of(&[]).unwrap());
+        let begin = Instant::now();
+        // A thread's time is brought up to date by the next tick.
+        while flow.spent().unwrap() <= kernel.spent().unwrap() {
+            assert!(begin.elapsed() < Duration::from_secs(10), "the thread's own time is missing");
+        }
     }
 
     #[test]

@@ -4,13 +4,15 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use nix::unistd::{Pid, gettid};
 
-use super::super::usage::MachineTime;
+use super::super::usage::FlowTime;
 use super::paths::Path;
 
 const PAYLOAD: [u8; 200] = [0x5a; 200];
@@ -24,7 +26,7 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 pub(super) struct Flood {
     /// Packets received per second.
     pub(super) per_second: f64,
-    /// CPU time of the machine per packet received, in µs. What was sent and dropped is in it.
+    /// CPU time of the flow per packet received, in µs. What was sent and dropped is in it.
     pub(super) cpu_micros: f64,
 }
 
@@ -35,16 +37,25 @@ pub(super) async fn flood(path: &Path, time: Duration) -> anyhow::Result<Flood> 
     let target = receiver.local_addr()?;
     let sender = path.from.enter(|| sender(target)).with_context(what)?;
     let flow = Arc::new(Flow::default());
+    let (started, ids) = mpsc::channel();
     let receiving = {
-        let flow = Arc::clone(&flow);
-        thread::spawn(move || flow.receive(&receiver))
+        let (flow, started) = (Arc::clone(&flow), started.clone());
+        thread::spawn(move || {
+            let _ = started.send(gettid());
+            drop(started);
+            flow.receive(&receiver)
+        })
     };
     let sending = {
         let flow = Arc::clone(&flow);
-        thread::spawn(move || flow.send(&sender))
+        thread::spawn(move || {
+            let _ = started.send(gettid());
+            drop(started);
+            flow.send(&sender)
+        })
     };
     // Threads of ours that have panicked would be a bug; the flow is ended first in any case.
-    let counted = count(&flow, time).await;
+    let counted = count(&flow, &ids.iter().collect::<Vec<_>>(), time).await;
     flow.over.store(true, Ordering::Relaxed);
     for thread in [receiving, sending] {
         let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
@@ -58,13 +69,14 @@ pub(super) async fn flood(path: &Path, time: Duration) -> anyhow::Result<Flood> 
     })
 }
 
-async fn count(flow: &Flow, time: Duration) -> anyhow::Result<(u64, Duration, Duration)> {
+async fn count(flow: &Flow, threads: &[Pid], time: Duration) -> anyhow::Result<(u64, Duration, Duration)> {
     tokio::time::sleep(WARM_UP).await;
-    let cpu = MachineTime::now()?;
+    let cpu = FlowTime::of(threads)?;
+    let spent = cpu.spent()?;
     let (before, begin) = (flow.arrived.load(Ordering::Relaxed), Instant::now());
     tokio::time::sleep(time).await;
     let (after, elapsed) = (flow.arrived.load(Ordering::Relaxed), begin.elapsed());
-    Ok((after - before, elapsed, cpu.spent()?))
+    Ok((after - before, elapsed, cpu.spent()? - spent))
 }
 
 #[derive(Default)]
