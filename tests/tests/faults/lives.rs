@@ -43,7 +43,7 @@ async fn an_agent_that_has_only_just_begun_ends_when_it_is_told_to() -> anyhow::
     deployment.create_network("default", "10.244.0.0/16").await?;
     let mut node = deployment.prepare_node("a", 11, &[]).await?;
     // Before anything of it is seen, and at each of the steps that its log tells of.
-    for step in [None, Some("agent started"), Some("lease acquired"), Some("kernel changed")] {
+    for step in [None, Some("agent started"), Some("lease acquired"), Some("ready detail")] {
         node.start()?;
         let process = node.process.take().context("the agent runs")?;
         if let Some(step) = step {
