@@ -61,8 +61,10 @@ impl Lease {
 
     async fn keep(&mut self) -> Result<(), Ending> {
         let mut failures = 0;
-        // What of ours was refused as invalid: our receivers first, then our claim too. A network that was
-        // deleted and made again has another VNI and perhaps other pools, and tells them with the lease.
+        // What of ours was refused as invalid, one time after the other: our receivers first, then our claim too.
+        // A network that was deleted and made again has another VNI and perhaps other pools, and tells them with
+        // the lease. Any other answer says that what was left out may be right again: a server that collects
+        // leases waits for the claim.
         let mut invalid = 0;
         loop {
             let Local { mut endpoint, prefixes } = self.local().await?;
@@ -79,7 +81,7 @@ impl Lease {
                 }
                 Err(status) => {
                     self.note("acquire", &status);
-                    invalid += i32::from(status.code() == Code::InvalidArgument);
+                    invalid = if status.code() == Code::InvalidArgument { invalid + 1 } else { 0 };
                     let wait = wait(&self.timing, failures, &status);
                     failures = failures.saturating_add(1);
                     tokio::select! {

@@ -1,6 +1,7 @@
 //! The lease: lost, refused, of another network of the same name or of one without backend.
 
 use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use loden_proto::model::{Backend, Network, Peer, Pool, Subnets};
@@ -109,6 +110,30 @@ async fn an_endpoint_that_belongs_to_another_is_told_until_it_is_accepted() {
     assert_eq!(text, "default: TAKEN: 192.0.2.9 is the address of node-4 (ALREADY_EXISTS)");
     world.server.refuse_endpoints(None);
     agent.ready().await;
+}
+
+/// The pool that the subnet is of was lost with the store, and is created again while leases are collected.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_was_invalid_for_a_while_is_made_again() {
+    let mut world = World::new();
+    let (agent, watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    let refusals = AtomicU32::new(0);
+    world.server.refuse_acquires(move |request| {
+        let adopting = || reason::status(Code::Unavailable, Reason::Adopting, "a claim is needed");
+        match refusals.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Some(Status::invalid_argument("claim 10.244.9.0/24 is in no pool")),
+            _ => request.claim.is_empty().then(adopting),
+        }
+    });
+    let asked = world.server.acquires().borrow().len();
+    watch.end(reason::status(Code::NotFound, Reason::NotFound, "networks/default does not exist")).await;
+    let mut acquires = world.server.acquires();
+    let claims = acquires.wait_for(|acquires| acquires.len() >= asked + 4).await.unwrap();
+    let claims: Vec<_> = claims[asked..].iter().map(|request| request.claim.clone()).collect();
+    let own = ["10.244.9.0/24".to_owned()];
+    assert_eq!(claims[..4], [&own[..], &own, &[], &own], "the claim comes again");
+    drop(agent);
 }
 
 #[tokio::test(start_paused = true)]
