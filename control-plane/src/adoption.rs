@@ -63,11 +63,14 @@ pub enum Opened {
     },
 }
 
-/// Compares a store with the marker of the last incarnation that was served.
+/// Compares a store with the marker of the last incarnation that was served. The marker is written before the
+/// first lease is given, so a store that has `given` one and is without it has lost it: with the key of tokens, so
+/// that no agent can show that the store is an old copy.
 #[must_use]
-pub fn opened(cluster: Option<&Cluster>, marker: Option<u128>) -> Opened {
+pub fn opened(cluster: Option<&Cluster>, given: bool, marker: Option<u128>) -> Opened {
     match (cluster, marker) {
         (None, None) => Opened::First,
+        (Some(cluster), None) if given => Opened::Lost { predecessor: cluster.incarnation },
         (Some(_), None) => Opened::Known,
         // The server may have stopped between the first commit of an incarnation and its marker.
         (Some(cluster), Some(marker))
@@ -169,8 +172,8 @@ impl Adoption {
     ) -> Result<Self, AdoptionError> {
         let marker = Marker::new(&options.marker);
         let served = marker.read()?;
-        let cluster = clerk.read(|ledger| ledger.cluster());
-        let opened = opened(cluster.as_ref(), served);
+        let (cluster, given) = clerk.read(|ledger| (ledger.cluster(), ledger.has_given()));
+        let opened = opened(cluster.as_ref(), given, served);
         if let Opened::Lost { predecessor } = opened {
             tracing::warn!(
                 served = %format_args!("{predecessor:032x}"),

@@ -66,12 +66,13 @@ async fn served(store: &Arc<MemoryStore>, dir: &Path) -> (Bench, Adoption, [Subn
 #[test]
 fn a_store_is_compared_with_what_was_served_last() {
     let cluster = Cluster { incarnation: 3, predecessors: vec![1, 2], adopt_until: None };
-    assert_eq!(opened(None, None), Opened::First);
-    assert_eq!(opened(Some(&cluster), None), Opened::Known);
-    assert_eq!(opened(Some(&cluster), Some(3)), Opened::Known);
-    assert_eq!(opened(Some(&cluster), Some(2)), Opened::Known, "stopped before the marker was written");
-    assert_eq!(opened(Some(&cluster), Some(9)), Opened::Lost { predecessor: 9 });
-    assert_eq!(opened(None, Some(9)), Opened::Lost { predecessor: 9 });
+    assert_eq!(opened(None, false, None), Opened::First);
+    assert_eq!(opened(Some(&cluster), false, None), Opened::Known);
+    assert_eq!(opened(Some(&cluster), true, None), Opened::Lost { predecessor: 3 }, "the marker was lost");
+    assert_eq!(opened(Some(&cluster), true, Some(3)), Opened::Known);
+    assert_eq!(opened(Some(&cluster), true, Some(2)), Opened::Known, "stopped before the marker was written");
+    assert_eq!(opened(Some(&cluster), true, Some(9)), Opened::Lost { predecessor: 9 });
+    assert_eq!(opened(None, false, Some(9)), Opened::Lost { predecessor: 9 });
 }
 
 #[test]
