@@ -170,7 +170,7 @@ impl Agent {
         let served: BTreeSet<_> = config.networks.into_iter().collect();
         let (left, left_behind) = watch::channel(LeftBehind::new());
         tasks.spawn("networks left behind", left_behind::run(host, served, left));
-        let keeper = Keeper::new(firewall, seats, config.firewall_insert);
+        let keeper = Keeper::new(firewall, seats, config.firewall_insert, state.table());
         tasks.spawn("the packet filter", keeper.run(changes.clone()));
         let (ready, readiness) = watch::channel(Readiness::no("starting"));
         tasks.spawn("readiness", readiness::judge(overviews.clone(), changes, handouts, ready));

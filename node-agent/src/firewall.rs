@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use self::others::Others;
 use self::wanted::Wanted;
+use crate::state::{KeptTable, TableFile};
 use crate::status::{Filter, Overview};
 use crate::upkeep::{LONGEST_WAIT, heard, next_audit, next_try};
 
@@ -43,6 +44,9 @@ pub(crate) struct Keeper<F> {
     seats: BTreeMap<NetworkId, Seat>,
     wanted: Wanted,
     kept: Option<Kept>,
+    file: TableFile,
+    /// What a former process kept; of no use once we have looked for ourselves.
+    former: Option<KeptTable>,
     failed: Option<String>,
     retries: u32,
     due: Option<Instant>,
@@ -65,12 +69,14 @@ struct Kept {
 
 impl<F: Firewall> Keeper<F> {
     /// With `insert` rules of ours go into chains of others that would drop our packets.
-    pub(crate) fn new(firewall: F, seats: BTreeMap<NetworkId, Seat>, insert: bool) -> Self {
+    pub(crate) fn new(firewall: F, seats: BTreeMap<NetworkId, Seat>, insert: bool, file: TableFile) -> Self {
         Self {
             firewall,
             seats,
             wanted: Wanted::default(),
             kept: None,
+            former: file.read(),
+            file,
             failed: None,
             retries: 0,
             due: None,
@@ -193,6 +199,12 @@ impl<F: Firewall> Keeper<F> {
         if (again && as_kept) || !self.wanted.may_replace(listing.as_deref()) {
             return Ok(());
         }
+        let members = self.wanted.members.clone();
+        let former = self.former.take().map(|former| (Some(former.text), Some(former.listing)));
+        if former.is_some_and(|former| former == (text.clone(), listing.clone())) {
+            self.kept = Some(Kept { members, listing, whole: true });
+            return Ok(());
+        }
         if text.is_some() || listing.is_some() {
             let begin = Instant::now();
             self.firewall.replace(text.as_deref()).await?;
@@ -202,11 +214,24 @@ impl<F: Firewall> Keeper<F> {
         }
         let listing = self.firewall.table().await?;
         let whole = masquerade::is_whole(listing.as_deref(), text.as_deref());
-        self.kept = Some(Kept { members: self.wanted.members.clone(), listing, whole });
-        if !whole {
+        if whole {
+            self.keep(text, listing.clone()).await;
+        } else {
             self.hinted(FirewallHint::Ours);
         }
+        self.kept = Some(Kept { members, listing, whole });
         Ok(())
+    }
+
+    /// Has the next process know what we have put in place.
+    async fn keep(&mut self, text: Option<String>, listing: Option<String>) {
+        let table = text.zip(listing).map(|(text, listing)| KeptTable { text, listing });
+        if let Err(error) = self.file.keep(table.as_ref()).await {
+            warn!(
+                error = explain(&error),
+                "table inet loden cannot be kept; the next start puts it in place again"
+            );
+        }
     }
 
     fn fail(&mut self, error: &FirewallError) {

@@ -4,11 +4,13 @@
 //! <state-dir>/lock                     one agent per directory
 //!             instance                 32 hexadecimal digits, made once
 //!             networks/<id>.state      whole set, then what changed (state/file.rs)
+//!             packet-filter            our table as it was put in place (state/table.rs)
 //! ```
 //!
 //! A file that cannot be read whole is no state, never half a state.
 
 mod file;
+mod table;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -24,9 +26,12 @@ use tracing::warn;
 use crate::peers::PeerSet;
 
 pub use file::{Content, NetworkFile};
+pub use table::{KeptTable, TableFile};
 
 /// Below the state directory.
 const NETWORKS: &str = "networks";
+/// Of our table in the packet filter.
+const TABLE: &str = "packet-filter";
 /// At the end of a network's file.
 const STATE: &str = ".state";
 /// Of a file that is not in place yet.
@@ -137,7 +142,7 @@ impl StateDir {
                 fs::remove_file(&file).map_err(at(&file))?;
             }
         }
-        for name in ["instance", "instance.new", "lock"] {
+        for name in ["instance", "instance.new", TABLE, "packet-filter.new", "lock"] {
             let file = self.path.join(name);
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&file)(error)),
@@ -173,6 +178,12 @@ impl StateDir {
         replace(&path, format!("{instance}\n").as_bytes())
             .map_err(|source| StateError::Io { path, source })?;
         Ok(instance)
+    }
+
+    /// The file of our table in the packet filter.
+    #[must_use]
+    pub fn table(&self) -> TableFile {
+        TableFile::new(self.path.join(TABLE))
     }
 
     /// The file of a network and what is in it.

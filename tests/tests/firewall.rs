@@ -10,6 +10,7 @@
 #![cfg(test)]
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -177,6 +178,25 @@ async fn rules_stay_when_the_agent_is_killed_and_are_right_when_it_is_back_witho
     deployment.control.kill9().await?;
     let own = pods[0].address();
     ensure!(seen(&pods[0], own, &world, ip(WORLD[0]))? == ip("192.0.2.11"));
+
+    // Whoever comes back over his own rules leaves them as they are.
+    let mut monitor = Command::new("nft");
+    monitor.arg("monitor");
+    let monitor = a.host.spawn("nft-monitor", monitor)?;
+    let listens = wait::until("nft to listen", SOON, async || {
+        a.host.nft("add table inet before; delete table inet before")?;
+        ensure!(monitor.log().text()?.contains("inet before"), "it has heard nothing");
+        Ok::<_, anyhow::Error>(())
+    });
+    listens.await?;
+    a.start()?;
+    a.ready(SOON).await?;
+    a.host.nft("add table inet after")?;
+    monitor.wait_for_log("table inet after", SOON).await?;
+    let heard = monitor.log().text()?;
+    ensure!(!heard.contains("loden"), "the agent has written: {heard}");
+    a.kill9().await?;
+
     a.host.nft("flush ruleset")?;
     ensure!(seen(&pods[0], own, &world, ip(WORLD[0]))? == own);
     a.start()?;

@@ -64,13 +64,25 @@ async fn rules_are_there_before_the_agent_is_ready_and_back_when_somebody_flushe
     let table = world.firewall.listed().unwrap();
     assert!(table.contains("192.168.0.0/16, 224.0.0.0/4 } masquerade fully-random"), "{table}");
 
-    // The agent ends and comes back without its control plane.
+    // The agent ends and comes back without its control plane. It finds its rules as it left them, or else puts them
+    // in place again.
     world.server.up(false);
     drop(watch);
     agent.stop().await;
+    let replaced = world.firewall.replaced();
+    for (changed, writes) in [(false, 0), (true, 1)] {
+        if changed {
+            world.firewall.change(Some("table inet loden { }"));
+        }
+        let agent = world.start();
+        agent.ready().await;
+        settle().await;
+        assert_eq!(world.firewall.listed(), Some(table.clone()));
+        assert_eq!(world.firewall.replaced(), replaced + writes, "changed meanwhile: {changed}");
+        agent.stop().await;
+    }
     let agent = world.start();
     agent.ready().await;
-    assert_eq!(world.firewall.listed(), Some(table));
     world.server.up(true);
     watch = world.watch().await;
     world.network.revision += 1;
