@@ -9,8 +9,9 @@
 //! ```
 //!
 //! When the whole state directory was lost, old agents cannot speak with the new life, and only their handshakes
-//! tell of them. Agents dial every five seconds at most, so all that run have knocked before anybody can issue a
-//! new node its identity; a cluster that is really new hears nobody and waits for nothing.
+//! tell of them. Agents dial every five seconds at most, so those that run have knocked before anybody can issue a
+//! new node its identity by hand; whoever scripts that has to wait so long. A cluster that is really new hears
+//! nobody and waits for nothing.
 
 use std::collections::HashMap;
 use std::fs;
