@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::backend::Links;
 use crate::name::DeviceName;
-use crate::tables::{AddressKey, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Tables};
+use crate::tables::{AddressKey, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Tables};
 
 /// A stream of hints. It ends after an overrun, and when nobody can listen any
 /// more: then it is time to ask for another one.
@@ -26,8 +26,8 @@ pub enum Hint {
     Device {
         /// Which.
         name: DeviceName,
-        /// Its attributes as far as the notification has them.
-        state: DeviceState,
+        /// What it is as a device of the tables; `None` when it cannot be one.
+        device: Option<Box<Device>>,
     },
     /// A device is gone, and everything on it.
     DeviceGone(DeviceName),
@@ -44,7 +44,7 @@ pub enum Hint {
     Neighbour(NeighbourKey, Option<Mac>),
     /// A neighbour is gone.
     NeighbourGone(NeighbourKey),
-    /// A route was set; `None`: it is not of our shape or protocol.
+    /// A route was set; `None`: it is not of our shape or protocol, or ends the way.
     Route(RouteKey, Option<Route>),
     /// A route is gone.
     RouteGone(RouteKey),
@@ -68,17 +68,6 @@ pub enum Hint {
     Overrun,
 }
 
-/// What a link notification says of a device.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct DeviceState {
-    /// Whether it is administratively up.
-    pub up: bool,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// MAC address; `None` when it is not a unicast one.
-    pub mac: Option<Mac>,
-}
-
 impl Hint {
     /// Whether the owner of `desired` should observe its part of the kernel
     /// again. The cost does not grow with the tables.
@@ -89,15 +78,11 @@ impl Hint {
     pub fn concerns(&self, desired: &Tables) -> bool {
         match self {
             Self::Overrun => true,
-            Self::Device { name, state } => desired.devices.get(name).is_some_and(|device| {
-                (state.up, state.mtu, state.mac) != (device.up, device.mtu, Some(device.mac))
-            }),
+            Self::Device { name, device } => {
+                desired.devices.get(name).is_some_and(|wanted| device.as_deref() != Some(wanted))
+            }
             Self::DeviceGone(name) => desired.devices.contains_key(name),
-            Self::Address(_)
-            | Self::HostRoute(_)
-            | Self::Answer { .. }
-            | Self::Blackhole(_)
-            | Self::Settings => false,
+            Self::Address(_) | Self::HostRoute(_) | Self::Answer { .. } | Self::Settings => false,
             Self::AddressGone(key) => desired.addresses.contains_key(key),
             Self::Fdb(key, entry) => {
                 desired.fdb.get(key).is_some_and(|wanted| entry.as_ref() != Some(wanted))
@@ -111,7 +96,7 @@ impl Hint {
                 let differs = |wanted: &Route| route.as_ref() != Some(wanted);
                 desired.routes.get(key).is_some_and(differs) || desired.blackholes.contains_key(key)
             }
-            Self::RouteGone(key) => desired.routes.contains_key(key),
+            Self::RouteGone(key) | Self::Blackhole(key) => desired.routes.contains_key(key),
             Self::BlackholeGone(key) => desired.blackholes.contains_key(key),
         }
     }

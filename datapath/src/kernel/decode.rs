@@ -279,13 +279,16 @@ pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
 
 /// A route of ours in the main table that drops.
 pub(super) fn blackhole(message: &RouteMessage) -> Option<RouteKey> {
-    if message.header.kind != RouteType::BlackHole {
-        return None;
-    }
+    let drops = message.header.kind == RouteType::BlackHole;
+    let ours = message.header.protocol == RouteProtocol::Other(PROTOCOL);
+    main_key(message).filter(|_| drops && ours)
+}
+
+/// The key of a route in the main table, whatever becomes of the packets that take it.
+pub(super) fn main_key(message: &RouteMessage) -> Option<RouteKey> {
     let mut unicast = message.clone();
     unicast.header.kind = RouteType::Unicast;
-    let route = main_route(&unicast).filter(|route| route.ours)?;
-    Some(RouteKey { prefix: route.prefix, metric: route.metric })
+    main_route(&unicast).map(|route| RouteKey { prefix: route.prefix, metric: route.metric })
 }
 
 pub(super) const fn route_ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkHeader, NetlinkPayload};
-use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -14,7 +13,7 @@ use tokio::sync::mpsc;
 use super::decode::{self, Link};
 use super::observe;
 use super::requests::{Requests, kinds, messages};
-use crate::hint::{DeviceState, Hint};
+use crate::hint::Hint;
 use crate::socket::{enlarge, listen};
 use crate::tables::{AddressKey, FdbKey, NeighbourKey, Route, RouteKey};
 use crate::{DeviceName, Error};
@@ -123,11 +122,8 @@ impl Links {
             RouteNetlinkMessage::NewLink(message) => {
                 let link = Link::new(message)?;
                 self.note(&link);
-                let up = link.flags.contains(LinkFlags::Up);
-                Some(Hint::Device {
-                    name: link.name,
-                    state: DeviceState { up, mtu: link.mtu, mac: link.mac },
-                })
+                let device = link.device(|index| self.name(index)).map(Box::new);
+                Some(Hint::Device { name: link.name, device })
             }
             RouteNetlinkMessage::DelLink(message) => {
                 let known = self.0.remove(&message.header.index)?;
@@ -169,7 +165,10 @@ impl Links {
         if let Some(key) = decode::blackhole(message) {
             return Some(if set { Hint::Blackhole(key) } else { Hint::BlackholeGone(key) });
         }
-        let route = decode::main_route(message)?;
+        let Some(route) = decode::main_route(message) else {
+            // One that ends the way, and may have taken the place of ours.
+            return decode::main_key(message).filter(|_| set && replaces).map(|key| Hint::Route(key, None));
+        };
         let key = RouteKey { prefix: route.prefix, metric: route.metric };
         match (set, route.ours) {
             (false, true) => Some(Hint::RouteGone(key)),

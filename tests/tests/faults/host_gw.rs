@@ -25,6 +25,10 @@ async fn whatever_is_done_to_a_next_hop_is_undone() -> anyhow::Result<()> {
             vec![format!("ip route replace {subnet} via 192.0.2.1 dev eth0 metric {metric}")],
         ),
         (
+            "a route is replaced by one that ends the way",
+            vec![format!("ip route replace blackhole {subnet} metric {metric}")],
+        ),
+        (
             "a wrong route is put before it",
             vec![format!("ip route add {subnet} via 192.0.2.1 dev eth0 proto 76")],
         ),

@@ -39,6 +39,14 @@ async fn faults(pair: &Pair) -> anyhow::Result<Vec<(&'static str, Vec<String>)>>
             one(format!("ip route replace {subnet} via {elsewhere} dev {DEVICE} onlink metric {metric}")),
         ),
         (
+            "a route is replaced by one that ends the way",
+            one(format!("ip route replace blackhole {subnet} metric {metric}")),
+        ),
+        (
+            "a route is replaced by one that ends the way, as ours",
+            one(format!("ip route replace unreachable {subnet} metric {metric} proto 76")),
+        ),
+        (
             "all routes are flushed",
             vec![format!("ip route flush dev {DEVICE}"), format!("ip -6 route flush dev {DEVICE} proto 76")],
         ),
@@ -66,6 +74,13 @@ async fn faults(pair: &Pair) -> anyhow::Result<Vec<(&'static str, Vec<String>)>>
         ),
         ("the device stays down", one(format!("ip link set {DEVICE} down"))),
         ("the device gets another MAC", one(format!("ip link set {DEVICE} address {wrong}"))),
+        (
+            "the device sends from another address",
+            one(format!("ip link set {DEVICE} type vxlan id 1 local 192.0.2.77")),
+        ),
+        ("the device learns", one(format!("ip link set {DEVICE} type vxlan id 1 learning"))),
+        ("the device makes link-local addresses", one(format!("ip link set {DEVICE} addrgenmode eui64"))),
+        ("the device has another alias", one(format!("ip link set {DEVICE} alias mine"))),
         // With the MAC that the peers know, and with every peer.
         ("the device is deleted", one(format!("ip link del {DEVICE}"))),
     ])
