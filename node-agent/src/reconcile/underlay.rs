@@ -19,7 +19,7 @@ use crate::state::Held;
 use crate::upkeep::LONGEST_WAIT;
 
 impl<D: Datapath + Host> Reconcile<D> {
-    /// Chooses the interface again; true when that changes anything. Without
+    /// Chooses the interface again; true when that changes anything, or when there was none before. Without
     /// one the last choice stays: forwarding may still work.
     pub(super) async fn look(&mut self) -> bool {
         let chosen = match self.choose().await {
@@ -33,7 +33,8 @@ impl<D: Datapath + Host> Reconcile<D> {
                 return false;
             }
         };
-        self.no_interface = None;
+        // What could not be done without it need not wait for its next try.
+        let is_back = self.no_interface.take().is_some();
         let (choice, facts) = chosen;
         // Nobody answers to an address that is gone: the channel need not wait for that.
         self.place.origins.retain(|local| local.is_loopback() || facts.interface_with(local).is_some());
@@ -43,7 +44,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         let below = self.underlay();
         let before = self.choice.replace(choice);
         self.facts = facts;
-        self.choice != before || self.underlay() != below
+        is_back || self.choice != before || self.underlay() != below
     }
 
     /// Why nobody can use this host as next hop, where all have to.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use loden_datapath::tables::AddressKey;
+use loden_datapath::tables::{AddressKey, Tables};
 use loden_datapath::{Error, Hint, Step};
 use loden_proto::v1;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{no_space, settle};
 use crate::testing::{World, facts};
@@ -93,6 +93,29 @@ async fn an_address_that_is_gone_for_a_moment_changes_nothing() {
     world.kernel.hint(&Hint::Overrun);
     agent.ready().await;
     assert_eq!(world.kernel.executed().len(), executed);
+}
+
+/// Tries have become rare meanwhile. An interface that is back does not wait for the next one.
+#[tokio::test(start_paused = true)]
+async fn an_interface_that_is_back_after_long_is_used_at_once() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    world.kernel.change_facts(|host| host.interfaces[0].addresses.clear());
+    world.kernel.fail(|_| Some(no_space()));
+    world.kernel.change(|tables| *tables = Tables::default());
+    world.kernel.hint(&Hint::Overrun);
+    agent.not_ready().await;
+    sleep(Duration::from_secs(600)).await;
+
+    world.kernel.heal();
+    world.kernel.change_facts(|host| *host = facts("192.0.2.9"));
+    let address = "192.0.2.9/24".parse().unwrap();
+    let begin = Instant::now();
+    world.kernel.hint(&Hint::Address(AddressKey { device: "eth0".parse().unwrap(), address }));
+    agent.ready().await;
+    assert!(begin.elapsed() < Duration::from_secs(1), "after {:?}", begin.elapsed());
+    assert_eq!(world.routes(), ["10.244.1.0/24"]);
 }
 
 #[tokio::test(start_paused = true)]
