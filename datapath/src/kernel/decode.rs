@@ -236,7 +236,7 @@ pub(super) fn prefix(message: &RouteMessage) -> Option<IpNet> {
     IpNet::new(destination, message.header.destination_prefix_length).ok()
 }
 
-/// A unicast route of the main table.
+/// A route of the main table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MainRoute {
     pub(super) prefix: IpNet,
@@ -248,8 +248,22 @@ pub(super) struct MainRoute {
     pub(super) ours: bool,
 }
 
+impl MainRoute {
+    pub(super) const fn key(&self) -> RouteKey {
+        RouteKey { prefix: self.prefix, metric: self.metric }
+    }
+}
+
 /// `None` when it is in another table or no unicast route.
 pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    any_route(message)
+}
+
+/// A route of the main table, whatever becomes of the packets that take it.
+fn any_route(message: &RouteMessage) -> Option<MainRoute> {
     let header = &message.header;
     let (mut metric, mut device, mut gateway) = (0, None, None);
     let mut table = u32::from(header.table);
@@ -264,7 +278,7 @@ pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
             _ => {}
         }
     }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) || header.kind != RouteType::Unicast {
+    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
         return None;
     }
     Some(MainRoute {
@@ -279,16 +293,15 @@ pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
 
 /// A route of ours in the main table that drops.
 pub(super) fn blackhole(message: &RouteMessage) -> Option<RouteKey> {
-    let drops = message.header.kind == RouteType::BlackHole;
-    let ours = message.header.protocol == RouteProtocol::Other(PROTOCOL);
-    main_key(message).filter(|_| drops && ours)
+    if message.header.kind != RouteType::BlackHole {
+        return None;
+    }
+    any_route(message).filter(|route| route.ours).map(|route| route.key())
 }
 
 /// The key of a route in the main table, whatever becomes of the packets that take it.
 pub(super) fn main_key(message: &RouteMessage) -> Option<RouteKey> {
-    let mut unicast = message.clone();
-    unicast.header.kind = RouteType::Unicast;
-    main_route(&unicast).map(|route| RouteKey { prefix: route.prefix, metric: route.metric })
+    any_route(message).map(|route| route.key())
 }
 
 pub(super) const fn route_ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -15,7 +15,7 @@ use super::observe;
 use super::requests::{Requests, kinds, messages};
 use crate::hint::Hint;
 use crate::socket::{enlarge, listen};
-use crate::tables::{AddressKey, FdbKey, NeighbourKey, Route, RouteKey};
+use crate::tables::{AddressKey, FdbKey, NeighbourKey, Route};
 use crate::{DeviceName, Error};
 
 /// Receive buffer in bytes: a bulk pass of our own is announced to us too.
@@ -169,7 +169,7 @@ impl Links {
             // One that ends the way, and may have taken the place of ours.
             return decode::main_key(message).filter(|_| set && replaces).map(|key| Hint::Route(key, None));
         };
-        let key = RouteKey { prefix: route.prefix, metric: route.metric };
+        let key = route.key();
         match (set, route.ours) {
             (false, true) => Some(Hint::RouteGone(key)),
             (true, true) => {

@@ -13,9 +13,7 @@ use super::decode::{self, Link};
 use super::requests::Requests;
 use super::sysctl;
 use crate::hint::Scope;
-use crate::tables::{
-    AddressKey, FdbKey, NeighbourKey, PROTOCOL, Route, RouteKey, Setting, SysctlKey, Tables,
-};
+use crate::tables::{AddressKey, FdbKey, NeighbourKey, PROTOCOL, Route, Setting, SysctlKey, Tables};
 use crate::{DeviceName, Error};
 
 /// All links of the namespace.
@@ -150,7 +148,7 @@ fn routes(
         let Some(gateway) = route.gateway else { continue };
         let ours = tables.devices.contains_key(&link.name);
         if ours || (scope.covers(&route.prefix) && !link.is_ours()) {
-            let key = RouteKey { prefix: route.prefix, metric: route.metric };
+            let key = route.key();
             tables.routes.insert(key, Route { device: link.name, gateway, onlink: route.onlink });
         }
     }
