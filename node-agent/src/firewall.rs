@@ -45,8 +45,8 @@ pub(crate) struct Keeper<F> {
     wanted: Wanted,
     kept: Option<Kept>,
     file: TableFile,
-    /// What a former process kept; of no use once we have looked for ourselves.
-    former: Option<KeptTable>,
+    /// What is in the file: of a former process at first.
+    noted: Option<KeptTable>,
     failed: Option<String>,
     retries: u32,
     due: Option<Instant>,
@@ -75,7 +75,7 @@ impl<F: Firewall> Keeper<F> {
             seats,
             wanted: Wanted::default(),
             kept: None,
-            former: file.read(),
+            noted: file.read(),
             file,
             failed: None,
             retries: 0,
@@ -200,8 +200,7 @@ impl<F: Firewall> Keeper<F> {
             return Ok(());
         }
         let members = self.wanted.members.clone();
-        let former = self.former.take().map(|former| (Some(former.text), Some(former.listing)));
-        if former.is_some_and(|former| former == (text.clone(), listing.clone())) {
+        if self.kept.is_none() && self.is_as_noted(text.as_deref(), listing.as_deref()) {
             self.kept = Some(Kept { members, listing, whole: true });
             return Ok(());
         }
@@ -215,7 +214,7 @@ impl<F: Firewall> Keeper<F> {
         let listing = self.firewall.table().await?;
         let whole = masquerade::is_whole(listing.as_deref(), text.as_deref());
         if whole {
-            self.keep(text, listing.clone()).await;
+            self.note(text.zip(listing.clone())).await;
         } else {
             self.hinted(FirewallHint::Ours);
         }
@@ -223,14 +222,25 @@ impl<F: Firewall> Keeper<F> {
         Ok(())
     }
 
-    /// Has the next process know what we have put in place.
-    async fn keep(&mut self, text: Option<String>, listing: Option<String>) {
-        let table = text.zip(listing).map(|(text, listing)| KeptTable { text, listing });
-        if let Err(error) = self.file.keep(table.as_ref()).await {
-            warn!(
+    /// Whether our table is what somebody has put in place for the same networks.
+    fn is_as_noted(&self, text: Option<&str>, listing: Option<&str>) -> bool {
+        self.noted
+            .as_ref()
+            .is_some_and(|noted| text == Some(noted.text.as_str()) && listing == Some(noted.listing.as_str()))
+    }
+
+    /// Has the next process know what we have put in place. A repair leaves the file as it is.
+    async fn note(&mut self, table: Option<(String, String)>) {
+        let table = table.map(|(text, listing)| KeptTable { text, listing });
+        if table == self.noted {
+            return;
+        }
+        match self.file.keep(table.as_ref()).await {
+            Ok(()) => self.noted = table,
+            Err(error) => warn!(
                 error = explain(&error),
                 "table inet loden cannot be kept; the next start puts it in place again"
-            );
+            ),
         }
     }
 

@@ -142,8 +142,9 @@ impl StateDir {
                 fs::remove_file(&file).map_err(at(&file))?;
             }
         }
-        for name in ["instance", "instance.new", TABLE, "packet-filter.new", "lock"] {
-            let file = self.path.join(name);
+        let files = ["instance", TABLE, "lock"].map(|name| self.path.join(name));
+        let drafts = files.clone().map(|file| file.with_extension(DRAFT));
+        for file in drafts.into_iter().chain(files) {
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&file)(error)),
                 _ => {}
