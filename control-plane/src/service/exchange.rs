@@ -21,7 +21,7 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
-use self::prompt::{Excused, Late, Prompt};
+use self::prompt::{Late, Prompt};
 use crate::held::{Held, HeldCall, Streamed, Whole};
 use crate::registry::{Link, STREAMS};
 
@@ -146,5 +146,6 @@ where
     };
     link.room.free().await;
     let Ok(response) = routes.call(request).await;
-    response.map(|body| Body::new(Streamed::new(Excused::new(body, late), held, link, place)))
+    let excused = move |body: Body| body.map_frame(move |frame| late.excuse(frame));
+    response.map(|body| Body::new(Streamed::new(excused(body), held, link, place)))
 }

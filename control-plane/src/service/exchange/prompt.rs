@@ -29,6 +29,16 @@ impl Late {
     fn status(&self) -> Option<Status> {
         self.0.load(Ordering::Relaxed).checked_sub(1).map(late)
     }
+
+    /// Has an answer's trailers say that the request was late, if it was.
+    pub(super) fn excuse(&self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
+        if let (Some(trailers), Some(status)) = (frame.trailers_mut(), self.status()) {
+            trailers.clear();
+            // Its text is ours, and fits into a header.
+            let _ = status.add_header(trailers);
+        }
+        frame
+    }
 }
 
 /// How much of a gRPC message has come: its prefix, then as many bytes as that says.
@@ -100,42 +110,6 @@ where
             }
         }
         polled.map_err(Into::into)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-}
-
-/// An answer's body; its trailers say that the request was late if it was.
-pub(super) struct Excused<B> {
-    body: B,
-    late: Late,
-}
-
-impl<B> Excused<B> {
-    pub(super) const fn new(body: B, late: Late) -> Self {
-        Self { body, late }
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Excused<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.get_mut();
-        Pin::new(&mut this.body).poll_frame(cx).map_ok(|mut frame| {
-            if let (Some(trailers), Some(status)) = (frame.trailers_mut(), this.late.status()) {
-                trailers.clear();
-                // Its text is ours, and fits into a header.
-                let _ = status.add_header(trailers);
-            }
-            frame
-        })
     }
 
     fn is_end_stream(&self) -> bool {
