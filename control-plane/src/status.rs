@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use loden_proto::convert::timestamp;
+use loden_proto::convert::{beyond, timestamp};
 use loden_proto::model::{InstanceId, LeaseName, Subnets};
 use loden_proto::names::{self, NetworkId, NodeId};
 use loden_proto::v1;
@@ -378,11 +378,6 @@ fn in_network(cell: Option<&Cell>, membership: &Membership) -> v1::NodeNetwork {
 /// As much of a text as is kept.
 fn cut(text: &str) -> String {
     text.chars().take(TEXT).collect()
-}
-
-/// How many of `count` are more than `most`.
-fn beyond(count: usize, most: usize) -> u32 {
-    u32::try_from(count.saturating_sub(most)).unwrap_or(u32::MAX)
 }
 
 /// How long each of `reporters` waits between two reports.

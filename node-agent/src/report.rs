@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use loden_proto::convert::timestamp;
+use loden_proto::convert::{beyond, timestamp};
 use loden_proto::names::NetworkId;
 use loden_proto::{names, v1};
 use tokio::sync::watch;
@@ -109,11 +109,6 @@ fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest 
         failures_left_out: beyond(applied.failures.len(), NAMED),
         warnings_left_out: beyond(overview.warnings().count(), WARNED),
     }
-}
-
-/// How many of `count` are more than `most`.
-fn beyond(count: usize, most: usize) -> u32 {
-    u32::try_from(count.saturating_sub(most)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 //! `TryFrom` a message gives the model or an [`InvalidValue`](crate::InvalidValue) whose field path
 //! starts below the message; the caller adds where the message stood.
 
+mod count;
 mod lease;
 mod network;
 mod time;
 
+pub use count::{beyond, count};
 pub use lease::{MAX_PREFIXES, endpoint_or_missing, parse_prefixes, parse_subnets};
 pub use time::{duration, duration_from, timestamp, timestamp_from};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use loden_proto::convert::timestamp;
+use loden_proto::convert::{count, timestamp};
 use loden_proto::v1::cluster_service_server::ClusterService;
 use loden_proto::v1::{ClusterStatus, FormerLife, GetClusterStatusRequest};
 use tokio::time::Instant;
@@ -21,7 +21,6 @@ impl ClusterService for Clusters {
         _: Request<GetClusterStatusRequest>,
     ) -> Result<Response<ClusterStatus>, Status> {
         let shared = &self.0;
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let store_failure = match &*shared.clerk.store_health().borrow() {
             Health::Healthy => String::new(),
             Health::Poisoned { cause } | Health::Recoverable { cause } => cause.to_string(),

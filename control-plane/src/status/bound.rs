@@ -4,6 +4,7 @@
 //! Everything else of a view has a limit of its own. The facts of all networks come first, then their warnings,
 //! then the failures.
 
+use loden_proto::convert::beyond;
 use loden_proto::v1::Node;
 use prost::Message;
 
@@ -63,7 +64,7 @@ impl Room {
     /// The first of these for which there is room, and how many there are besides.
     fn fill<T>(&mut self, mut all: Vec<T>, size: impl Fn(&T) -> usize) -> (Vec<T>, u32) {
         let fit = all.iter().take_while(|one| self.take(FIELD + size(one))).count();
-        let left_out = u32::try_from(all.len() - fit).unwrap_or(u32::MAX);
+        let left_out = beyond(all.len(), fit);
         all.truncate(fit);
         (all, left_out)
     }
