@@ -221,10 +221,7 @@ impl Adoption {
     pub async fn heed_claim(&self, lease: &LeaseName) -> Result<(), AdoptionError> {
         let _one_at_a_time = self.0.beginning.lock().await;
         // Somebody else may have come before.
-        let over = |ledger: &Ledger| {
-            ledger.has_given() || ledger.cluster().is_some_and(|cluster| cluster.adopt_until.is_some())
-        };
-        if self.0.clerk.read(over) {
+        if self.0.clerk.read(|ledger| ledger.has_given() || ledger.is_adopting()) {
             return Ok(());
         }
         tracing::warn!(%lease, "a node holds a subnet of a life that was lost; collecting leases from the agents");

@@ -100,7 +100,7 @@ impl Knocks {
         let heard = state.tally.heard(now);
         drop(state);
         if let Some(heard) = heard.filter(|_| begins) {
-            tracing::warn!("{heard}; new nodes get no subnet: {}", Knocked::ADVICE);
+            tracing::warn!("{}", heard.consequence());
         }
     }
 

@@ -38,7 +38,7 @@ use crate::clerk::{ClerkHandle, Settling};
 use crate::feed::Feeds;
 use crate::held::Held;
 use crate::knocks::Knocks;
-use crate::ledger::{Cluster, Knocked, LeaseState, Ledger};
+use crate::ledger::{Knocked, LeaseState, Ledger};
 use crate::metrics::Metrics;
 use crate::registry::Link;
 use crate::status::Nodes;
@@ -65,8 +65,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// Why new nodes get no subnet though leases are not being adopted.
     pub(crate) fn knocked(&self, now: Instant) -> Option<Knocked> {
-        let adopting = |cluster: Cluster| cluster.adopt_until.is_some();
-        self.knocks.heard(now).filter(|_| !self.clerk.read(|ledger| ledger.cluster()).is_some_and(adopting))
+        self.knocks.heard(now).filter(|_| !self.clerk.read(Ledger::is_adopting))
     }
 
     /// How many nodes have an active lease in a network that they have not converged in.

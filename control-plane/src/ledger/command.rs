@@ -161,8 +161,13 @@ pub struct Knocked {
 }
 
 impl Knocked {
-    /// What an operator can do about it.
-    pub const ADVICE: &str = "if the state directory was lost, run loden-control-plane recover, start the control \
+    /// What follows, and what an operator can do about it.
+    #[must_use]
+    pub fn consequence(&self) -> String {
+        format!("{self}; new nodes get no subnet: {}", Self::ADVICE)
+    }
+
+    pub(super) const ADVICE: &str = "if the state directory was lost, run loden-control-plane recover, start the control \
                               plane again and issue every node anew; if this is a new cluster, stop those agents";
 }
 

@@ -212,7 +212,8 @@ impl Ledger {
     }
 
     /// Whether leases are being collected after the store was lost.
-    pub(super) fn is_adopting(&self) -> bool {
+    #[must_use]
+    pub fn is_adopting(&self) -> bool {
         self.cluster.as_ref().is_some_and(|cluster| cluster.record.adopt_until.is_some())
     }
 

@@ -31,7 +31,7 @@ impl Collector for Gauges {
         let shared = &self.shared;
         let healthy = matches!(*shared.clerk.store_health().borrow(), Health::Healthy);
         let (revision, networks, active, all, adopting) = shared.clerk.read(|ledger| {
-            let adopting = ledger.cluster().is_some_and(|cluster| cluster.adopt_until.is_some());
+            let adopting = ledger.is_adopting();
             let active = active_leases(ledger);
             (ledger.revision().0, ledger.networks().count(), active, ledger.lease_count(), adopting)
         });

@@ -77,7 +77,7 @@ impl Facts {
             detail.push_str(&format!("; settling: new nodes wait another {}", time(left)));
         }
         if let Some(knocked) = &self.knocked {
-            detail.push_str(&format!("; {knocked}; new nodes get no subnet: {}", Knocked::ADVICE));
+            detail.push_str(&format!("; {}", knocked.consequence()));
         }
         Readiness::yes(detail)
     }
