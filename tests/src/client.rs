@@ -179,6 +179,12 @@ pub fn vtep(number: u16, vni: u32) -> v1::Endpoint {
     v1::Endpoint { receivers: vec![v1::Receiver { kind }], ..endpoint(number) }
 }
 
+/// The same with an address that hosts of one segment have: 192.0.2.`number`.
+#[must_use]
+pub fn vtep_on_segment(number: u8, vni: u32) -> v1::Endpoint {
+    v1::Endpoint { address_v4: format!("192.0.2.{number}"), ..vtep(number.into(), vni) }
+}
+
 /// The network and the node of a lease's name.
 ///
 /// # Errors

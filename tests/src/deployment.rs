@@ -130,9 +130,9 @@ impl Deployment {
         let host = self.lab.host(name).on(&self.fabric).address(address).build().await?;
         let home = self.lab.directory().join(name);
         fs::create_dir(&home)?;
-        copy(&of.home.join("identity"), &home.join("identity"))?;
+        copy_directory(&of.home.join("identity"), &home.join("identity"))?;
         if cloned_disk {
-            copy(&of.home.join("state"), &home.join("state"))?;
+            copy_directory(&of.home.join("state"), &home.join("state"))?;
         }
         Ok(Node::new(&of.name, host, home, self.control.endpoint(), self.binaries.clone(), &[]))
     }
@@ -179,18 +179,12 @@ impl Deployment {
     }
 }
 
-/// Copies a directory with all that is in it.
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    fs::create_dir(to)?;
-    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type()?.is_dir() {
-            copy(&from, &to)?;
-        } else {
-            fs::copy(&from, &to).with_context(|| format!("could not copy {}", from.display()))?;
-        }
-    }
+/// Copies a directory with all that is in it, as it is: into the other one if that is there already.
+///
+/// # Errors
+/// When cp(1) refuses.
+pub fn copy_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let output = Command::new("cp").arg("-a").arg(from).arg(to).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -172,9 +172,8 @@ pub fn vxlan_network(pools: &[&str], vni: u32) -> v1::Network {
 /// behind 192.0.2.`number`.
 #[must_use]
 pub fn vxlan_peer(node: &str, number: u8, vni: u32) -> v1::Peer {
-    let endpoint =
-        v1::Endpoint { address_v4: format!("192.0.2.{number}"), ..client::vtep(number.into(), vni) };
-    v1::Peer { node: node.into(), subnets: vec![format!("10.244.{number}.0/24")], endpoint: Some(endpoint) }
+    let endpoint = Some(client::vtep_on_segment(number, vni));
+    v1::Peer { node: node.into(), subnets: vec![format!("10.244.{number}.0/24")], endpoint }
 }
 
 fn connections(

@@ -15,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use ipnet::IpNet;
-use loden_tests::deployment::{Deployment, Node};
-use loden_tests::hosts::{Container, Host, Namespace, cidr, ip};
-use loden_tests::traffic::Ping;
+use loden_tests::deployment::{Node, Pair, Underlay};
+use loden_tests::hosts::{Host, Namespace, cidr, ip};
 use loden_tests::wait;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -45,37 +44,37 @@ fn seen(from: &Namespace, source: IpAddr, to: &Namespace, target: IpAddr) -> any
 
 /// Two ready nodes with a container each, and a host that is no node.
 struct Stage {
-    deployment: Deployment,
-    a: Node,
-    b: Node,
-    pods: [Container; 2],
+    pair: Pair,
     world: Host,
 }
 
 async fn stage(name: &str, network: &[&str], flags_of_b: &[&str]) -> anyhow::Result<Stage> {
-    let deployment = Deployment::start(name, &[]).await?;
-    deployment.lodenctl(&[&["network", "create", "default"], &POOLS[..], network].concat()).await?;
+    let network = [&POOLS[..], network].concat();
+    let pair = Pair::start_on(Underlay::V4, name, &network, |node| {
+        if node.name == "b" {
+            node.set_flags(flags_of_b);
+        }
+        Ok(())
+    });
+    let pair = pair.await?;
+    let Pair { deployment, a, b, .. } = &pair;
     let world = deployment.lab.host("world").on(&deployment.fabric);
     let world = world.address(cidr("192.0.2.50/24")).address(cidr("2001:db8:1::50/64")).build().await?;
     for address in ["192.168.0.9/32", "fd00:9::9/128"] {
         world.add_address("eth0", cidr(address)).await?;
     }
-    let a = deployment.add_node("a", 11, &[]).await?;
-    let b = deployment.add_node("b", 12, flags_of_b).await?;
-    for (node, address) in [(&a, "2001:db8:1::11/64"), (&b, "2001:db8:1::12/64")] {
-        node.ready(SOON).await?;
+    for (node, address) in [(a, "2001:db8:1::11/64"), (b, "2001:db8:1::12/64")] {
         node.host.add_address("eth0", cidr(address)).await?;
         for (net, gateway) in [("192.168.0.0/16", WORLD[0]), ("fd00:9::/32", WORLD[1])] {
             node.host.add_route(cidr(net), ip(gateway)).await?;
         }
     }
-    for subnet in subnets(&a)? {
+    for subnet in subnets(a)? {
         world
             .add_route(subnet, ip(if subnet.addr().is_ipv4() { "192.0.2.11" } else { "2001:db8:1::11" }))
             .await?;
     }
-    let pods = [a.attach("pod-a").await?, b.attach("pod-b").await?];
-    Ok(Stage { deployment, a, b, pods, world })
+    Ok(Stage { pair, world })
 }
 
 fn subnets(node: &Node) -> anyhow::Result<Vec<IpNet>> {
@@ -83,21 +82,12 @@ fn subnets(node: &Node) -> anyhow::Result<Vec<IpNet>> {
     Ok([Some(env.subnet), env.subnet_v6].into_iter().flatten().map(|subnet| subnet.trunc()).collect())
 }
 
-async fn pods_reach_each_other(pods: &[Container; 2]) -> anyhow::Result<()> {
-    for target in pods[1].addresses() {
-        let ping = Ping::to(target).start(&pods[0])?;
-        ping.reach(SOON).await?;
-        ping.stop().await?;
-    }
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_meet_the_world_as_their_node_and_each_other_as_themselves() -> anyhow::Result<()> {
     let masquerade =
         ["--masquerade", "--masquerade-except", "192.168.0.0/16", "--masquerade-except", "fd00:9::/32"];
-    let Stage { deployment, a, b, pods, world } = stage("masq", &masquerade, &[]).await?;
-    pods_reach_each_other(&pods).await?;
+    let Stage { pair, world } = stage("masq", &masquerade, &[]).await?;
+    let Pair { deployment, a, b, pods } = &pair;
     let env = std::fs::read_to_string(a.subnet_file())?;
     ensure!(env.contains("FLANNEL_IPMASQ=true\n"), "{env}");
     let (pod_a, pod_b): (Vec<_>, Vec<_>) = (pods[0].addresses().collect(), pods[1].addresses().collect());
@@ -172,8 +162,8 @@ async fn pods_meet_the_world_as_their_node_and_each_other_as_themselves() -> any
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_stay_when_the_agent_is_killed_and_are_right_when_it_is_back_without_a_control_plane()
 -> anyhow::Result<()> {
-    let Stage { mut deployment, mut a, b: _b, pods, world } =
-        stage("masq-kill", &["--masquerade"], &[]).await?;
+    let Stage { pair, world } = stage("masq-kill", &["--masquerade"], &[]).await?;
+    let Pair { mut deployment, mut a, b: _b, pods } = pair;
     a.kill9().await?;
     deployment.control.kill9().await?;
     let own = pods[0].address();
@@ -208,7 +198,8 @@ async fn rules_stay_when_the_agent_is_killed_and_are_right_when_it_is_back_witho
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_that_drops_is_named_in_status_and_opened_by_who_was_asked_to() -> anyhow::Result<()> {
-    let Stage { deployment, a, b, pods, world: _world } = stage("drop", &[], &["--firewall-insert"]).await?;
+    let Stage { pair, world: _world } = stage("drop", &[], &["--firewall-insert"]).await?;
+    let Pair { deployment, a, b, .. } = &pair;
     let status = async |wanted: &str, unwanted: &str| {
         let said = wait::until("the status", SOON, async || {
             let text = deployment.lodenctl(&["status"]).await?;
@@ -244,7 +235,7 @@ async fn a_chain_that_drops_is_named_in_status_and_opened_by_who_was_asked_to() 
     // As an operator would, on a.
     a.host.nft("add rule ip filter FORWARD ip saddr 10.244.0.0/16 ip daddr 10.244.0.0/16 accept")?;
     status("Every node is converged.", DROPS).await?;
-    pods_reach_each_other(&pods).await?;
+    pair.reaches().await?;
 
     a.host.sysctl("net.ipv4.ip_forward", "0")?;
     status("net.ipv4.ip_forward is 0", DROPS).await?;

@@ -48,7 +48,7 @@ impl Pair {
         underlay: Underlay,
         name: &str,
         network: &[&str],
-        prepared: impl Fn(&Node) -> anyhow::Result<()>,
+        prepared: impl Fn(&mut Node) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
         let deployment = Deployment::start_over(underlay, name, &[]).await?;
         deployment.lodenctl(&[&["network", "create", "default"], network].concat()).await?;

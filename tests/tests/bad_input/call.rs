@@ -144,7 +144,7 @@ pub(crate) fn acquire_request(
 
 /// Where a node with this number receives in the network `default`.
 pub(crate) fn endpoint(number: u8) -> v1::Endpoint {
-    v1::Endpoint { address_v4: format!("192.0.2.{number}"), ..client::vtep(number.into(), 100) }
+    client::vtep_on_segment(number, 100)
 }
 
 /// An acquire with another endpoint.

@@ -8,12 +8,12 @@ use ipnet::IpNet;
 use loden_proto::v1;
 use loden_proto::v1::node_service_client::NodeServiceClient;
 use loden_tests::client::{self, Identities};
-use loden_tests::deployment::{Deployment, Node};
+use loden_tests::deployment::{Deployment, Node, copy_directory};
 use loden_tests::wait;
 use tonic::transport::Channel;
 
 use crate::newcomer::{Newcomer, ask_from_now_on, granted};
-use crate::{ADOPT, NETWORK, PATIENCE, copy_directory};
+use crate::{ADOPT, NETWORK, PATIENCE};
 
 /// Three slots, the first of four is never given out: whoever comes as the fourth finds nothing, or what is
 /// somebody else's.

@@ -19,14 +19,13 @@ mod newcomer;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use loden_proto::v1;
 use loden_proto::v1::cluster_service_client::ClusterServiceClient;
+use loden_tests::deployment::copy_directory;
 use loden_tests::hosts::cidr;
 use loden_tests::wait;
 use tonic::transport::Channel;
@@ -240,10 +239,4 @@ async fn a_copy_that_knows_nobody_costs_nothing_either_also_when_it_is_put_back_
 async fn status(admin: &Channel) -> anyhow::Result<v1::ClusterStatus> {
     let mut cluster = ClusterServiceClient::new(admin.clone());
     Ok(cluster.get_cluster_status(v1::GetClusterStatusRequest {}).await?.into_inner())
-}
-
-fn copy_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let output = Command::new("cp").arg("-a").arg(from).arg(to).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }

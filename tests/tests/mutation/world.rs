@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use loden_proto::v1;
-use loden_tests::client;
 use loden_tests::deployment::{Deployment, Node};
 use loden_tests::hosts::{Error, Holdings, Host};
-use loden_tests::scripted::{Scripted, vxlan_network};
+use loden_tests::scripted::{Scripted, vxlan_network, vxlan_peer};
 use loden_tests::wait;
 use nix::sys::signal::Signal;
 
@@ -67,13 +66,8 @@ impl Peer {
     }
 
     fn wire(self) -> v1::Peer {
-        let endpoint =
-            v1::Endpoint { address_v4: format!("192.0.2.{}", self.0), ..client::vtep(self.0.into(), VNI) };
-        v1::Peer {
-            node: format!("node-{}", self.0),
-            subnets: vec![self.subnet(), self.subnet_v6()],
-            endpoint: Some(endpoint),
-        }
+        let of_ipv4 = vxlan_peer(&format!("node-{}", self.0), self.0, VNI);
+        v1::Peer { subnets: vec![self.subnet(), self.subnet_v6()], ..of_ipv4 }
     }
 }
 
