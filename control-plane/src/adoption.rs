@@ -15,8 +15,9 @@
 //! Key and marker live away from the store, so that they survive its loss. While adopting, leases are
 //! given only to nodes that claim them and snapshots say that the set is not whole.
 //!
-//! Settling is shorter and follows every start but the first: until the nodes that hold leases are back (15 s
-//! at most), and those that we may not know have had the time to come, nobody new gets a slot.
+//! Settling is shorter and follows every start: until the nodes that hold leases are back (15 s at most), and
+//! those that we may not know have had the time to come, nobody new gets a slot. The first start with a new CA
+//! settles too, for the nodes of a life that was lost with its CA, see [`crate::knocks`].
 
 mod marker;
 
@@ -189,7 +190,7 @@ impl Adoption {
             Some(command) => adoption.begin(command).await?,
             None => adoption.mark()?,
         }
-        if served.is_some() || adoption.awaited() {
+        if served.is_some() || adoption.awaited() || adoption.0.options.knocks.is_counting() {
             settling.begin(Instant::now() + settle);
         }
         Ok(adoption)
@@ -221,7 +222,7 @@ impl Adoption {
     pub async fn heed_claim(&self, lease: &LeaseName) -> Result<(), AdoptionError> {
         let _one_at_a_time = self.0.beginning.lock().await;
         // Somebody else may have come before.
-        if self.0.clerk.read(|ledger| ledger.has_given() || ledger.is_adopting()) {
+        if self.0.clerk.read(Ledger::is_adopting) {
             return Ok(());
         }
         tracing::warn!(%lease, "a node holds a subnet of a life that was lost; collecting leases from the agents");
@@ -241,7 +242,7 @@ impl Adoption {
 
     /// Ends settling and adoption when it is time. Runs as long as the server.
     pub async fn run(self, settling: Settling) {
-        tokio::join!(self.end_settling(&settling), self.end_adoptions(), self.end_knocks());
+        tokio::join!(self.end_settling(&settling), self.end_adoptions(), self.end_knocks(&settling));
     }
 
     async fn begin_again(
@@ -302,13 +303,19 @@ impl Adoption {
         settling.end();
     }
 
-    /// Once this life has given a lease, there is nothing that knocks could tell.
-    async fn end_knocks(&self) {
+    /// Once this life has given a lease, there is nothing that knocks could tell: unless it is so young that
+    /// they are only coming, or they have come and nobody heeds them yet.
+    async fn end_knocks(&self, settling: &Settling) {
         let knocks = &self.0.options.knocks;
         let mut revisions = self.0.clerk.revisions();
         while knocks.is_counting() {
-            if self.0.clerk.read(Ledger::has_given) {
+            let (given, heeded) = self.0.clerk.read(|ledger| (ledger.has_given(), ledger.is_adopting()));
+            let now = Instant::now();
+            let silent = settling.remaining(now).is_none() && knocks.heard(now).is_none();
+            if given && (heeded || silent) {
                 knocks.end();
+            } else if given {
+                tokio::time::sleep(LOOK).await;
             } else if revisions.changed().await.is_err() {
                 return;
             }

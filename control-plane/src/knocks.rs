@@ -1,7 +1,7 @@
 //! Knocks: clients of another CA of this very cluster, who tell of a life that was lost with its CA.
 //!
 //! ```text
-//!  CA made ─▶ note beside it ── a lease is given ──▶ removed: knocks count no more, for ever
+//!  CA made ─▶ note beside it ── a lease is given, nobody knocks ──▶ removed: they count no more, for ever
 //!                │
 //!                ▼ meanwhile
 //!  handshake that ends for another CA's sake ─▶ knock ─┬─ within 5 min ─▶ no new slot
@@ -9,9 +9,8 @@
 //! ```
 //!
 //! When the whole state directory was lost, old agents cannot speak with the new life, and only their handshakes
-//! tell of them. Agents dial every five seconds at most, so those that run have knocked before anybody can issue a
-//! new node its identity by hand; whoever scripts that has to wait so long. A cluster that is really new hears
-//! nobody and waits for nothing.
+//! tell of them. Agents dial every five seconds at most, so those that run have knocked when settling ends, and
+//! until then nobody new gets a slot. A cluster that is really new hears nobody and waits for nothing else.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,3 +1,5 @@
+mod newborn;
+
 use std::path::Path;
 
 use bytes::Bytes;
@@ -13,12 +15,13 @@ use crate::watch::Viewer;
 use crate::watch::tests::client::{Client, Set, node};
 
 const ADOPT: Duration = Duration::from_secs(600);
+const SETTLE: Duration = Duration::from_secs(15);
 
 async fn start(bench: &Bench, dir: &Path) -> Adoption {
     let Bench { clerk, feeds, streams, settling, knocks, time, .. } = bench;
     let options = AdoptionOptions {
         adopt: ADOPT,
-        settle: Duration::from_secs(15),
+        settle: SETTLE,
         marker: dir.join("incarnation"),
         knocks: knocks.clone(),
     };
@@ -108,58 +111,6 @@ async fn a_token_of_a_lost_key_begins_adoption_once() {
     bench.clerk.submit(Command::EndAdoption).await.unwrap();
     drop(open(&adoption, Viewer::Observer, set).await);
     assert_eq!(incarnation(&bench).adopt_until, None, "also when adoption is over");
-}
-
-/// Everything was lost, the CA too, and agents that run have knocked.
-#[tokio::test(start_paused = true)]
-async fn after_knocks_a_claim_begins_adoption_and_the_first_lease_ends_what_they_tell() {
-    let dir = tempfile::tempdir().unwrap();
-    let note = dir.path().join("unproven");
-    std::fs::write(&note, "").unwrap();
-    let (store, knocks) = (Arc::new(MemoryStore::new()), Knocks::noted(note.clone()));
-    let bench = Bench::start_listening(&store, Defaults::default(), feed_options(), knocks.clone()).await;
-    let adoption = start(&bench, dir.path()).await;
-    let running = tokio::spawn(adoption.clone().run(bench.settling.clone()));
-    bench.create("blue").await;
-    knocks.knock("192.0.2.7:4711".parse().unwrap(), Instant::now());
-    let held: Subnets = loden_proto::convert::parse_subnets(&["10.7.7.0/24".to_owned()], "claim").unwrap();
-    for claim in [None, Some(held)] {
-        let refused = bench.try_acquire("a", 1, claim).await;
-        assert!(matches!(refused, Err(SubmitError::Refused(Refusal::Knocked(_)))), "{refused:?}");
-    }
-
-    adoption.heed_claim(&name("a")).await.unwrap();
-    let adopting = incarnation(&bench);
-    assert!(adopting.adopt_until.is_some());
-    adoption.heed_claim(&name("b")).await.unwrap();
-    assert_eq!(incarnation(&bench), adopting, "begun once");
-    let refused = bench.try_acquire("new", 9, None).await;
-    assert!(matches!(refused, Err(SubmitError::Refused(Refusal::Adopting { .. }))), "{refused:?}");
-    assert!(note.exists());
-    assert_eq!(bench.try_acquire("a", 1, Some(held)).await.unwrap().subnets, held);
-    tokio::time::sleep(LOOK).await;
-    assert!(!note.exists() && !knocks.is_counting());
-    bench.time.pass(ADOPT);
-    tokio::time::sleep(LOOK * 3).await;
-    assert_ne!(bench.acquire("new", 9).await.subnets, held);
-    running.abort();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_cluster_that_is_really_new_waits_for_nothing_and_knocks_do_not_count_after_its_first_lease() {
-    let dir = tempfile::tempdir().unwrap();
-    let note = dir.path().join("unproven");
-    std::fs::write(&note, "").unwrap();
-    let (store, knocks) = (Arc::new(MemoryStore::new()), Knocks::noted(note.clone()));
-    let bench = Bench::start_listening(&store, Defaults::default(), feed_options(), knocks.clone()).await;
-    let running = tokio::spawn(start(&bench, dir.path()).await.run(bench.settling.clone()));
-    bench.create("blue").await;
-    bench.acquire("a", 1).await;
-    tokio::time::sleep(LOOK).await;
-    knocks.knock("192.0.2.7:4711".parse().unwrap(), Instant::now());
-    assert!(!note.exists() && knocks.heard(Instant::now()).is_none());
-    bench.acquire("b", 2).await;
-    running.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,6 +35,8 @@ pub struct ControlPlane {
     underlay: Underlay,
     binaries: Binaries,
     flags: Vec<String>,
+    /// Whether it was ever started.
+    was_started: bool,
     /// Where its clients live; made with the first.
     inside: OnceLock<Inside>,
 }
@@ -48,7 +50,16 @@ impl ControlPlane {
         flags: &[&str],
     ) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { process: None, host, state, underlay, binaries, flags, inside: OnceLock::new() }
+        Self {
+            process: None,
+            host,
+            state,
+            underlay,
+            binaries,
+            flags,
+            was_started: false,
+            inside: OnceLock::new(),
+        }
     }
 
     /// Starts the process and waits until it serves.
@@ -60,7 +71,8 @@ impl ControlPlane {
         self.ready(START).await.map(drop)
     }
 
-    /// Starts the process and does not wait.
+    /// Starts the process and does not wait. The very first life of a cluster has nobody to wait for and, unless
+    /// its flags say otherwise, does not settle.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -73,6 +85,9 @@ impl ControlPlane {
             .arg("--state-dir")
             .arg(&self.state)
             .args(&self.flags);
+        if !std::mem::replace(&mut self.was_started, true) {
+            command.env("LODEN_SETTLE", "0s");
+        }
         self.process = Some(self.host.spawn("control-plane", command)?);
         Ok(())
     }

@@ -17,6 +17,7 @@ use loden_tests::hosts::{Container, ip};
 use loden_tests::traffic::Ping;
 use loden_tests::wait;
 use netlink_packet_route::route::RouteProtocol;
+use nix::sys::signal::Signal;
 use tonic::transport::Channel;
 
 use crate::calm::Calm;
@@ -94,6 +95,14 @@ impl Fleet {
             let out = node.home.join("identity");
             let out = out.to_str().context("the path of the lab is no text")?;
             control.run(&["issue", "node", name, "--force", "--out", out]).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to every agent.
+    pub(crate) fn signal_agents(&self, signal: Signal) -> anyhow::Result<()> {
+        for (name, node) in &self.nodes {
+            node.process.as_ref().with_context(|| format!("{name} does not run"))?.signal(signal)?;
         }
         Ok(())
     }

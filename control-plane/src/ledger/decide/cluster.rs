@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn while_there_are_signs_of_a_former_life_the_first_lease_is_held() {
+    fn while_there_are_signs_of_a_former_life_new_leases_are_held() {
         let mut rig = Rig::new();
         rig.must(network("blue", &["10.1.0.0/22"]));
         rig.must(reserve("blue", "z", "10.1.2.0/24"));
@@ -167,7 +167,8 @@ mod tests {
         rig.knocked = None;
         rig.must(acquire("blue", "a", 1));
         rig.knocked = Some(knocked());
-        rig.must(acquire("blue", "b", 1));
+        rig.refused(acquire("blue", "b", 1));
+        rig.must(acquire("blue", "a", 1));
         rig.check();
     }
 

@@ -101,7 +101,7 @@ impl Ledger {
         if let Some(known) = reserved.or(own) {
             return Ok(Some(known));
         }
-        if let Some(knocked) = context.knocked.filter(|_| !self.has_given()) {
+        if let Some(knocked) = context.knocked {
             return Err(Refusal::Knocked(knocked));
         }
         let known = of_family(asking.claim, family)

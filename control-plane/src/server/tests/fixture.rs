@@ -31,13 +31,14 @@ pub(super) struct Fixture {
     pub(super) state: TempDir,
 }
 
-/// Loopback, any port, quick heartbeats.
+/// Loopback, any port, quick heartbeats; new nodes wait for nobody.
 pub(super) fn config(state: &Path) -> Config {
     Config {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         operations: SocketAddr::from(([127, 0, 0, 1], 0)),
         state_dir: state.to_owned(),
         heartbeat: Duration::from_millis(200),
+        settle: Duration::ZERO,
         allow_loopback_underlay: true,
         ..Config::default()
     }

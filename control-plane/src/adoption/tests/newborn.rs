@@ -1,0 +1,99 @@
+//! The first life with a new CA: everything may have been lost, the CA too.
+
+use std::path::PathBuf;
+
+use tokio::task::JoinHandle;
+
+use super::*;
+
+fn claimed(subnet: &str) -> Subnets {
+    loden_proto::convert::parse_subnets(&[subnet.to_owned()], "claim").unwrap()
+}
+
+/// The first life with a new CA, with the network `blue` and its housekeeping running.
+struct Newborn {
+    bench: Bench,
+    adoption: Adoption,
+    note: PathBuf,
+    knocks: Knocks,
+    running: JoinHandle<()>,
+}
+
+impl Newborn {
+    async fn start(store: &Arc<MemoryStore>, dir: &Path) -> Self {
+        let note = dir.join("unproven");
+        std::fs::write(&note, "").unwrap();
+        let knocks = Knocks::noted(note.clone());
+        let bench = Bench::start_listening(store, Defaults::default(), feed_options(), knocks.clone()).await;
+        let adoption = start(&bench, dir).await;
+        let running = tokio::spawn(adoption.clone().run(bench.settling.clone()));
+        bench.create("blue").await;
+        Self { bench, adoption, note, knocks, running }
+    }
+}
+
+/// Everything was lost, the CA too, and agents that run have knocked.
+#[tokio::test(start_paused = true)]
+async fn after_knocks_a_claim_begins_adoption_and_the_first_lease_ends_what_they_tell() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+    let Newborn { bench, adoption, note, knocks, running } = Newborn::start(&store, dir.path()).await;
+    knocks.knock("192.0.2.7:4711".parse().unwrap(), Instant::now());
+    let held = claimed("10.7.7.0/24");
+    for claim in [None, Some(held)] {
+        let refused = bench.try_acquire("a", 1, claim).await;
+        assert!(matches!(refused, Err(SubmitError::Refused(Refusal::Knocked(_)))), "{refused:?}");
+    }
+
+    adoption.heed_claim(&name("a")).await.unwrap();
+    let adopting = incarnation(&bench);
+    assert!(adopting.adopt_until.is_some());
+    adoption.heed_claim(&name("b")).await.unwrap();
+    assert_eq!(incarnation(&bench), adopting, "begun once");
+    let refused = bench.try_acquire("new", 9, None).await;
+    assert!(matches!(refused, Err(SubmitError::Refused(Refusal::Adopting { .. }))), "{refused:?}");
+    assert!(note.exists());
+    assert_eq!(bench.try_acquire("a", 1, Some(held)).await.unwrap().subnets, held);
+    tokio::time::sleep(LOOK).await;
+    assert!(!note.exists() && !knocks.is_counting());
+    bench.time.pass(ADOPT);
+    tokio::time::sleep(SETTLE).await;
+    assert_ne!(bench.acquire("new", 9).await.subnets, held);
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_is_really_new_only_settles_and_knocks_do_not_count_after_its_first_lease() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+    let Newborn { bench, note, knocks, running, .. } = Newborn::start(&store, dir.path()).await;
+    let refused = bench.try_acquire("a", 1, None).await;
+    assert!(matches!(refused, Err(SubmitError::Refused(Refusal::Settling { .. }))), "{refused:?}");
+    tokio::time::sleep(RETURN + LOOK).await;
+    bench.acquire("a", 1).await;
+    tokio::time::sleep(LOOK).await;
+    knocks.knock("192.0.2.7:4711".parse().unwrap(), Instant::now());
+    assert!(!note.exists() && knocks.heard(Instant::now()).is_none());
+    bench.acquire("b", 2).await;
+    running.abort();
+}
+
+/// The first old node is issued anew before the others have knocked.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_given_before_the_first_knock_does_not_end_what_the_others_tell() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+    let Newborn { bench, adoption, note, knocks, running } = Newborn::start(&store, dir.path()).await;
+    bench.try_acquire("a", 1, Some(claimed("10.7.7.0/24"))).await.unwrap();
+    tokio::time::sleep(LOOK).await;
+    knocks.knock("192.0.2.7:4711".parse().unwrap(), Instant::now());
+    tokio::time::sleep(RETURN).await;
+    assert!(note.exists());
+    for (node, claim) in [("new", None), ("b", Some(claimed("10.7.8.0/24")))] {
+        let refused = bench.try_acquire(node, 2, claim).await;
+        assert!(matches!(refused, Err(SubmitError::Refused(Refusal::Knocked(_)))), "{refused:?}");
+    }
+    adoption.heed_claim(&name("b")).await.unwrap();
+    bench.try_acquire("b", 2, Some(claimed("10.7.8.0/24"))).await.unwrap();
+    bench.try_acquire("a", 1, Some(claimed("10.7.7.0/24"))).await.unwrap();
+    tokio::time::sleep(2 * LOOK).await;
+    assert!(!note.exists());
+    running.abort();
+}
