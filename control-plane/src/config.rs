@@ -308,6 +308,21 @@ mod tests {
     }
 
     #[test]
+    fn flags_of_serving_stand_on_either_side_of_serve_and_before_everything_else() {
+        for line in [["--listen", "[::1]:1", "serve"], ["serve", "--listen", "[::1]:1"]] {
+            let arguments = load(&line).unwrap();
+            assert_eq!(arguments.config.listen, SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 1)));
+            assert!(matches!(arguments.command, Some(Command::Serve)));
+        }
+        let issue = ["issue", "node", "a", "--out", "/o", "--name", "x"];
+        for (line, flag) in [(&["recover", "--adopt-for", "1h"][..], "--adopt-for"), (&issue, "--name")] {
+            let error = load(line).unwrap_err().to_string();
+            let place = format!("'{flag}' is a flag of loden-control-plane itself");
+            assert!(error.contains(&place), "{line:?}: {error}");
+        }
+    }
+
+    #[test]
     fn a_bad_value_is_refused_with_its_rule() {
         for (line, rule) in [
             (["--vni-range", "0-5"], "must be a VNI"),

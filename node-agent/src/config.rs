@@ -56,7 +56,8 @@ pub struct Flags {
         env = "LODEN_STATE_DIR",
         value_name = "DIR",
         default_value = "/var/lib/loden/agent",
-        value_hint = ValueHint::DirPath
+        value_hint = ValueHint::DirPath,
+        global = true
     )]
     pub state_dir: PathBuf,
 
@@ -66,7 +67,8 @@ pub struct Flags {
         env = "LODEN_SUBNET_FILE",
         value_name = "FILE",
         default_value = "/run/flannel/subnet.env",
-        value_hint = ValueHint::FilePath
+        value_hint = ValueHint::FilePath,
+        global = true
     )]
     pub subnet_file: PathBuf,
 
@@ -76,7 +78,8 @@ pub struct Flags {
         env = "LODEN_CNI_CONFIG_DIR",
         value_name = "DIR",
         default_value = "/etc/cni/net.d",
-        value_hint = ValueHint::DirPath
+        value_hint = ValueHint::DirPath,
+        global = true
     )]
     pub cni_config_dir: PathBuf,
 
@@ -139,8 +142,8 @@ pub enum Command {
 const CLEANUP_HELP: &str = "\
 Removes devices with an alias loden:…, routes of protocol 76, the nftables table inet loden and rules with a
 comment loden-agent: …, the CNI configurations and the subnet file that an agent wrote, and an agent's state. Of
-the settings it heeds --state-dir, --subnet-file and --cni-config-dir, which come before the word cleanup. The
-identity stays, and so does the node's lease: see lodenctl lease release.
+the settings it heeds --state-dir, --subnet-file and --cni-config-dir. The identity stays, and so does the node's
+lease: see lodenctl lease release.
 
 Exit codes:
   0  nothing of ours is left
@@ -256,11 +259,12 @@ mod tests {
 
     #[test]
     fn completions_and_cleanup_need_no_server() {
-        let line = ["--state-dir", "/x", "cleanup"];
-        let flags = load(&line, "subnet-file = \"/y\"\n").unwrap();
-        assert!(matches!(flags.command, Some(Command::Cleanup)));
-        let places = flags.places();
-        assert_eq!((places.state_dir, places.subnet_file), (PathBuf::from("/x"), PathBuf::from("/y")));
+        for line in [["--state-dir", "/x", "cleanup"], ["cleanup", "--state-dir", "/x"]] {
+            let flags = load(&line, "subnet-file = \"/y\"\n").unwrap();
+            assert!(matches!(flags.command, Some(Command::Cleanup)));
+            let places = flags.places();
+            assert_eq!((places.state_dir, places.subnet_file), (PathBuf::from("/x"), PathBuf::from("/y")));
+        }
         let flags = load(&["completions", "bash"], "").unwrap();
         assert!(matches!(flags.command, Some(Command::Completions { shell: Shell::Bash })));
     }

@@ -78,10 +78,18 @@ fn values(arg: &Arg, value: &Value) -> Result<Vec<String>, String> {
     match value {
         Value::Boolean(on) => Ok(vec![on.to_string()]),
         _ if switch => Err("must be true or false".to_owned()),
+        Value::Array(items) if repeated && items.is_empty() && is_needed(arg) => {
+            Err("must have at least one value".to_owned())
+        }
         Value::Array(items) if repeated => items.iter().map(scalar).collect(),
         Value::Array(_) => Err("must be one value, not an array".to_owned()),
         value => scalar(value).map(|text| vec![text]),
     }
+}
+
+/// Whether the program always has a value of this flag: its own default, if nobody gives one.
+fn is_needed(arg: &Arg) -> bool {
+    arg.is_required_set() || !arg.get_default_values().is_empty()
 }
 
 fn scalar(value: &Value) -> Result<String, String> {

@@ -18,6 +18,8 @@ struct Settings {
     state_dir: PathBuf,
     #[arg(long, env = "LODEN_SETTINGS_TEST_SERVER")]
     server: Vec<String>,
+    #[arg(long, default_value = "1-9")]
+    range: Vec<String>,
     #[arg(long)]
     learning: bool,
     #[arg(long, value_parser = ["text", "json"])]
@@ -28,6 +30,7 @@ struct Settings {
 
 #[derive(Debug, PartialEq, Subcommand)]
 enum Verb {
+    Serve,
     Check {
         #[arg(long)]
         deep: bool,
@@ -59,6 +62,7 @@ fn the_file_replaces_defaults_and_satisfies_what_is_required() {
             port: 1234,
             state_dir: "/var/lib/x".into(),
             server: vec!["a:1".into(), "b:2".into()],
+            range: vec!["1-9".into()],
             learning: true,
             format: Some("json".into()),
             verb: None,
@@ -122,6 +126,8 @@ fn a_wrong_value_is_refused_with_key_value_and_rule() {
         ("port = 65536", "port = 65536: 65536 is not in 0..=65535"),
         ("port = 'many'", "port = \"many\": invalid digit found in string"),
         ("port = [1, 2]", "port = [1, 2]: must be one value, not an array"),
+        ("port = []", "port = []: must be one value, not an array"),
+        ("range = []", "range = []: must have at least one value"),
         ("learning = 1", "learning = 1: must be true or false"),
         ("format = 'xml'", "format = \"xml\": must be one of text, json"),
         ("server = [['a']]", "server = [[\"a\"]]: must be a plain value"),
@@ -149,6 +155,52 @@ fn the_file_may_be_named_after_a_subcommand() {
     let settings: Settings =
         load_from(["made-up", "check", "--config", path.to_str().unwrap()], &[]).unwrap();
     assert_eq!(settings.state_dir, Path::new("/named"));
+}
+
+#[test]
+fn a_list_may_be_empty_unless_there_is_always_a_value() {
+    let settings = with_file("state-dir = '/x'\nserver = []\n", &[]).unwrap();
+    assert!(settings.server.is_empty());
+    assert_eq!(settings.range, ["1-9"]);
+}
+
+#[test]
+fn all_flags_may_follow_the_word_serve() {
+    let text = "state-dir = '/x'\nport = 1234\nformat = 'json'\n";
+    for line in [
+        &["serve", "--port=1", "--server=a:1", "--learning"][..],
+        &["--port=2", "--server=b:2", "serve", "--learning", "--server", "a:1", "--port", "1"],
+        &["--port=1", "--server=a:1", "--learning", "serve"],
+    ] {
+        let settings = with_file(text, line).unwrap();
+        assert_eq!((settings.port, settings.learning), (1, true), "{line:?}");
+        assert_eq!(settings.server, ["a:1"], "{line:?}");
+        assert_eq!(settings.format.as_deref(), Some("json"), "{line:?}");
+        assert_eq!(settings.verb, Some(Verb::Serve));
+    }
+    let wrong = with_file(text, &["serve", "--port=many"]).unwrap_err();
+    assert!(wrong.contains("invalid value 'many' for '--port <PORT>'"), "{wrong}");
+    let unknown = with_file(text, &["serve", "--prot=1"]).unwrap_err();
+    assert!(unknown.contains("unexpected argument '--prot'"), "{unknown}");
+    let help = with_file(text, &["serve", "--help"]).unwrap_err();
+    assert!(help.contains("--port <PORT>"), "{help}");
+    let help = with_file(text, &["check", "--help"]).unwrap_err();
+    assert!(!help.contains("--port <PORT>"), "{help}");
+    // The file may be named among them.
+    let (_directory, path) = directory(text);
+    let line = ["made-up", "serve", "--port=1", "--config", path.to_str().unwrap()];
+    assert_eq!(load_from::<Settings>(line, &[]).unwrap().format.as_deref(), Some("json"));
+}
+
+#[test]
+fn a_flag_after_another_subcommand_is_told_where_it_belongs() {
+    for (flag, given) in [("--port=1", "--port"), ("--version", "--version"), ("-V", "-V")] {
+        let message = with_file("state-dir = '/x'\n", &["check", flag]).unwrap_err();
+        let says = format!("'{given}' is a flag of made-up itself: give it before the subcommand");
+        assert!(message.contains(&says), "{flag}: {message}");
+    }
+    let nobodys = with_file("state-dir = '/x'\n", &["check", "--nobodys"]).unwrap_err();
+    assert!(!nobodys.contains("before the subcommand"), "{nobodys}");
 }
 
 #[test]

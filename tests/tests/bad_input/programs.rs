@@ -22,6 +22,7 @@ const CONTROL_PLANE: Files = &[
     ("lease-ttl = \"1s\"\n", &["lease-ttl", "1s", "10s to 365d"]),
     ("vni-range = [\"0-9\"]\n", &["vni-range", "0", "1 to 16777215"]),
     ("vni-range = [\"9-1\"]\n", &["vni-range", "9-1", "lower VNI first"]),
+    ("vni-range = []\n", &["vni-range", "[]", "must have at least one value"]),
     ("cluster = \"A B\"\n", &["cluster", "A B", "DNS name"]),
     ("max-lag = \"1s\"\n", &["max-lag", "1s", "heartbeat"]),
     ("listen = \n", &["line 1"]),
@@ -35,6 +36,8 @@ const AGENT: Files = &[
     ("network = [\"Blue\"]\n", &["network", "Blue", "DNS label"]),
     ("public-ip = \"192.0.2\"\n", &["public-ip", "192.0.2"]),
     ("server = [\"a:b:c\"]\n", &["server", "a:b:c"]),
+    ("server = []\n", &["server", "[]", "must have at least one value"]),
+    ("server = [\"a\"]\nnetwork = []\n", &["network", "[]", "must have at least one value"]),
     ("operations = \"127.0.0.1\"\n", &["operations", "127.0.0.1"]),
     ("server = [\"a\"]\nnetwork = [\"blue\", \"red\", \"blue\"]\n", &["network", "blue", "twice"]),
 ];
@@ -45,6 +48,8 @@ const LODENCTL: Files = &[
     ("output = \"xml\"\n", &["output", "xml", "json"]),
     ("timeout = \"soon\"\n", &["timeout", "soon"]),
     ("timeout = \"0s\"\n", &["timeout", "0s", "must be longer than 0s"]),
+    // As if it were not there: another place may name one.
+    ("server = []\n", &["--server", "LODEN_SERVER"]),
 ];
 
 /// The words that the program needs beside the file.
@@ -84,6 +89,16 @@ fn a_flag_or_variable_that_is_wrong_ends_each_program_with_2() -> anyhow::Result
             &["--validity", "1s", "must be 1m to 365d"],
         ),
         (control_plane, &["sreve"], &["sreve", "serve"]),
+        (control_plane, &["serve", "--listen", "7443"], &["--listen", "7443", "invalid socket address"]),
+        (
+            control_plane,
+            &["recover", "--listen", "[::]:0"],
+            &["'--listen' is a flag of loden-control-plane", "before"],
+        ),
+        (control_plane, &["completions", "bash", "--settle", "1s"], &["'--settle' is a flag of", "before"]),
+        (agent, &["cleanup", "--server", "a"], &["'--server' is a flag of loden-agent itself", "before"]),
+        (agent, &["cleanup", "--no-cni"], &["'--no-cni' is a flag of loden-agent itself", "before"]),
+        (lodenctl, &["node", "list", "--version"], &["'--version' is a flag of lodenctl itself", "before"]),
         (agent, &[], &["--server"]),
         (agent, &["--server", "a", "--sttate-dir", "/x"], &["--sttate-dir", "--state-dir"]),
         (agent, &["--server", "a", "--network", "-"], &["--network", "-", "DNS label"]),
