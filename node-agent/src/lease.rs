@@ -189,14 +189,17 @@ fn means_lost(status: &Status) -> bool {
     matches!(status.code(), Code::NotFound | Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition)
 }
 
-/// Why what was granted cannot be used: our subnets were given away meanwhile.
-/// In a network whose pools have no such slot any more there is nothing to
-/// keep, and the new lease is taken.
+/// Why what was granted cannot be used: a subnet of ours was given away meanwhile.
+/// Where the network's pools have no such slot any more there is nothing to
+/// keep, and what is granted is taken. So is what comes on top of ours, in
+/// another family.
 fn lost_subnet(held: Option<&(Held, Network)>, granted: &Granted) -> Option<String> {
     let (held, _) = held?;
-    let same = held.subnets == granted.held.subnets;
-    let exist = held.subnets.iter().all(|subnet| granted.network.slot(subnet).is_some());
-    (!same && exist).then(|| {
+    let is_lost = |subnet| {
+        let exists = granted.network.slot(subnet).is_some();
+        exists && granted.held.subnets.iter().all(|given| given != subnet)
+    };
+    held.subnets.iter().any(is_lost).then(|| {
         format!(
             "SUBNET_TAKEN: this node holds {} and was granted {}; it keeps forwarding for the old one \
              (to accept the new one, stop the agent and remove its state of this network)",
@@ -246,6 +249,24 @@ mod tests {
         assert_eq!(lost_subnet(None, &granted("10.244.2.0/24")), None);
         let lost = lost_subnet(Some(&ours), &granted("10.244.2.0/24")).unwrap();
         assert!(lost.starts_with("SUBNET_TAKEN: this node holds 10.244.1.0/24"), "{lost}");
+    }
+
+    #[test]
+    fn a_subnet_of_another_family_is_taken_on_top_of_ours_and_not_in_its_place() {
+        let both = |v4: &str| {
+            let nets = [v4, "2001:db8:0:1::/64"].map(|net| net.parse().unwrap());
+            let held = Held { subnets: Subnets::new(nets).unwrap(), epoch: Epoch(1) };
+            let mut network = network();
+            network.pools.push(Pool::new("2001:db8::/48".parse().unwrap(), None).unwrap());
+            Granted { held, network }
+        };
+        let ours = (held("10.244.1.0/24"), network());
+        assert_eq!(lost_subnet(Some(&ours), &both("10.244.1.0/24")), None);
+        assert!(lost_subnet(Some(&ours), &both("10.244.2.0/24")).is_some());
+        // In a network that has lost the other family's pool.
+        let Granted { held: more, network } = both("10.244.1.0/24");
+        assert_eq!(lost_subnet(Some(&(more, network.clone())), &granted("10.244.1.0/24")), None);
+        assert!(lost_subnet(Some(&(more, network)), &granted("10.244.2.0/24")).is_some());
     }
 
     #[test]

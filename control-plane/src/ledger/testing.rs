@@ -224,6 +224,12 @@ pub(super) fn network(id: &str, pools: &[&str]) -> Command {
     Command::CreateNetwork { spec: spec(id, pools), request_id: None }
 }
 
+/// Gives a network these pools.
+pub(super) fn set_pools(id: &str, pools: &[&str]) -> Command {
+    let pools = Some(pools.iter().map(|text| pool(text)).collect());
+    Command::UpdateNetwork { id: id.parse().unwrap(), pools, mtu: None, masquerade: None, seen: None }
+}
+
 /// The endpoint of a node: its address is made from a number.
 pub(super) fn endpoint(number: u8) -> Endpoint {
     Endpoint { v4: Some([192, 0, 2, number].into()), v6: None, receivers: Vec::new() }

@@ -205,7 +205,7 @@ mod tests {
     use loden_proto::model::Endpoint;
 
     use crate::ledger::testing::{
-        Rig, acquire, acquire_at, claim, endpoint, name, network, pool, release, renew, reserve,
+        Rig, acquire, acquire_at, claim, endpoint, name, network, release, renew, reserve, set_pools,
     };
     use crate::ledger::{Command, LeaseState};
 
@@ -370,14 +370,7 @@ mod tests {
         let mut rig = small();
         rig.must(acquire("blue", "a", 1));
         let slot = rig.subnets("blue", "a");
-        let pools = Some(vec![pool("10.1.0.0/22"), pool("2001:db8::/48")]);
-        rig.must(Command::UpdateNetwork {
-            id: "blue".parse().unwrap(),
-            pools,
-            mtu: None,
-            masquerade: None,
-            seen: None,
-        });
+        rig.must(set_pools("blue", &["10.1.0.0/22", "2001:db8::/48"]));
         let epoch = rig.lease("blue", "a").epoch;
         rig.must(acquire("blue", "a", 1));
         assert!(rig.subnets("blue", "a").starts_with(&format!("{slot}, 2001:db8:0:")));

@@ -6,7 +6,7 @@ use loden_proto::model::{Epoch, InstanceId};
 
 use super::{rig, told};
 use crate::ledger::testing::{
-    Rig, acquire, acquire_at, claim, endpoint, name, network, release, renew, reserve, with_vtep,
+    Rig, acquire, acquire_at, claim, endpoint, name, network, release, renew, reserve, set_pools, with_vtep,
 };
 use crate::ledger::{Command, Refusal};
 
@@ -84,6 +84,37 @@ fn a_server_that_has_just_started_gives_nothing_new() {
         .into_iter()
         .find(|slot| *slot != rig.subnets("blue", "a") && *slot != rig.subnets("blue", "b"));
     rig.must(claim("blue", "c", 1, free.unwrap()));
+}
+
+/// A pool of another family came after the copy that is served was made, and comes again: who is back first has
+/// no slot of it yet, and may not get one that somebody else holds.
+#[test]
+fn a_server_that_has_just_started_gives_no_slot_of_an_added_family_either() {
+    let mut rig = Rig::new();
+    rig.must(network("blue", &["10.1.0.0/22"]));
+    for node in ["a", "b"] {
+        rig.must(acquire("blue", node, 1));
+    }
+    rig.must(set_pools("blue", &["10.1.0.0/22", "2001:db8::/62 in /64"]));
+    let (a, b) = (rig.subnets("blue", "a"), rig.subnets("blue", "b"));
+    // Where a would be put by a server that does not wait.
+    let mut unwary = Rig::new();
+    unwary.must(network("blue", &["2001:db8::/62 in /64"]));
+    unwary.must(acquire("blue", "a", 1));
+    let slot = unwary.subnets("blue", "a");
+
+    rig.settling = Some(Duration::from_secs(14));
+    let refusal = rig.refused(acquire("blue", "a", 2));
+    assert_eq!(refusal, Refusal::Settling { retry_after: Duration::from_secs(14) });
+    // What it has is kept for it all the same.
+    rig.must(renew("blue", "a"));
+    assert_eq!(rig.subnets("blue", "a"), a);
+    rig.must(claim("blue", "b", 1, &format!("{b}, {slot}")));
+    rig.settling = None;
+    rig.must(acquire("blue", "a", 2));
+    assert_eq!(rig.subnets("blue", "b"), format!("{b}, {slot}"));
+    assert!(rig.subnets("blue", "a").starts_with(&format!("{a}, 2001:db8:0:")));
+    rig.check();
 }
 
 #[test]

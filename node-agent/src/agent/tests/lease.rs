@@ -112,6 +112,40 @@ async fn an_endpoint_that_belongs_to_another_is_told_until_it_is_accepted() {
     agent.ready().await;
 }
 
+/// The network has got a pool of another family, of which the node has nothing yet, and the server has just started.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_waits_for_another_family_goes_on_with_the_one_that_it_has() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1, 2], 1).await;
+    agent.stop().await;
+    let (tables, executed) = (world.kernel.tables(), world.kernel.executed().len());
+    world.server.grant(|_| {
+        let after = Duration::from_secs(10);
+        Err(reason::status_retry(Code::Unavailable, Reason::Settling, "just started", after))
+    });
+    let asked = world.server.acquires().borrow().len();
+    let agent = world.start();
+    let text = agent.told(|_, text| text.contains("SETTLING")).await;
+    let settling = "control plane refuses: SETTLING: just started (UNAVAILABLE)";
+    assert_eq!(text, format!("default: 2 peers from disk, {settling}"));
+    agent.ready().await;
+    sleep(Duration::from_secs(9)).await;
+    assert_eq!(world.server.acquires().borrow().len(), asked + 1, "not before it is time");
+    assert_eq!(world.kernel.executed().len(), executed);
+    assert_eq!(world.kernel.tables(), tables);
+
+    let added = Pool::new("2001:db8::/48".parse().unwrap(), None).unwrap();
+    let both = Network { pools: [network().pools, vec![added]].concat(), revision: 2, ..network() };
+    let own = [peer(9).subnets.iter().next().unwrap(), "2001:db8:0:9::/64".parse().unwrap()];
+    world.server.grant_lease(&both, Subnets::new(own).unwrap(), 2);
+    let watch = world.watch().await;
+    watch.snapshot(&both, &[peer(1), peer(2)], false, 2).await;
+    agent.told(|ready, text| ready && text == "default: 2 peers from server").await;
+    assert_eq!(world.routes(), ["10.244.1.0/24", "10.244.2.0/24"]);
+    let text = world.subnet_env();
+    assert!(text.contains("FLANNEL_SUBNET=10.244.9.1/24") && text.contains("2001:db8:0:9::1/64"), "{text}");
+}
+
 /// The pool that the subnet is of was lost with the store, and is created again while leases are collected.
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_was_invalid_for_a_while_is_made_again() {
