@@ -87,7 +87,8 @@ async fn is_as_before(host: &Host, before: &BTreeSet<String>) -> anyhow::Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_starts_without_its_control_plane_writes_nothing_and_loses_no_packet()
 -> anyhow::Result<()> {
-    let mut deployment = deployment("away").await?;
+    let mut deployment = Deployment::start("away", &[]).await?;
+    deployment.lodenctl(&["network", "create", "default", "--pool", POOL, "--masquerade"]).await?;
     let directory = deployment.lab.directory().to_owned();
     let a = deployment.add_node("a", 11, &[]).await?;
     a.ready(SOON).await?;
@@ -112,6 +113,13 @@ async fn an_agent_that_starts_without_its_control_plane_writes_nothing_and_loses
         ensure!(before_file.iter().any(|write| write == kind), "subnet.env before {kind}: {before_file:?}");
     }
     ensure!(!first.settings_written()?.is_empty());
+    let filter = first.filter_writes()?;
+    for kind in ["NFT_MSG_NEWTABLE", "NFT_MSG_NEWRULE"] {
+        ensure!(
+            filter.iter().any(|write| write.ends_with(kind)),
+            "no {kind} for the packet filter: {filter:?}"
+        );
+    }
 
     let (pod_a, pod_b) = (a.attach("pod-a").await?, b.attach("pod-b").await?);
     let warm = Ping::to(pod_b.address()).start(&pod_a)?;
@@ -119,6 +127,7 @@ async fn an_agent_that_starts_without_its_control_plane_writes_nothing_and_loses
     warm.stop().await?;
     let left = b.host.inventory().await?;
     let file = fs::read_to_string(b.subnet_file())?;
+    let rules = b.host.nft("list table inet loden")?;
 
     let ping = Ping::to(pod_b.address()).interval(Duration::from_millis(5)).start(&pod_a)?;
     watch(&ping, Duration::from_millis(500)).await?;
@@ -147,6 +156,10 @@ async fn an_agent_that_starts_without_its_control_plane_writes_nothing_and_loses
     ensure!(b.metric(WRITES).await? == 0.0, "{}", b.metric(WRITES).await?);
     let (writes, settings) = (second.writes()?, second.settings_written()?);
     ensure!(writes.is_empty() && settings.is_empty(), "traced: {writes:?} {settings:?}");
+    let filter = second.filter_writes()?;
+    ensure!(filter.is_empty(), "the packet filter was changed: {filter:?}");
+    ensure!(second.requests()?.iter().any(|kind| kind.contains("NFT_MSG_GET")), "it was not even looked at");
+    ensure!(b.host.nft("list table inet loden")? == rules);
     is_as_before(&b.host, &left).await?;
     ensure!(fs::read_to_string(b.subnet_file())? == file);
 

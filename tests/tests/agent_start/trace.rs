@@ -28,17 +28,14 @@ impl Trace {
         command
     }
 
-    /// What the kernel was asked for by netlink, in order: `RTM_GETLINK`, `RTM_NEWROUTE`, and what nft asks
-    /// the packet filter, `NFNL_SUBSYS_NFTABLES<<8|NFT_MSG_GETTABLE` or by number, `0xa01`, …
+    /// What the kernel was told by netlink, in order: `RTM_GETLINK`, `RTM_NEWROUTE`, and what nft tells the
+    /// packet filter, `NFNL_SUBSYS_NFTABLES<<8|NFT_MSG_GETTABLE` or by number, `0xa01`, …
     pub(crate) fn requests(&self) -> anyhow::Result<Vec<String>> {
         let text = self.text()?;
         let mut requests = Vec::new();
         for line in text.lines() {
-            for message in line.split("nlmsg_type=").skip(1) {
-                let kind = message.split([',', '}', ' ']).next().unwrap_or_default();
-                let known =
-                    kind.starts_with("RTM_") || kind.contains("NFT_MSG_") || kind.starts_with(NFTABLES);
-                ensure!(known, "not decoded: {line}");
+            for kind in kinds(line) {
+                ensure!(purpose(kind).is_some(), "not decoded: {line}");
                 requests.push(kind.to_owned());
             }
         }
@@ -46,9 +43,18 @@ impl Trace {
         Ok(requests)
     }
 
-    /// Those that change something.
+    /// Those that change links, routes and the like.
     pub(crate) fn writes(&self) -> anyhow::Result<Vec<String>> {
-        Ok(self.requests()?.into_iter().filter(|kind| !asks(kind)).collect())
+        self.of(Purpose::Write)
+    }
+
+    /// Those that change the packet filter.
+    pub(crate) fn filter_writes(&self) -> anyhow::Result<Vec<String>> {
+        self.of(Purpose::FilterWrite)
+    }
+
+    fn of(&self, wanted: Purpose) -> anyhow::Result<Vec<String>> {
+        Ok(self.requests()?.into_iter().filter(|kind| purpose(kind) == Some(wanted)).collect())
     }
 
     /// Settings of the kernel that were opened to be written.
@@ -67,10 +73,8 @@ impl Trace {
             .lines()
             .position(|line| line.contains("rename") && line.contains(&name))
             .with_context(|| format!("{name} was never put in place"))?;
-        let before = text.lines().take(place);
-        let kinds = before.flat_map(|line| line.split("nlmsg_type=").skip(1));
-        let kinds = kinds.map(|message| message.split([',', '}', ' ']).next().unwrap_or_default());
-        Ok(kinds.filter(|kind| !asks(kind)).map(str::to_owned).collect())
+        let before = text.lines().take(place).flat_map(kinds);
+        Ok(before.filter(|kind| purpose(kind) == Some(Purpose::Write)).map(str::to_owned).collect())
     }
 
     fn text(&self) -> anyhow::Result<String> {
@@ -78,9 +82,52 @@ impl Trace {
     }
 }
 
-/// Whether a request changes nothing.
-fn asks(kind: &str) -> bool {
-    let nft = kind.strip_prefix(NFTABLES).and_then(|number| u8::from_str_radix(number, 16).ok());
-    let named = kind.starts_with("RTM_GET") || kind.contains("NFT_MSG_GET");
-    named || nft.is_some_and(|number| NFT_GET.contains(&number))
+/// What a message to the kernel is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Purpose {
+    /// It changes nothing.
+    Read,
+    /// It changes links, addresses, neighbours or routes.
+    Write,
+    /// It changes the packet filter.
+    FilterWrite,
+    /// It only begins or ends what is changed at once.
+    Frame,
+}
+
+/// The kinds of the messages in a line.
+fn kinds(line: &str) -> impl Iterator<Item = &str> {
+    let messages = line.split("nlmsg_type=").skip(1);
+    messages.map(|message| message.split([',', '}', ' ']).next().unwrap_or_default())
+}
+
+/// What a message of this kind is for; `None` when that cannot be told.
+fn purpose(kind: &str) -> Option<Purpose> {
+    let of = |reads, write| if reads { Purpose::Read } else { write };
+    if let Some(name) = kind.strip_prefix("RTM_") {
+        return Some(of(name.starts_with("GET"), Purpose::Write));
+    }
+    if kind.starts_with("NFNL_MSG_BATCH_") {
+        return Some(Purpose::Frame);
+    }
+    if let Some((_, name)) = kind.split_once("NFT_MSG_") {
+        return Some(of(name.starts_with("GET"), Purpose::FilterWrite));
+    }
+    let number = u8::from_str_radix(kind.strip_prefix(NFTABLES)?, 16).ok()?;
+    Some(of(NFT_GET.contains(&number), Purpose::FilterWrite))
+}
+
+#[test]
+fn every_change_of_a_batch_is_seen() {
+    let line = r#"9 sendmsg(3, {msg_iov=[{iov_base=[[{nlmsg_len=20, nlmsg_type=NFNL_MSG_BATCH_BEGIN, nlmsg_seq=0},
+        {res_id=htons(10)}], [{nlmsg_len=40, nlmsg_type=NFNL_SUBSYS_NFTABLES<<8|NFT_MSG_NEWTABLE, nlmsg_seq=1}],
+        [{nlmsg_len=32, nlmsg_type=0xa02 /* NLMSG_??? */, nlmsg_seq=2}], [{nlmsg_type=NFNL_MSG_BATCH_END}]]}]})"#;
+    let found: Vec<_> = kinds(line).map(purpose).collect();
+    let [frame, change] = [Some(Purpose::Frame), Some(Purpose::FilterWrite)];
+    assert_eq!(found, [frame, change, change, frame]);
+    for read in ["RTM_GETROUTE", "NFNL_SUBSYS_NFTABLES<<8|NFT_MSG_GETGEN", "0xa10"] {
+        assert_eq!(purpose(read), Some(Purpose::Read), "{read}");
+    }
+    assert_eq!(purpose("RTM_DELNEIGH"), Some(Purpose::Write));
+    assert_eq!(purpose("0x10"), None);
 }
