@@ -8,6 +8,7 @@
 //! Each runs on threads of its own inside the namespace, so that a busy runtime does not
 //! disturb what is measured.
 
+mod backlog;
 mod capture;
 mod echo;
 mod ping;

@@ -146,6 +146,7 @@ mod tests {
         let echo = |ms, fate| Echo { at: Duration::from_millis(ms), fate };
         let replied = Fate::Replied(Duration::from_micros(50));
         let ping = PingReport {
+            overrun: 0,
             begin: Instant::now(),
             interval: Duration::from_millis(5),
             timeline: vec![echo(0, replied), echo(5, Fate::Lost), echo(10, Fate::Lost)],

@@ -55,6 +55,8 @@ pub struct PingReport {
     pub marks: Vec<Mark>,
     /// Second replies to the same request.
     pub duplicates: u64,
+    /// Packets of anybody that the machine has thrown away meanwhile, since a queue of its own was full.
+    pub overrun: u64,
 }
 
 impl PingReport {
@@ -138,6 +140,9 @@ impl fmt::Display for PingReport {
         if self.lost() > 0 {
             write!(f, ", longest outage {:.0?}", self.longest_outage())?;
         }
+        if self.overrun > 0 {
+            write!(f, ", the machine itself threw {} packets away", self.overrun)?;
+        }
         let refused = self.timeline.iter().find_map(|echo| match echo.fate {
             Fate::Refused(errno) => Some(errno),
             Fate::Replied(_) | Fate::Lost => None,
@@ -158,7 +163,8 @@ mod tests {
     fn report(fates: &[Fate]) -> PingReport {
         let at = (0..).map(|n| STEP * n);
         let timeline = at.zip(fates).map(|(at, &fate)| Echo { at, fate }).collect();
-        PingReport { begin: Instant::now(), interval: STEP, timeline, marks: Vec::new(), duplicates: 0 }
+        let (begin, marks) = (Instant::now(), Vec::new());
+        PingReport { begin, interval: STEP, timeline, marks, duplicates: 0, overrun: 0 }
     }
 
     fn replied(micros: u64) -> Fate {

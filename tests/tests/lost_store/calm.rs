@@ -26,7 +26,7 @@ impl Calm {
             let report = ping.stop().await?;
             let lost = report.timeline.iter().filter(|echo| echo.round_trip().is_none());
             let lost: Vec<_> = lost.map(|echo| (echo.at, echo.fate)).collect();
-            ensure!(lost.is_empty(), "{what}: of {} pings these were lost: {lost:?}", report.sent());
+            ensure!(lost.is_empty(), "{what}: {report}: {lost:?}");
             ensure!(report.sent() > 1000, "{what}: only {} pings", report.sent());
         }
         Ok(())

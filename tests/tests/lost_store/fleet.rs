@@ -24,13 +24,16 @@ use crate::calm::Calm;
 use crate::newcomer::Newcomer;
 use crate::{DEVICE, NETWORK, PATIENCE, POOL, SLOT, VNI, status};
 
+/// For the last reply, on a busy machine.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// Real agents in one network, each with a container.
 pub(crate) struct Fleet {
     pub(crate) deployment: Deployment,
     identities: Identities,
     admin_identity: PathBuf,
     pub(crate) nodes: BTreeMap<String, Node>,
-    containers: BTreeMap<String, Container>,
+    pub(crate) containers: BTreeMap<String, Container>,
 }
 
 impl Fleet {
@@ -157,9 +160,15 @@ impl Fleet {
         for (from, to) in names.iter().zip(names.iter().cycle().skip(1)) {
             let deletions = self.nodes[*from].host.route_deletions(RouteProtocol::Other(PROTOCOL))?;
             calm.deletions.insert((*from).to_owned(), deletions);
-            let ping = Ping::to(self.containers[*to].address()).start(&self.containers[*from])?;
-            ping.reach(PATIENCE).await?;
-            calm.pings.push((format!("{from} to {to}"), ping));
+            for address in self.containers[*to].addresses() {
+                // The first ones may come before everybody on the way is known to everybody.
+                let warm = Ping::to(address).start(&self.containers[*from])?;
+                warm.reach(PATIENCE).await?;
+                warm.stop().await?;
+                let ping = Ping::to(address).linger(LINGER).start(&self.containers[*from])?;
+                ping.reach(PATIENCE).await?;
+                calm.pings.push((format!("{from} to {address} of {to}"), ping));
+            }
         }
         Ok(calm)
     }
