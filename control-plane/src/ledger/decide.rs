@@ -31,7 +31,7 @@ impl Ledger {
             }
             Command::UpdateNetwork { id, pools, mtu, masquerade, seen } => {
                 let masquerade = masquerade.as_ref().map(Option::as_ref);
-                self.update_network(id, pools.as_deref(), *mtu, masquerade, *seen)
+                self.update_network(id, pools.as_deref(), *mtu, masquerade, *seen, context)
             }
             Command::DeleteNetwork { id, force } => self.delete_network(id, *force, context),
             Command::AcquireLease { name, instance, claim, endpoint, underlay } => {

@@ -179,11 +179,21 @@ impl Node {
         self.host.bridge(BRIDGE, env.subnet, env.mtu).await?;
         let (address, gateway) = (after(env.subnet)?, env.subnet.addr());
         let mut container = self.host.container(name, BRIDGE, address, gateway).await?;
-        if let Some(subnet) = env.subnet_v6 {
-            self.host.add_address(BRIDGE, subnet).await?;
-            container.add(after(subnet)?, subnet.addr()).await?;
+        if env.subnet_v6.is_some() {
+            self.extend(&mut container).await?;
         }
         Ok(container)
+    }
+
+    /// Gives a container of this node an address in its IPv6 subnet, which may have come later.
+    ///
+    /// # Errors
+    /// When the node has none or the kernel refuses.
+    pub async fn extend(&self, container: &mut Container) -> anyhow::Result<()> {
+        let subnet =
+            self.subnet_env()?.subnet_v6.with_context(|| format!("{} has no IPv6 subnet", self.name))?;
+        self.host.add_address(BRIDGE, subnet).await?;
+        Ok(container.add(after(subnet)?, subnet.addr()).await?)
     }
 }
 

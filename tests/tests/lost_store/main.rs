@@ -11,6 +11,7 @@
 
 #![cfg(test)]
 
+mod added_pool;
 mod alloc;
 mod calm;
 mod fleet;

@@ -21,7 +21,7 @@ pub(crate) struct Newcomer {
     pub(crate) endpoint: v1::Endpoint,
 }
 
-pub(crate) type Asking = JoinHandle<anyhow::Result<Option<IpNet>>>;
+pub(crate) type Asking = JoinHandle<anyhow::Result<Vec<IpNet>>>;
 
 /// Everybody asks again and again, without a claim, and faster than any agent comes back.
 pub(crate) fn ask_from_now_on(newcomers: Vec<Newcomer>) -> Vec<Asking> {
@@ -29,13 +29,15 @@ pub(crate) fn ask_from_now_on(newcomers: Vec<Newcomer>) -> Vec<Asking> {
 }
 
 impl Newcomer {
-    /// Answers the subnet that it was given; `None`: nothing is left.
-    async fn ask(self) -> anyhow::Result<Option<IpNet>> {
+    /// Answers the subnets that it was given, of each family one; none: nothing is left.
+    async fn ask(self) -> anyhow::Result<Vec<IpNet>> {
         let Self { number, channel, endpoint } = self;
         let asked = wait::until("a subnet", PATIENCE * 2, async || {
             match client::acquire(&channel, NETWORK, number.into(), endpoint.clone()).await {
-                Ok(lease) => Ok(Ok(Some(lease.subnets[0].parse()?))),
-                Err(status) if Reason::Exhausted.is_of(&status) => Ok(Ok(None)),
+                Ok(lease) => {
+                    Ok(Ok(lease.subnets.iter().map(|subnet| subnet.parse()).collect::<Result<_, _>>()?))
+                }
+                Err(status) if Reason::Exhausted.is_of(&status) => Ok(Ok(Vec::new())),
                 Err(status) if later(&status) => Err(anyhow!(status)),
                 Err(status) => Ok(Err(anyhow!(status).context(format!("new-{number}")))),
             }
@@ -56,7 +58,7 @@ pub(crate) async fn granted(
 ) -> anyhow::Result<BTreeSet<IpNet>> {
     let mut given = BTreeSet::new();
     for asked in asking {
-        if let Some(subnet) = asked.await?? {
+        for subnet in asked.await?? {
             ensure!(!in_use.contains(&subnet), "{subnet} was given out, which is in use");
             ensure!(given.insert(subnet), "{subnet} was given out twice");
         }

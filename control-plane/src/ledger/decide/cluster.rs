@@ -59,8 +59,8 @@ impl Ledger {
         draft.finish(Want::Nothing)
     }
 
-    /// A network that comes while leases are collected may be one that was lost: its nodes get the whole
-    /// time for bringing theirs.
+    /// A network or a pool that comes while leases are collected may be one that was lost: its nodes get the
+    /// whole time for bringing theirs.
     pub(super) fn prolong_adoption(&self, draft: &mut Draft, context: &Context<'_>) {
         let Some(cluster) = &self.cluster else { return };
         let until = Stamp::from(context.now).plus(context.defaults.adopt);
@@ -106,7 +106,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::ledger::testing::{
-        Rig, acquire, acquire_at, claim, name, network, release, reserve, with_vtep,
+        Rig, acquire, acquire_at, claim, name, network, release, reserve, set_pools, with_vtep,
     };
     use crate::ledger::{Command, Knocked, LeaseState, Refusal};
     use loden_proto::names::NodeId;
@@ -263,6 +263,37 @@ mod tests {
         assert_eq!(rig.ledger.cluster().unwrap().adopt_until, None);
         rig.must(network("green", &["10.3.0.0/22"]));
         assert_eq!(rig.ledger.cluster().unwrap().adopt_until, None, "it does not begin again");
+        rig.check();
+    }
+
+    #[test]
+    fn a_pool_that_is_added_again_late_gives_its_nodes_the_whole_time() {
+        let both = ["10.1.0.0/22", "2001:db8::/48"];
+        let mut rig = Rig::new();
+        rig.must(network("blue", &both[..1]));
+        rig.must(begin(&rig, 2));
+        rig.must(claim("blue", "b", 1, "10.1.2.0/24"));
+        let held = "10.1.1.0/24, 2001:db8:0:1::/64";
+        rig.refused(claim("blue", "a", 1, held));
+        rig.pass(599);
+        rig.must(set_pools("blue", &both));
+        rig.pass(599);
+        assert!(rig.must(Command::EndAdoption).changes.is_empty());
+        rig.refused(acquire("blue", "new", 1));
+        rig.must(claim("blue", "a", 1, held));
+        assert_eq!(rig.subnets("blue", "a"), held);
+        // What gives nobody anything to bring takes no time.
+        rig.must(Command::UpdateNetwork {
+            id: "blue".parse().unwrap(),
+            pools: None,
+            mtu: Some(1400_u32.try_into().ok()),
+            masquerade: None,
+            seen: None,
+        });
+        rig.pass(1);
+        rig.must(Command::EndAdoption);
+        assert_eq!(rig.ledger.cluster().unwrap().adopt_until, None);
+        rig.must(acquire("blue", "new", 1));
         rig.check();
     }
 

@@ -69,6 +69,7 @@ impl Ledger {
         mtu: Option<Option<Mtu>>,
         masquerade: Option<Option<&Masquerade>>,
         seen: Option<u64>,
+        context: &Context<'_>,
     ) -> Result<Decision, Refusal> {
         let entry = self.open_network(id)?;
         let now = &entry.network;
@@ -108,6 +109,9 @@ impl Ledger {
             let key = RecordKey::Network(id.clone());
             draft.put(&key, &NetworkRecord::of(&next, None), Some(entry.revision()));
             draft.put(&RecordKey::Catalog, &CatalogRecord {}, self.catalog);
+        }
+        if next.pools.iter().any(|pool| !now.pools.contains(pool)) {
+            self.prolong_adoption(&mut draft, context);
         }
         Ok(draft.finish(Want::Network(id.clone())))
     }
