@@ -195,12 +195,13 @@ fn of_network(tables: &Tables, scope: &Scope) -> Tables {
         Some(alias) => alias.network == scope.network,
         None => scope.names.contains(name),
     });
-    let Tables { devices, sysctls, addresses, fdb, neighbours, routes, blackholes } = &mut part;
+    let Tables { devices, sysctls, addresses, fdb, neighbours, routes, blackholes, rivals } = &mut part;
     sysctls.retain(|key, _| devices.contains_key(&key.device));
     addresses.retain(|key, ()| devices.contains_key(&key.device));
     fdb.retain(|key, _| devices.contains_key(&key.device));
     neighbours.retain(|key, _| devices.contains_key(&key.device));
     blackholes.retain(|key, ()| scope.covers(&key.prefix));
+    rivals.retain(|rival, ()| scope.covers(&rival.key.prefix));
     let elsewhere = |device: &DeviceName| tables.devices.contains_key(device);
     routes.retain(|key, route| {
         devices.contains_key(&route.device) || (scope.covers(&key.prefix) && !elsewhere(&route.device))

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::backend::Links;
 use crate::name::DeviceName;
-use crate::tables::{AddressKey, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Tables};
+use crate::tables::{AddressKey, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, SysctlKey, Tables};
 
 /// A stream of hints. It ends after an overrun, and when nobody can listen any
 /// more: then it is time to ask for another one.
@@ -44,7 +44,7 @@ pub enum Hint {
     Neighbour(NeighbourKey, Option<Mac>),
     /// A neighbour is gone.
     NeighbourGone(NeighbourKey),
-    /// A route was set; `None`: it is not of our shape or protocol, or ends the way.
+    /// A route of the main table was set; `None`: it is not of our shape or protocol, or ends the way.
     Route(RouteKey, Option<Route>),
     /// A route is gone.
     RouteGone(RouteKey),
@@ -52,8 +52,8 @@ pub enum Hint {
     Blackhole(RouteKey),
     /// A route that drops, of ours, is gone.
     BlackholeGone(RouteKey),
-    /// A route of the main table that is not ours was set or is gone.
-    HostRoute(IpNet),
+    /// A route of the main table that is not ours is gone.
+    HostRouteGone(IpNet),
     /// A neighbour on a device that is not ours was found, or failed to answer.
     Answer {
         /// Its address.
@@ -61,7 +61,9 @@ pub enum Hint {
         /// Whether it was found.
         answers: bool,
     },
-    /// Some device's or the host's setting of forwarding or filtering changed.
+    /// A device's setting of forwarding or filtering changed; the kernel tells of no others.
+    Setting(SysctlKey, i32),
+    /// The host's own settings of forwarding or filtering changed.
     Settings,
     /// Notifications were lost, and more may get lost in this stream: anything
     /// may have happened.
@@ -82,7 +84,8 @@ impl Hint {
                 desired.devices.get(name).is_some_and(|wanted| device.as_deref() != Some(wanted))
             }
             Self::DeviceGone(name) => desired.devices.contains_key(name),
-            Self::Address(_) | Self::HostRoute(_) | Self::Answer { .. } | Self::Settings => false,
+            Self::Address(_) | Self::HostRouteGone(_) | Self::Answer { .. } | Self::Settings => false,
+            Self::Setting(key, value) => desired.sysctls.get(key).is_some_and(|wanted| wanted != value),
             Self::AddressGone(key) => desired.addresses.contains_key(key),
             Self::Fdb(key, entry) => {
                 desired.fdb.get(key).is_some_and(|wanted| entry.as_ref() != Some(wanted))
@@ -108,7 +111,7 @@ impl Hint {
         match self {
             Self::Device { name, .. } | Self::DeviceGone(name) => links.has(*name),
             Self::Address(key) | Self::AddressGone(key) => links.has(key.device),
-            Self::HostRoute(_) | Self::Route(_, None) => true,
+            Self::HostRouteGone(_) | Self::Route(_, None) => true,
             _ => false,
         }
     }
@@ -120,6 +123,7 @@ impl Hint {
         match self {
             Self::Overrun | Self::Settings => true,
             Self::Device { name, .. } | Self::DeviceGone(name) => !desired.devices.contains_key(name),
+            Self::Setting(key, _) => !desired.devices.contains_key(&key.device),
             Self::Address(key) | Self::AddressGone(key) => !desired.devices.contains_key(&key.device),
             _ => false,
         }

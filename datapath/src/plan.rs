@@ -1,7 +1,7 @@
 //! The difference between two states of a kernel, in an order that is safe.
 //!
 //! ```text
-//!  devices ─▶ settings ─▶ up ─▶ addresses ─▶ set: FDB, neighbours, routes
+//!  devices ─▶ settings ─▶ up ─▶ addresses ─▶ set: FDB, neighbours, (evict,) routes
 //!                                                        │
 //!                              unset: routes, neighbours, FDB ◀─┘
 //! ```
@@ -16,7 +16,7 @@ use loden_proto::model::Mtu;
 
 use crate::name::DeviceName;
 use crate::step::{Change, Step};
-use crate::tables::{Device, Tables};
+use crate::tables::{Device, PROTOCOL, Rival, RouteKey, Tables};
 
 /// Steps in the order in which they are to be done.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -64,17 +64,29 @@ impl Plan {
                 _ => None,
             })
             .collect();
+        // In the place of a rival ours is set: it is no removal.
+        let places: BTreeSet<RouteKey> = self
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::SetRoute(key, _) | Step::SetBlackhole(key) => Some(*key),
+                _ => None,
+            })
+            .collect();
         let mut steps = self.steps;
         steps.retain(|step| {
-            let removes = matches!(
-                step,
-                Step::DeleteDevice(_)
-                    | Step::UnsetAddress(_)
-                    | Step::UnsetFdb(_)
-                    | Step::UnsetNeighbour(_)
-                    | Step::UnsetRoute(..)
-                    | Step::UnsetBlackhole(_)
-            );
+            let removes = match step {
+                Step::Evict(rival) => !places.contains(&rival.key),
+                step => matches!(
+                    step,
+                    Step::DeleteDevice(_)
+                        | Step::UnsetAddress(_)
+                        | Step::UnsetFdb(_)
+                        | Step::UnsetNeighbour(_)
+                        | Step::UnsetRoute(..)
+                        | Step::UnsetBlackhole(_)
+                ),
+            };
             !removes && step.device().is_none_or(|device| !gone.contains(&device))
         });
         Self { steps }
@@ -102,8 +114,11 @@ pub fn plan(actual: &Tables, desired: &Tables) -> Plan {
         plan_devices(actual, desired, &mut steps);
         for step in &steps[begin..] {
             // Creations and most changes touch no other table.
-            if matches!(step, Step::DeleteDevice(_) | Step::ChangeDevice(_, Change::Mac(_) | Change::Mtu(_)))
-            {
+            if matches!(
+                step,
+                Step::DeleteDevice(_)
+                    | Step::ChangeDevice(_, Change::Mac(_) | Change::Mtu(_) | Change::Detach)
+            ) {
                 step.apply(kept.to_mut());
             }
         }
@@ -126,6 +141,12 @@ pub fn plan(actual: &Tables, desired: &Tables) -> Plan {
 
     steps.extend(set(&kept.fdb, &desired.fdb).map(|(key, entry)| Step::SetFdb(*key, *entry)));
     steps.extend(set(&kept.neighbours, &desired.neighbours).map(|(key, mac)| Step::SetNeighbour(*key, *mac)));
+    let evicted: Vec<_> = evicted(&kept, desired).map(Step::Evict).collect();
+    if !evicted.is_empty() {
+        let kept = kept.to_mut();
+        evicted.iter().for_each(|step| step.apply(kept));
+    }
+    steps.extend(evicted);
     steps.extend(set(&kept.routes, &desired.routes).map(|(key, route)| Step::SetRoute(*key, *route)));
     steps.extend(set(&kept.blackholes, &desired.blackholes).map(|(key, ())| Step::SetBlackhole(*key)));
     steps.extend(unset(&kept.blackholes, &desired.blackholes).map(|(key, ())| Step::UnsetBlackhole(*key)));
@@ -151,6 +172,17 @@ fn unset<'a, K: Ord, V>(
     desired: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = (&'a K, &'a V)> {
     actual.iter().filter(|(key, _)| !desired.contains_key(key))
+}
+
+/// Routes in places that we want, and others that say that they are ours. Elsewhere
+/// a route of somebody else's stays, whatever its metric.
+fn evicted(actual: &Tables, desired: &Tables) -> impl Iterator<Item = Rival> {
+    let unwanted = |rival: &&Rival| {
+        rival.protocol == PROTOCOL
+            || desired.routes.contains_key(&rival.key)
+            || desired.blackholes.contains_key(&rival.key)
+    };
+    actual.rivals.keys().filter(unwanted).copied()
 }
 
 /// Deletes first: a device that is going may hold the VNI and port that one
@@ -186,6 +218,7 @@ fn must_be_created_again(actual: &Device, desired: &Device) -> bool {
 /// In the order in which the kernel takes them: the MTU is bounded by the lower
 /// device's, and `addrgenmode` must be set while the device is down.
 fn changes(actual: &Device, desired: &Device) -> impl Iterator<Item = Change> {
+    let detach = (actual.attached && !desired.attached).then_some(Change::Detach);
     let lower = desired.lower.filter(|lower| actual.lower != Some(*lower)).map(Change::Lower);
     let local = (actual.local != desired.local).then_some(Change::Local(desired.local));
     let learning = (actual.learning != desired.learning).then_some(Change::Learning(desired.learning));
@@ -196,7 +229,7 @@ fn changes(actual: &Device, desired: &Device) -> impl Iterator<Item = Change> {
     let makes_one = !actual.no_link_local || regains_ipv6;
     let no_link_local = (desired.no_link_local && makes_one).then_some(Change::NoLinkLocal);
     let up = (desired.up && !actual.up).then_some(Change::Up);
-    [lower, local, learning, mac, mtu, alias, no_link_local, up].into_iter().flatten()
+    [detach, lower, local, learning, mac, mtu, alias, no_link_local, up].into_iter().flatten()
 }
 
 /// Settings are written while a new device is still down.

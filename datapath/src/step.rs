@@ -3,11 +3,11 @@
 use std::fmt::{self, Display};
 use std::net::IpAddr;
 
-use loden_proto::model::{Mac, Mtu};
+use loden_proto::model::{Family, Mac, Mtu};
 
 use crate::name::DeviceName;
 use crate::tables::{
-    AddressKey, Alias, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, Setting, SysctlKey, Tables,
+    AddressKey, Alias, Device, FdbEntry, FdbKey, NeighbourKey, Rival, Route, RouteKey, SysctlKey, Tables,
 };
 
 /// One thing to do. Sets replace, unsets of what is gone are done: every step
@@ -39,6 +39,8 @@ pub enum Step {
     SetBlackhole(RouteKey),
     /// Unset a route that drops.
     UnsetBlackhole(RouteKey),
+    /// Unset a route in the place of one of ours; which is to be set then.
+    Evict(Rival),
     /// Unset a neighbour.
     UnsetNeighbour(NeighbourKey),
     /// Unset a forwarding database entry.
@@ -48,6 +50,8 @@ pub enum Step {
 /// What a device can change without being created again.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Change {
+    /// Take it out of its bridge, bond or VRF; a VRF takes what leads over it.
+    Detach,
     /// The device below it.
     Lower(DeviceName),
     /// Underlay address that it sends from, same family.
@@ -80,7 +84,7 @@ impl Step {
             Self::SetFdb(key, _) | Self::UnsetFdb(key) => key.device,
             Self::SetNeighbour(key, _) | Self::UnsetNeighbour(key) => key.device,
             Self::SetRoute(_, route) => route.device,
-            Self::SetBlackhole(_) | Self::UnsetBlackhole(_) => return None,
+            Self::SetBlackhole(_) | Self::UnsetBlackhole(_) | Self::Evict(_) => return None,
         })
     }
 
@@ -114,8 +118,16 @@ impl Step {
             }
             Self::SetBlackhole(key) => drop(tables.blackholes.insert(*key, ())),
             Self::UnsetBlackhole(key) => drop(tables.blackholes.remove(key)),
+            Self::Evict(rival) => evict(tables, rival),
         }
     }
+}
+
+/// Where the kernel does not tell them apart, ours goes.
+fn evict(tables: &mut Tables, rival: &Rival) {
+    tables.rivals.remove(rival);
+    tables.routes.remove(&rival.key);
+    tables.blackholes.remove(&rival.key);
 }
 
 fn delete_device(tables: &mut Tables, device: DeviceName) {
@@ -130,6 +142,11 @@ fn delete_device(tables: &mut Tables, device: DeviceName) {
 fn change_device(tables: &mut Tables, name: DeviceName, change: &Change) {
     let Some(device) = tables.devices.get_mut(&name) else { return };
     match change {
+        Change::Detach => {
+            device.attached = false;
+            tables.neighbours.retain(|key, _| key.device != name);
+            tables.routes.retain(|_, route| route.device != name);
+        }
         Change::Lower(lower) => device.lower = Some(*lower),
         Change::Local(local) => device.local = *local,
         Change::Learning(learning) => device.learning = *learning,
@@ -150,7 +167,7 @@ fn change_device(tables: &mut Tables, name: DeviceName, change: &Change) {
 /// Below its smallest MTU the kernel takes IPv6 off a device altogether, and
 /// gives it back with the default settings.
 fn change_ipv6(tables: &mut Tables, name: DeviceName, before: bool, now: bool) {
-    let v6 = |key: &SysctlKey| key.device == name && key.setting != Setting::RpFilter;
+    let v6 = |key: &SysctlKey| key.device == name && key.setting.family() == Family::V6;
     if before && !now {
         tables.addresses.retain(|key, ()| key.device != name || key.address.addr().is_ipv4());
         tables.neighbours.retain(|key, _| key.device != name || key.address.is_ipv4());
@@ -190,14 +207,15 @@ impl Display for Step {
             Self::SetSysctl(key, value) => write!(f, "+ sysctl {key} {value}"),
             Self::SetAddress(key) => write!(f, "+ address {} dev {}", key.address, key.device),
             Self::UnsetAddress(key) => write!(f, "- address {} dev {}", key.address, key.device),
-            Self::SetFdb(key, entry) => write!(f, "+ fdb {} {entry} dev {}", key.mac, key.device),
-            Self::UnsetFdb(key) => write!(f, "- fdb {} dev {}", key.mac, key.device),
+            Self::SetFdb(key, entry) => write!(f, "+ fdb {key} {entry} dev {}", key.device),
+            Self::UnsetFdb(key) => write!(f, "- fdb {key} dev {}", key.device),
             Self::SetNeighbour(key, mac) => write!(f, "+ neighbour {} {mac} dev {}", key.address, key.device),
             Self::UnsetNeighbour(key) => write!(f, "- neighbour {} dev {}", key.address, key.device),
             Self::SetRoute(key, route) => write!(f, "+ route {key} {route}"),
             Self::UnsetRoute(key, device) => write!(f, "- route {key} dev {device}"),
             Self::SetBlackhole(key) => write!(f, "+ blackhole {key}"),
             Self::UnsetBlackhole(key) => write!(f, "- blackhole {key}"),
+            Self::Evict(rival) => write!(f, "- rival {rival}"),
         }
     }
 }
@@ -217,6 +235,7 @@ impl Display for Device {
 impl Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Detach => f.write_str("nomaster"),
             Self::Lower(lower) => write!(f, "lower {lower}"),
             Self::Local(local) => write!(f, "local {local}"),
             Self::Learning(true) => f.write_str("learning"),
@@ -227,6 +246,13 @@ impl Display for Change {
             Self::NoLinkLocal => f.write_str("addrgenmode none"),
             Self::Up => f.write_str("up"),
         }
+    }
+}
+
+impl Display for FdbKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.mac;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 
@@ -246,6 +272,19 @@ impl Display for FdbEntry {
 impl Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} metric {}", self.prefix, self.metric)
+    }
+}
+
+impl Display for Rival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} type {} proto {}", self.key, self.kind, self.protocol)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        if let Some(device) = self.device {
+            write!(f, " dev #{device}")?;
+        }
+        Ok(())
     }
 }
 

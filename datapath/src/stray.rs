@@ -114,8 +114,7 @@ mod tests {
         strays.heed(&Hint::Route(key, Some(ours)), &desired, &pools());
         let (other, theirs) = route("10.9.7.0/24");
         strays.heed(&Hint::Route(other, Some(theirs)), &desired, &pools());
-        let mac = [2, 0, 0, 0, 0, 1].try_into().unwrap();
-        let key = FdbKey { device: "loden2a".parse().unwrap(), mac };
+        let key = FdbKey { device: "loden2a".parse().unwrap(), mac: [2, 0, 0, 0, 0, 1] };
         strays.heed(&Hint::FdbGone(key), &desired, &pools());
         assert!(strays.is_empty());
     }

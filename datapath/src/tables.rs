@@ -24,7 +24,7 @@ pub struct Tables {
     pub devices: BTreeMap<DeviceName, Device>,
     /// Settings of tunnel devices below `/proc/sys/net`.
     pub sysctls: BTreeMap<SysctlKey, i32>,
-    /// Addresses on tunnel devices, each a whole prefix (`/32`, `/128`).
+    /// Addresses on tunnel devices; ours are whole prefixes (`/32`, `/128`).
     pub addresses: BTreeMap<AddressKey, ()>,
     /// Forwarding databases: inner MAC to underlay address.
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
@@ -34,6 +34,9 @@ pub struct Tables {
     pub routes: BTreeMap<RouteKey, Route>,
     /// Routes that drop what no better one leads on, in the main table.
     pub blackholes: BTreeMap<RouteKey, ()>,
+    /// Routes of whomever in places that are ours where we want them. Never
+    /// desired.
+    pub rivals: BTreeMap<Rival, ()>,
 }
 
 impl Tables {
@@ -53,6 +56,7 @@ impl Tables {
             + self.neighbours.len()
             + self.routes.len()
             + self.blackholes.len()
+            + self.rivals.len()
     }
 
     /// Takes over all entries of `other`; where keys are the same, its values.
@@ -64,6 +68,7 @@ impl Tables {
         self.neighbours.extend(other.neighbours);
         self.routes.extend(other.routes);
         self.blackholes.extend(other.blackholes);
+        self.rivals.extend(other.rivals);
     }
 
     /// Drops all keys of `other`, whatever their values.
@@ -80,6 +85,7 @@ impl Tables {
         without(&mut self.neighbours, &other.neighbours);
         without(&mut self.routes, &other.routes);
         without(&mut self.blackholes, &other.blackholes);
+        without(&mut self.rivals, &other.rivals);
     }
 }
 
@@ -111,6 +117,8 @@ pub struct Device {
     pub plain: bool,
     /// Whether the kernel makes no IPv6 link-local address (`addrgenmode none`).
     pub no_link_local: bool,
+    /// Whether it is a port of a bridge or bond, or in a VRF: ours never are.
+    pub attached: bool,
     /// Whether it is administratively up.
     pub up: bool,
 }
@@ -152,10 +160,15 @@ impl SysctlKey {
     /// The path below `/proc/sys`.
     #[must_use]
     pub fn path(&self) -> String {
-        let (family, file) = match self.setting {
-            Setting::AcceptRa => ("ipv6", "accept_ra"),
-            Setting::KeepAddrOnDown => ("ipv6", "keep_addr_on_down"),
-            Setting::RpFilter => ("ipv4", "rp_filter"),
+        let family = match self.setting.family() {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        let file = match self.setting {
+            Setting::AcceptRa => "accept_ra",
+            Setting::KeepAddrOnDown => "keep_addr_on_down",
+            Setting::RpFilter => "rp_filter",
+            Setting::Forwarding => "forwarding",
         };
         format!("net/{family}/conf/{}/{file}", self.device)
     }
@@ -176,18 +189,30 @@ pub enum Setting {
     KeepAddrOnDown,
     /// Reverse path filter; 2 (loose), since a path may change at any time.
     RpFilter,
+    /// Forward IPv4 packets that come in; 1 on a host that forwards. IPv6 looks
+    /// at the host's own setting only.
+    Forwarding,
 }
 
 impl Setting {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::AcceptRa, Self::KeepAddrOnDown, Self::RpFilter];
+    pub const ALL: [Self; 4] = [Self::AcceptRa, Self::KeepAddrOnDown, Self::RpFilter, Self::Forwarding];
+
+    /// The family whose packets it is about.
+    #[must_use]
+    pub const fn family(self) -> Family {
+        match self {
+            Self::AcceptRa | Self::KeepAddrOnDown => Family::V6,
+            Self::RpFilter | Self::Forwarding => Family::V4,
+        }
+    }
 
     /// What a tunnel device of ours has.
     #[must_use]
     pub const fn wanted(self) -> i32 {
         match self {
             Self::AcceptRa => 0,
-            Self::KeepAddrOnDown => 1,
+            Self::KeepAddrOnDown | Self::Forwarding => 1,
             Self::RpFilter => 2,
         }
     }
@@ -207,8 +232,9 @@ pub struct AddressKey {
 pub struct FdbKey {
     /// The device.
     pub device: DeviceName,
-    /// Destination of inner frames.
-    pub mac: Mac,
+    /// Destination of inner frames, in wire order: a station's MAC address. A
+    /// foreign hand can also set a group's, or zeros for whatever has no entry.
+    pub mac: [u8; 6],
 }
 
 /// Where frames go.
@@ -252,6 +278,24 @@ pub struct Route {
     /// Whether the gateway is taken to be on the link without a look at the
     /// routing table (`RTNH_F_ONLINK`).
     pub onlink: bool,
+}
+
+/// A route in the place of one of ours, and not that one: to the same prefix
+/// with the same metric. The kernel uses only one of them. In IPv4 that is the
+/// first, and setting ours leaves it the second; in IPv6 ours may come behind
+/// one that drops.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Rival {
+    /// The place.
+    pub key: RouteKey,
+    /// What becomes of packets that take it (`rtm_type`).
+    pub kind: u8,
+    /// Who has set it (`rtm_protocol`).
+    pub protocol: u8,
+    /// Index of its output device; `None` with several next hops, or none.
+    pub device: Option<u32>,
+    /// Its next hop.
+    pub gateway: Option<IpAddr>,
 }
 
 /// The metric of a route that drops: whatever else leads to the same prefix is

@@ -6,9 +6,10 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use loden_datapath::{Hint, Hints, Host, Tables};
+use loden_datapath::tables::{Setting, SysctlKey};
+use loden_datapath::{Hint, Host, Tables};
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
-use support::netns::{desired, in_namespace, name};
+use support::netns::{concerned, desired, in_namespace, name};
 use support::{me, network, peer};
 
 #[test]
@@ -42,19 +43,6 @@ fn the_host_is_described_as_it_is() {
         assert_eq!(far.gateway, Some("192.0.2.254".parse().unwrap()));
         assert_eq!(net.kernel.route_to("2001:db8:9999::1".parse().unwrap()).await.unwrap(), None);
     });
-}
-
-/// Waits for a hint that concerns the owner of `desired`.
-async fn concerned(hints: &mut Hints, desired: &Tables) -> Hint {
-    let wait = async {
-        loop {
-            let hint = hints.recv().await.expect("hints end with the datapath only");
-            if hint.concerns(desired) {
-                return hint;
-            }
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect("nobody was told")
 }
 
 #[test]
@@ -108,7 +96,7 @@ fn drift_is_announced_and_our_own_writes_concern_nobody() {
         net.converge(&network, &wanted).await;
 
         let (fdb_key, _) = wanted.fdb.iter().next().unwrap();
-        let elsewhere = net.stranger.neighbours().add_bridge(index, &fdb_key.mac.octets());
+        let elsewhere = net.stranger.neighbours().add_bridge(index, &fdb_key.mac);
         let own = rtnetlink::packet_route::neighbour::NeighbourFlags::Own;
         let elsewhere = elsewhere.destination("192.0.2.250".parse().unwrap()).flags(own).replace();
         elsewhere.execute().await.unwrap();
@@ -134,13 +122,18 @@ fn drift_is_announced_and_our_own_writes_concern_nobody() {
 fn a_setting_of_the_host_is_announced_and_is_no_drift() {
     in_namespace(async |mut net| {
         let mut hints = net.kernel.hints().await.unwrap();
-        let files = ["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/eth0/rp_filter"];
-        for (file, families) in files.into_iter().zip([1, 2, 2]) {
+        let strict = SysctlKey { device: name("eth0"), setting: Setting::RpFilter };
+        for (file, told, families) in [
+            ("ipv4/ip_forward", Hint::Settings, 1),
+            ("ipv6/conf/all/forwarding", Hint::Settings, 2),
+            ("ipv4/conf/eth0/rp_filter", Hint::Setting(strict, 1), 2),
+        ] {
             std::fs::write(format!("/proc/sys/net/{file}"), "1").unwrap();
-            let wait = async { while hints.recv().await.unwrap() != Hint::Settings {} };
+            let wait = async { while hints.recv().await.unwrap() != told {} };
             tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect(file);
             assert_eq!(net.kernel.facts().await.unwrap().forwards.len(), families);
         }
+        assert!(Hint::Setting(strict, 1).concerns_underlay(&Tables::default()));
         assert!(Hint::Settings.concerns_underlay(&Tables::default()));
         assert!(!Hint::Settings.concerns(&Tables::default()));
     });

@@ -7,9 +7,9 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use loden_datapath::backend::{self, Delta, Desired, Me, Reason};
-use loden_datapath::tables::Setting;
+use loden_datapath::tables::Rival;
 use loden_datapath::{Step, Tables, plan};
-use loden_proto::model::{Family, Network, Peer, Receiver};
+use loden_proto::model::{Family, Mac, Network, Peer, Receiver};
 use proptest::prelude::*;
 use support::{dual_underlay, me, network, peer, receiver, vni};
 
@@ -71,6 +71,15 @@ fn any_actual() -> impl Strategy<Value = Tables> {
             if hit() {
                 device.learning = true;
             }
+            if hit() {
+                device.attached = true;
+            }
+        }
+        for key in tables.routes.keys().copied().collect::<Vec<_>>() {
+            if hit() {
+                let rival = Rival { key, kind: 7, protocol: 3, device: None, gateway: None };
+                tables.rivals.insert(rival, ());
+            }
         }
         tables.fdb.retain(|_, _| !hit());
         tables.neighbours.retain(|_, _| !hit());
@@ -97,7 +106,7 @@ fn possible(mut tables: Tables) -> Tables {
         device.no_link_local |= small.contains(name);
     }
     for (key, value) in &mut tables.sysctls {
-        if small.contains(&key.device) && key.setting != Setting::RpFilter {
+        if small.contains(&key.device) && key.setting.family() == Family::V6 {
             *value = key.setting.wanted();
         }
     }
@@ -116,6 +125,9 @@ proptest! {
         let mut kernel = possible(actual);
         let todo = plan(&kernel, &desired);
         apply(&mut kernel, todo.steps());
+        // Where nothing of ours belongs, somebody else's routes stay.
+        prop_assert!(kernel.rivals.keys().all(|rival| !desired.routes.contains_key(&rival.key)));
+        kernel.rivals.clear();
         prop_assert_eq!(&kernel, &desired);
         prop_assert!(plan(&kernel, &desired).is_empty());
     }
@@ -138,7 +150,7 @@ proptest! {
                 });
                 let mac = neighbour.map(|(_, mac)| *mac);
                 prop_assert!(mac.is_some(), "after {}: no neighbour {}", step, route.gateway);
-                let entry = kernel.fdb.keys().any(|key| key.device == route.device && Some(key.mac) == mac);
+                let entry = kernel.fdb.keys().any(|key| key.device == route.device && Some(key.mac) == mac.map(Mac::octets));
                 prop_assert!(entry, "after {}: no entry for {:?}", step, mac);
             }
         }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use loden_datapath::backend::{self, Links, Me};
+use loden_datapath::tables::RouteKey;
 use loden_datapath::{Datapath, Hint, Hints, Host};
 use loden_proto::model::{Backend, Family, Network, Peer, VxlanBackend};
 use rtnetlink::packet_route::neighbour::NeighbourState;
@@ -172,7 +173,8 @@ fn the_kernel_tells_who_answers_and_which_routes_are_the_hosts() {
             .build();
         net.stranger.route().add(route).execute().await.unwrap();
         let told = hint(&mut hints, |hint| hint.concerns_links(&me.underlay.links)).await;
-        assert_eq!(told, Hint::HostRoute("192.0.2.2/32".parse().unwrap()));
+        let key = RouteKey { prefix: "192.0.2.2/32".parse().unwrap(), metric: 0 };
+        assert_eq!(told, Hint::Route(key, None));
 
         let facts = net.kernel.facts().await.unwrap();
         let links = Links::of(&facts, &me.subnets);

@@ -65,6 +65,7 @@ pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> T
             gbp: backend.gbp,
             plain: true,
             no_link_local: true,
+            attached: false,
             up: true,
         };
         tables.devices.insert(name, device);
@@ -111,7 +112,9 @@ fn tunnel(
     let device = device_name(network.vni, receiver.family);
     let mut tables = Tables::default();
     let port = (receiver.port != backend.port).then_some(receiver.port);
-    tables.fdb.insert(FdbKey { device, mac: receiver.mac }, FdbEntry { destination, port, vni: None });
+    tables
+        .fdb
+        .insert(FdbKey { device, mac: receiver.mac.octets() }, FdbEntry { destination, port, vni: None });
     for prefix in peer.subnets.iter() {
         let (gateway, onlink) = match prefix.network() {
             base @ IpAddr::V4(_) => (base, true),

@@ -105,6 +105,7 @@ impl Link {
             gbp: false,
             plain: true,
             no_link_local: self.no_link_local,
+            attached: self.controller.is_some(),
             up: self.flags.contains(LinkFlags::Up),
         };
         for item in self.vxlan.iter().flatten() {
@@ -172,13 +173,13 @@ pub(super) fn address(message: &AddressMessage) -> Option<IpNet> {
 }
 
 /// The MAC address of a forwarding database entry, and where it leads if it is
-/// permanent and of our shape. `None` when it is not the device's own entry, or
-/// not for a unicast address.
-pub(super) fn fdb(message: &NeighbourMessage) -> Option<(Mac, Option<FdbEntry>)> {
+/// of our shape, or of one that nobody learns. `None` when it is not the
+/// device's own entry.
+pub(super) fn fdb(message: &NeighbourMessage) -> Option<([u8; 6], Option<FdbEntry>)> {
     let (mut mac, mut destination, mut port, mut vni) = (None, None, None, None);
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::LinkLayerAddress(octets) => mac = mac_of(octets),
+            NeighbourAttribute::LinkLayerAddress(octets) => mac = <[u8; 6]>::try_from(octets.as_slice()).ok(),
             NeighbourAttribute::Destination(address) => destination = ip(address),
             NeighbourAttribute::Port(number) => port = Port::try_from(u32::from(*number)).ok(),
             NeighbourAttribute::Vni(number) => vni = Vni::try_from(*number).ok(),
@@ -188,9 +189,11 @@ pub(super) fn fdb(message: &NeighbourMessage) -> Option<(Mac, Option<FdbEntry>)>
     if !message.header.flags.contains(NeighbourFlags::Own) {
         return None;
     }
+    let mac = mac?;
     let permanent = message.header.state == NeighbourState::Permanent;
-    let entry = destination.filter(|_| permanent).map(|destination| FdbEntry { destination, port, vni });
-    Some((mac?, entry))
+    let of_a_station = Mac::try_from(mac).is_ok();
+    let entry = destination.filter(|_| permanent || !of_a_station);
+    Some((mac, entry.map(|destination| FdbEntry { destination, port, vni })))
 }
 
 /// The address of a neighbour, and its MAC address if it is permanent and ours.
@@ -236,34 +239,43 @@ pub(super) fn prefix(message: &RouteMessage) -> Option<IpNet> {
     IpNet::new(destination, message.header.destination_prefix_length).ok()
 }
 
-/// A route of the main table.
+/// A route of the main table, whatever becomes of the packets that take it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MainRoute {
     pub(super) prefix: IpNet,
     pub(super) metric: u32,
+    pub(super) kind: RouteType,
+    pub(super) protocol: RouteProtocol,
     /// Output device; `None` with several next hops.
     pub(super) device: Option<u32>,
     pub(super) gateway: Option<IpAddr>,
     pub(super) onlink: bool,
-    pub(super) ours: bool,
+    /// For packets of one type of service only.
+    pub(super) selective: bool,
 }
 
 impl MainRoute {
     pub(super) const fn key(&self) -> RouteKey {
         RouteKey { prefix: self.prefix, metric: self.metric }
     }
-}
 
-/// `None` when it is in another table or no unicast route.
-pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
-    if message.header.kind != RouteType::Unicast {
-        return None;
+    /// Whether packets that take it get anywhere.
+    pub(super) fn is_unicast(&self) -> bool {
+        self.kind == RouteType::Unicast
     }
-    any_route(message)
+
+    pub(super) fn is_ours(&self) -> bool {
+        self.protocol == RouteProtocol::Other(PROTOCOL)
+    }
+
+    /// Whether it is one of ours that drops.
+    pub(super) fn is_our_blackhole(&self) -> bool {
+        self.is_ours() && self.kind == RouteType::BlackHole
+    }
 }
 
-/// A route of the main table, whatever becomes of the packets that take it.
-fn any_route(message: &RouteMessage) -> Option<MainRoute> {
+/// `None` when it is in another table.
+pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
     let header = &message.header;
     let (mut metric, mut device, mut gateway) = (0, None, None);
     let mut table = u32::from(header.table);
@@ -284,24 +296,13 @@ fn any_route(message: &RouteMessage) -> Option<MainRoute> {
     Some(MainRoute {
         prefix: prefix(message)?,
         metric,
+        kind: header.kind,
+        protocol: header.protocol,
         device,
         gateway,
         onlink: header.flags.contains(RouteFlags::Onlink),
-        ours: header.protocol == RouteProtocol::Other(PROTOCOL),
+        selective: header.tos != 0,
     })
-}
-
-/// A route of ours in the main table that drops.
-pub(super) fn blackhole(message: &RouteMessage) -> Option<RouteKey> {
-    if message.header.kind != RouteType::BlackHole {
-        return None;
-    }
-    any_route(message).filter(|route| route.ours).map(|route| route.key())
-}
-
-/// The key of a route in the main table, whatever becomes of the packets that take it.
-pub(super) fn main_key(message: &RouteMessage) -> Option<RouteKey> {
-    any_route(message).map(|route| route.key())
 }
 
 pub(super) const fn route_ip(address: &RouteAddress) -> Option<IpAddr> {

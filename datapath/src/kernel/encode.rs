@@ -18,7 +18,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
 use crate::step::Change;
-use crate::tables::{AddressKey, Device, FdbEntry, FdbKey, NeighbourKey, PROTOCOL, Route, RouteKey};
+use crate::tables::{AddressKey, Device, FdbEntry, FdbKey, NeighbourKey, PROTOCOL, Rival, Route, RouteKey};
 use crate::{DeviceName, Error};
 
 /// Sets replace what is there, whoever set it.
@@ -66,6 +66,7 @@ pub(super) fn change(
     let link = || LinkUnspec::new_with_index(index);
     let vxlan = || LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan).index(index);
     let message = match change {
+        Change::Detach => link().nocontroller().build(),
         Change::Lower(lower) => vxlan().dev(index_of(*lower)?).build(),
         Change::Local(address) => vxlan().append_info_data(local(*address)).build(),
         Change::Learning(learning) => vxlan().learning(*learning).build(),
@@ -120,7 +121,7 @@ pub(super) fn fdb(index: u32, key: &FdbKey, entry: Option<&FdbEntry>) -> Neighbo
     message.header.state = NeighbourState::Permanent;
     // NTF_SELF: the device's own database, not that of a bridge above it.
     message.header.flags = NeighbourFlags::Own;
-    message.attributes.push(NeighbourAttribute::LinkLayerAddress(key.mac.octets().to_vec()));
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(key.mac.to_vec()));
     if let Some(entry) = entry {
         message.attributes.push(NeighbourAttribute::Destination(entry.destination.into()));
         message.attributes.extend(entry.port.map(|port| NeighbourAttribute::Port(port.get())));
@@ -146,20 +147,17 @@ pub(super) fn neighbour(index: u32, key: &NeighbourKey, mac: Option<Mac>) -> Nei
 
 /// A route to be set.
 pub(super) fn route(index: u32, key: &RouteKey, route: &Route) -> RouteMessage {
-    let mut message = route_key(index, key, RouteScope::Universe);
+    let mut message = route_key(Some(index), key, RouteScope::Universe);
     if route.onlink {
         message.header.flags = RouteFlags::Onlink;
     }
-    message.attributes.push(match (key.prefix, route.gateway) {
-        (IpNet::V4(_), IpAddr::V6(gateway)) => RouteAttribute::Via(RouteVia::Inet6(gateway)),
-        (_, gateway) => RouteAttribute::Gateway(RouteAddress::from(gateway)),
-    });
+    message.attributes.push(gateway(key, route.gateway));
     message
 }
 
 /// A route to be unset: what makes it that one route, whatever its gateway.
 pub(super) fn unset_route(index: u32, key: &RouteKey) -> RouteMessage {
-    route_key(index, key, RouteScope::NoWhere)
+    route_key(Some(index), key, RouteScope::NoWhere)
 }
 
 /// A route that drops, to be set.
@@ -172,14 +170,30 @@ pub(super) fn unset_blackhole(key: &RouteKey) -> RouteMessage {
     drops(key, RouteScope::NoWhere)
 }
 
-fn drops(key: &RouteKey, scope: RouteScope) -> RouteMessage {
-    let mut message = route_key(0, key, scope);
-    message.header.kind = RouteType::BlackHole;
-    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
+/// A route in the place of one of ours, to be unset. All that is known of it is
+/// said, or the kernel may take another one.
+pub(super) fn evict(rival: &Rival) -> RouteMessage {
+    let mut message = route_key(rival.device, &rival.key, RouteScope::NoWhere);
+    message.header.kind = RouteType::from(rival.kind);
+    message.header.protocol = RouteProtocol::from(rival.protocol);
+    message.attributes.extend(rival.gateway.map(|address| gateway(&rival.key, address)));
     message
 }
 
-fn route_key(index: u32, key: &RouteKey, scope: RouteScope) -> RouteMessage {
+fn drops(key: &RouteKey, scope: RouteScope) -> RouteMessage {
+    let mut message = route_key(None, key, scope);
+    message.header.kind = RouteType::BlackHole;
+    message
+}
+
+fn gateway(key: &RouteKey, address: IpAddr) -> RouteAttribute {
+    match (key.prefix, address) {
+        (IpNet::V4(_), IpAddr::V6(address)) => RouteAttribute::Via(RouteVia::Inet6(address)),
+        (_, address) => RouteAttribute::Gateway(RouteAddress::from(address)),
+    }
+}
+
+fn route_key(device: Option<u32>, key: &RouteKey, scope: RouteScope) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family_of(key.prefix.addr());
     message.header.destination_prefix_length = key.prefix.prefix_len();
@@ -187,10 +201,9 @@ fn route_key(index: u32, key: &RouteKey, scope: RouteScope) -> RouteMessage {
     message.header.protocol = RouteProtocol::Other(PROTOCOL);
     message.header.scope = scope;
     message.header.kind = RouteType::Unicast;
-    message.attributes = vec![
-        RouteAttribute::Destination(RouteAddress::from(key.prefix.network())),
-        RouteAttribute::Oif(index),
-        RouteAttribute::Priority(key.metric),
-    ];
+    let destination = RouteAttribute::Destination(RouteAddress::from(key.prefix.network()));
+    message.attributes.push(destination);
+    message.attributes.extend(device.map(RouteAttribute::Oif));
+    message.attributes.push(RouteAttribute::Priority(key.metric));
     message
 }

@@ -90,6 +90,9 @@ impl Run<'_> {
             Step::UnsetBlackhole(key) => {
                 return Ok((RouteNetlinkMessage::DelRoute(encode::unset_blackhole(key)), encode::PLAIN));
             }
+            Step::Evict(rival) => {
+                return Ok((RouteNetlinkMessage::DelRoute(encode::evict(rival)), encode::PLAIN));
+            }
             step => step.device(),
         };
         let device = device.ok_or_else(|| Error::Decode(format!("{step} is about no device")))?;
@@ -124,7 +127,8 @@ impl Run<'_> {
             | Step::ChangeDevice(..)
             | Step::SetSysctl(..)
             | Step::SetBlackhole(_)
-            | Step::UnsetBlackhole(_) => {
+            | Step::UnsetBlackhole(_)
+            | Step::Evict(_) => {
                 unreachable!("these are not batched, or have no device")
             }
         })
@@ -241,6 +245,7 @@ const fn is_unset(step: &Step) -> bool {
             | Step::UnsetNeighbour(_)
             | Step::UnsetRoute(..)
             | Step::UnsetBlackhole(_)
+            | Step::Evict(_)
     )
 }
 

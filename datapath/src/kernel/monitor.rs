@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use netlink_packet_core::{NLM_F_REPLACE, NetlinkHeader, NetlinkPayload};
+use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -11,11 +11,13 @@ use netlink_sys::{Socket, SocketAddr};
 use tokio::sync::mpsc;
 
 use super::decode::{self, Link};
+use super::frames::{Frame, frames};
+use super::netconf::{Netconf, Of};
 use super::observe;
-use super::requests::{Requests, kinds, messages};
+use super::requests::Requests;
 use crate::hint::Hint;
 use crate::socket::{enlarge, listen};
-use crate::tables::{AddressKey, FdbKey, NeighbourKey, Route};
+use crate::tables::{AddressKey, FdbKey, NeighbourKey, Route, SysctlKey};
 use crate::{DeviceName, Error};
 
 /// Receive buffer in bytes: a bulk pass of our own is announced to us too.
@@ -79,17 +81,9 @@ impl Links {
     /// The hints of a datagram. What cannot be read may be anything.
     fn read(&mut self, bytes: &[u8]) -> Vec<Hint> {
         let mut hints = Vec::new();
-        if kinds(bytes).any(|kind| kind == libc::RTM_NEWNETCONF) {
-            hints.push(Hint::Settings);
-        }
-        for message in messages(bytes) {
-            match message {
-                Ok(Some(message)) => match message.payload {
-                    NetlinkPayload::InnerMessage(inner) => hints.extend(self.hint(&message.header, inner)),
-                    NetlinkPayload::Overrun(_) => hints.push(Hint::Overrun),
-                    _ => {}
-                },
-                Ok(None) => {}
+        for frame in frames(bytes) {
+            match frame.and_then(|frame| self.hints(frame)) {
+                Ok(more) => hints.extend(more),
                 Err(error) => {
                     tracing::debug!(%error, "a notification could not be read");
                     hints.push(Hint::Overrun);
@@ -97,6 +91,37 @@ impl Links {
             }
         }
         hints
+    }
+
+    fn hints(&mut self, frame: Frame<'_>) -> Result<Vec<Hint>, Error> {
+        if frame.kind == libc::RTM_NEWNETCONF {
+            return Ok(Netconf::read(frame.body())
+                .map(|netconf| self.settings(&netconf))
+                .unwrap_or_default());
+        }
+        let Some(message) = frame.message()? else { return Ok(Vec::new()) };
+        Ok(match message.payload {
+            NetlinkPayload::InnerMessage(inner) => self.hint(inner).into_iter().collect(),
+            NetlinkPayload::Overrun(_) => vec![Hint::Overrun],
+            _ => Vec::new(),
+        })
+    }
+
+    /// A device that is not known yet has only just been made: it is announced next.
+    fn settings(&self, netconf: &Netconf) -> Vec<Hint> {
+        match netconf.of {
+            Of::All => vec![Hint::Settings],
+            Of::Default => Vec::new(),
+            Of::Device(index) => {
+                let device = self.name(index).into_iter();
+                let of =
+                    |device| netconf.settings.iter().map(move |(setting, value)| (device, setting, value));
+                let hint = |(device, setting, value): (_, &_, &_)| {
+                    Hint::Setting(SysctlKey { device, setting: *setting }, *value)
+                };
+                device.flat_map(of).map(hint).collect()
+            }
+        }
     }
 
     fn note(&mut self, link: &Link) {
@@ -111,7 +136,7 @@ impl Links {
         self.0.get(&index).filter(|link| link.ours).map(|link| link.name)
     }
 
-    fn hint(&mut self, header: &NetlinkHeader, message: RouteNetlinkMessage) -> Option<Hint> {
+    fn hint(&mut self, message: RouteNetlinkMessage) -> Option<Hint> {
         match message {
             // Bridges announce their ports under AF_BRIDGE: nothing new.
             RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)
@@ -139,10 +164,8 @@ impl Links {
             }
             RouteNetlinkMessage::NewNeighbour(message) => self.neighbour(&message, true),
             RouteNetlinkMessage::DelNeighbour(message) => self.neighbour(&message, false),
-            RouteNetlinkMessage::NewRoute(message) => {
-                self.route(&message, true, header.flags & NLM_F_REPLACE != 0)
-            }
-            RouteNetlinkMessage::DelRoute(message) => self.route(&message, false, false),
+            RouteNetlinkMessage::NewRoute(message) => self.route(&message, true),
+            RouteNetlinkMessage::DelRoute(message) => self.route(&message, false),
             _ => None,
         }
     }
@@ -160,27 +183,27 @@ impl Links {
         }
     }
 
-    /// A route of somebody else's may have replaced one of ours.
-    fn route(&self, message: &RouteMessage, set: bool, replaces: bool) -> Option<Hint> {
-        if let Some(key) = decode::blackhole(message) {
+    /// A route of somebody else's may have taken the place of one of ours, or have come before it or beside it.
+    fn route(&self, message: &RouteMessage, set: bool) -> Option<Hint> {
+        let route = decode::main_route(message)?;
+        let key = route.key();
+        if route.is_our_blackhole() {
             return Some(if set { Hint::Blackhole(key) } else { Hint::BlackholeGone(key) });
         }
-        let Some(route) = decode::main_route(message) else {
-            // One that ends the way, and may have taken the place of ours.
-            return decode::main_key(message).filter(|_| set && replaces).map(|key| Hint::Route(key, None));
-        };
-        let key = route.key();
-        match (set, route.ours) {
-            (false, true) => Some(Hint::RouteGone(key)),
+        if !route.is_unicast() {
+            return set.then_some(Hint::Route(key, None));
+        }
+        Some(match (set, route.is_ours()) {
+            (false, true) => Hint::RouteGone(key),
+            (false, false) => Hint::HostRouteGone(route.prefix),
             (true, true) => {
                 let device = route.device.and_then(|index| self.name(index));
                 let whole = device.zip(route.gateway);
                 let onlink = route.onlink;
-                Some(Hint::Route(key, whole.map(|(device, gateway)| Route { device, gateway, onlink })))
+                Hint::Route(key, whole.map(|(device, gateway)| Route { device, gateway, onlink }))
             }
-            (true, false) if replaces => Some(Hint::Route(key, None)),
-            (_, false) => Some(Hint::HostRoute(route.prefix)),
-        }
+            (true, false) => Hint::Route(key, None),
+        })
     }
 }
 

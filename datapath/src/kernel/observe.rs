@@ -1,19 +1,22 @@
-//! Reads a network's part of the kernel: only devices of ours, and only what
-//! is ours on them.
+//! Reads a network's part of the kernel: only devices of ours and what is on
+//! them, and what is in the places of our routes.
 
 use std::collections::HashMap;
 
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
-use netlink_packet_route::route::{RouteMessage, RouteProtocol};
+use netlink_packet_route::route::{RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::decode::{self, Link};
+use super::decode::{self, Link, MainRoute};
 use super::requests::Requests;
 use super::sysctl;
 use crate::hint::Scope;
-use crate::tables::{AddressKey, FdbKey, NeighbourKey, PROTOCOL, Route, Setting, SysctlKey, Tables};
+use crate::tables::{
+    AddressKey, BLACKHOLE_METRIC, FdbKey, NeighbourKey, Rival, Route, RouteKey, Setting, SysctlKey, Tables,
+    metric,
+};
 use crate::{DeviceName, Error};
 
 /// All links of the namespace.
@@ -64,8 +67,8 @@ fn settings(device: DeviceName, tables: &mut Tables) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whole addresses that are valid beyond the link; others on our device were
-/// put there by somebody else.
+/// All but link-local ones: whatever else is on our device has a say in which address packets are sent from, and
+/// brings a route along that is better than ours.
 fn addresses(requests: &mut Requests, link: &Link, tables: &mut Tables) -> Result<(), Error> {
     let mut question = AddressMessage::default();
     question.header.index = link.index;
@@ -74,7 +77,7 @@ fn addresses(requests: &mut Requests, link: &Link, tables: &mut Tables) -> Resul
         let Some(address) = decode::address(&message).filter(|_| message.header.index == link.index) else {
             continue;
         };
-        if address.prefix_len() == address.max_prefix_len() && !is_link_local(&address) {
+        if !is_link_local(&address) {
             tables.addresses.insert(AddressKey { device: link.name, address }, ());
         }
     }
@@ -126,7 +129,7 @@ fn neighbours(
 }
 
 /// Routes of ours over the network's devices, and into its pools over devices
-/// that are nobody's of ours.
+/// that are nobody's of ours; and whose routes else are in their places.
 fn routes(
     requests: &mut Requests,
     scope: &Scope,
@@ -137,20 +140,38 @@ fn routes(
     let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
     let mut question = RouteMessage::default();
     question.header.address_family = family;
-    question.header.protocol = RouteProtocol::Other(PROTOCOL);
+    question.header.table = RouteHeader::RT_TABLE_MAIN;
     for answer in requests.dump(&RouteNetlinkMessage::GetRoute(question))? {
         let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
-        if let Some(key) = decode::blackhole(&message).filter(|key| scope.covers(&key.prefix)) {
-            tables.blackholes.insert(key, ());
-        }
-        let Some(route) = decode::main_route(&message).filter(|route| route.ours) else { continue };
-        let Some(link) = route.device.and_then(|index| by_index.get(&index)) else { continue };
-        let Some(gateway) = route.gateway else { continue };
-        let ours = tables.devices.contains_key(&link.name);
-        if ours || (scope.covers(&route.prefix) && !link.is_ours()) {
-            let key = route.key();
+        let Some(route) = decode::main_route(&message).filter(|route| !route.selective) else { continue };
+        let link = route.device.and_then(|index| by_index.get(&index));
+        let on_ours = link.is_some_and(|link| tables.devices.contains_key(&link.name));
+        let anothers = !on_ours && route.is_ours() && link.is_some_and(|link| link.is_ours());
+        let (key, covered) = (route.key(), scope.covers(&route.prefix) && !anothers);
+        let whole = link.zip(route.gateway).filter(|_| route.is_ours() && route.is_unicast());
+        if let Some((link, gateway)) = whole
+            && (on_ours || covered)
+            && !tables.routes.contains_key(&key)
+        {
             tables.routes.insert(key, Route { device: link.name, gateway, onlink: route.onlink });
+        } else if covered && route.is_our_blackhole() && key.metric != metric(key.prefix) {
+            tables.blackholes.insert(key, ());
+        } else if covered && may_be_ours(key) && !is_replaced_whole(&route) {
+            let (kind, protocol) = (route.kind.into(), route.protocol.into());
+            let rival = Rival { key, kind, protocol, device: route.device, gateway: route.gateway };
+            tables.rivals.insert(rival, ());
         }
     }
     Ok(())
+}
+
+/// Whether a route of ours may have the key; see [`metric`].
+fn may_be_ours(key: RouteKey) -> bool {
+    [metric(key.prefix), BLACKHOLE_METRIC].contains(&key.metric)
+}
+
+/// IPv6 makes one route with several next hops of all gateways to one prefix
+/// with one metric. Setting ours replaces it as a whole.
+fn is_replaced_whole(route: &MainRoute) -> bool {
+    route.is_unicast() && route.device.is_none() && route.prefix.addr().is_ipv6()
 }

@@ -19,6 +19,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
+use super::frames::{align, attributes, messages};
 use crate::socket::enlarge;
 use crate::{Error, KernelError, Writes};
 
@@ -243,45 +244,6 @@ impl Requests {
     }
 }
 
-/// Kinds that the crate does not always read: a host may have links of any
-/// kind, ours can be read; of settings it is enough to know that one changed.
-const UNREAD: [u16; 3] = [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWNETCONF];
-
-/// The kinds of the messages of a datagram.
-pub(super) fn kinds(mut bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
-    std::iter::from_fn(move || {
-        let header: [u8; 6] = bytes.get(..6)?.try_into().ok()?;
-        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        bytes = bytes.get(align(length.max(16))..).unwrap_or_default();
-        Some(u16::from_ne_bytes([header[4], header[5]]))
-    })
-}
-
-/// The messages of a datagram. `None`: one that cannot be read and need not.
-pub(super) fn messages(
-    mut bytes: &[u8],
-) -> impl Iterator<Item = Result<Option<NetlinkMessage<RouteNetlinkMessage>>, Error>> + '_ {
-    std::iter::from_fn(move || {
-        let header: [u8; 16] = bytes.get(..16)?.try_into().ok()?;
-        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let kind = u16::from_ne_bytes([header[4], header[5]]);
-        if length < header.len() || length > bytes.len() {
-            bytes = &[];
-            return Some(Err(Error::Decode("a message is longer than its datagram".to_owned())));
-        }
-        let message = NetlinkMessage::deserialize(&bytes[..length]);
-        bytes = bytes.get(align(length)..).unwrap_or_default();
-        Some(match message {
-            Ok(message) => Ok(Some(message)),
-            Err(error) if UNREAD.contains(&kind) => {
-                tracing::trace!(%error, kind, "a message was not read");
-                Ok(None)
-            }
-            Err(error) => Err(Error::Decode(error.to_string())),
-        })
-    })
-}
-
 fn open_socket() -> Result<Socket, Error> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
@@ -301,25 +263,10 @@ fn kernel_error(error: &ErrorMessage) -> KernelError {
 }
 
 /// `NLMSGERR_ATTR_MSG` among the attributes of an extended acknowledgement.
-fn extended_message(mut attributes: &[u8]) -> Option<String> {
+fn extended_message(extended: &[u8]) -> Option<String> {
     const MESSAGE: u16 = 1;
-    const KIND_MASK: u16 = 0x3fff;
-    while attributes.len() >= 4 {
-        let length = usize::from(u16::from_ne_bytes([attributes[0], attributes[1]]));
-        let kind = u16::from_ne_bytes([attributes[2], attributes[3]]) & KIND_MASK;
-        let value = attributes.get(4..length)?;
-        if kind == MESSAGE {
-            let text = String::from_utf8_lossy(value);
-            return Some(text.trim_end_matches('\0').to_owned());
-        }
-        attributes = attributes.get(align(length)..).unwrap_or_default();
-    }
-    None
-}
-
-/// Messages and attributes begin at multiples of four.
-const fn align(length: usize) -> usize {
-    length.next_multiple_of(4)
+    let (_, text) = attributes(extended).find(|(kind, _)| *kind == MESSAGE)?;
+    Some(String::from_utf8_lossy(text).trim_end_matches('\0').to_owned())
 }
 
 #[cfg(test)]
@@ -341,14 +288,5 @@ mod tests {
         assert_eq!(extended_message(&[]), None);
         assert_eq!(extended_message(&[255, 255, 1, 0]), None);
         assert_eq!(extended_message(&[0, 0, 1, 0]), None);
-    }
-
-    #[test]
-    fn a_torn_datagram_is_an_error_not_a_panic() {
-        let mut bytes = vec![0u8; 20];
-        bytes[..4].copy_from_slice(&400u32.to_ne_bytes());
-        let all: Vec<_> = messages(&bytes).collect();
-        assert!(matches!(all.as_slice(), [Err(Error::Decode(_))]));
-        assert_eq!(messages(&[1, 2, 3]).count(), 0);
     }
 }

@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 
 use loden_proto::model::Family;
 
-use crate::tables::SysctlKey;
+use crate::tables::{Setting, SysctlKey};
 use crate::{DeviceName, Error};
 
-/// Reads a setting. `None`: there is no such file, as on a kernel without
-/// IPv6, where what the setting prevents cannot happen.
+/// Reads a setting. `None`: it does not matter, or there is no such file, as on
+/// a kernel without IPv6, where what the setting prevents cannot happen.
 pub(super) fn read(key: SysctlKey) -> Result<Option<i32>, Error> {
+    if !matters(key) {
+        return Ok(None);
+    }
     match fs::read_to_string(file(key)) {
         Ok(text) => text.trim().parse().map(Some).map_err(|_| Error::Decode(format!("{key} is {text:?}"))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -20,14 +23,24 @@ pub(super) fn read(key: SysctlKey) -> Result<Option<i32>, Error> {
     }
 }
 
-/// Writes a setting; where its whole family is missing there is nothing to do.
+/// Writes a setting; where it does not matter, or its whole family is missing,
+/// there is nothing to do.
 pub(super) fn write(key: SysctlKey, value: i32) -> Result<(), Error> {
+    if !matters(key) {
+        return Ok(());
+    }
     let file = file(key);
     match fs::write(&file, value.to_string()) {
         Err(error) if error.kind() == ErrorKind::NotFound && !has_family(&file) => Ok(()),
         Err(source) => Err(Error::Sysctl { path: key.path(), source }),
         Ok(()) => Ok(()),
     }
+}
+
+/// Whether packets are forwarded at all is the host's to say: where it does not, no
+/// device of ours does either.
+fn matters(key: SysctlKey) -> bool {
+    key.setting != Setting::Forwarding || forwards().contains(&Family::V4)
 }
 
 fn file(key: SysctlKey) -> PathBuf {

@@ -92,7 +92,10 @@ fn routes(
     let mut defaults = Vec::new();
     for answer in requests.dump(&RouteNetlinkMessage::GetRoute(question))? {
         let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
-        let Some(route) = decode::main_route(&message).filter(|route| !route.ours) else { continue };
+        let Some(route) = decode::main_route(&message) else { continue };
+        if route.is_ours() || !route.is_unicast() {
+            continue;
+        }
         let (prefix, gateway, metric) = (route.prefix, route.gateway, route.metric);
         let device = route.device.and_then(|index| names.get(&index)).copied();
         facts.routes.push(HostRoute { prefix, device, gateway, metric });

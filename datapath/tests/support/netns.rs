@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::thread;
 
 use loden_datapath::backend::{self, Me};
-use loden_datapath::{Datapath, DeviceName, Kernel, Plan, Report, Step, Tables, plan};
+use loden_datapath::{Datapath, DeviceName, Hint, Hints, Kernel, Plan, Report, Step, Tables, plan};
 use loden_proto::model::{Network, Peer};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_route::link::LinkAttribute;
@@ -71,6 +71,19 @@ impl Net {
         let link = links.try_next().await.ok().flatten()?;
         link.attributes.iter().find_map(pick)
     }
+}
+
+/// Waits for a hint that concerns the owner of `desired`.
+pub(crate) async fn concerned(hints: &mut Hints, desired: &Tables) -> Hint {
+    let wait = async {
+        loop {
+            let hint = hints.recv().await.expect("hints end with the datapath only");
+            if hint.concerns(desired) {
+                return hint;
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect("nobody was told")
 }
 
 pub(crate) fn name(text: &str) -> DeviceName {

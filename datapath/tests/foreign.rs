@@ -1,0 +1,286 @@
+//! A foreign hand on our device and in the places of our routes: it is noticed, and undone in one pass.
+
+#![allow(clippy::unwrap_used, reason = "a failure ends the test, with its place")]
+
+mod support;
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use loden_datapath::backend::{self, Me};
+use loden_datapath::tables::{Setting, SysctlKey};
+use loden_datapath::{Datapath, Hint, Hints, Host, Strays, Tables, plan};
+use loden_proto::model::Network;
+use support::netns::{Net, concerned, desired, in_namespace, lines, name};
+use support::{me, network, peer};
+
+/// Has iproute2 do something in the namespace of the thread; answers what it prints.
+fn foreign(line: &str) -> String {
+    let mut words = line.split_ascii_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Waits until something with the look of ours is there that nobody wants.
+async fn stray(hints: &mut Hints, network: &Network, desired: &Tables) {
+    let mut strays = Strays::default();
+    let wait = async {
+        while strays.is_empty() {
+            strays.heed(&hints.recv().await.unwrap(), desired, &network.pools);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("nobody was told");
+}
+
+async fn joined(net: &mut Net, blackhole: bool) -> (Network, Me, Tables, Hints) {
+    let network = network();
+    let me = Me { blackhole, ..me(&network) };
+    let wanted = desired(&network, &me, &[peer(&network, 2), peer(&network, 3)]);
+    net.converge(&network, &wanted).await;
+    let hints = net.kernel.hints().await.unwrap();
+    (network, me, wanted, hints)
+}
+
+#[test]
+fn whatever_takes_the_place_of_a_route_of_ours_gives_it_back() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
+        let gateway = |prefix: &str| {
+            let mut routes = wanted.routes.iter();
+            routes.find(|(key, _)| key.prefix.to_string() == prefix).unwrap().1.gateway.to_string()
+        };
+        let (v4, v6) = ("10.244.2.0/24 metric 3", "2001:db8:0:2::/64 metric 3");
+        let ways = [
+            // IPv4 uses the first one.
+            vec![format!("ip route prepend {v4} via 192.0.2.9 dev eth0")],
+            vec![format!("ip route prepend unreachable {v4}"), format!("ip route prepend prohibit {v4}")],
+            vec![format!("ip route prepend {v4} nexthop via 192.0.2.8 nexthop via 192.0.2.9")],
+            vec![format!("ip route prepend {v4} dev loden1a proto 76")],
+            vec![format!("ip route append blackhole {v4}")],
+            vec![format!("ip route replace {v4} via 192.0.2.9 dev eth0 proto 76")],
+            // IPv6 makes one of all gateways; what has none stays where it is.
+            vec![format!("ip -6 route append {v6} via 2001:db8:ffff::9 dev eth0")],
+            vec![format!("ip -6 route append {v6} via fe80::9 dev loden1a proto 76")],
+            vec![format!("ip -6 route append {v6} dev eth0")],
+            vec![format!("ip -6 route append blackhole {v6} proto 76")],
+            vec![format!("ip -6 route replace unreachable {v6}")],
+            vec![format!("ip -6 route replace blackhole {v6}")],
+            vec![format!("ip -6 route replace prohibit {v6}")],
+            vec![
+                format!("ip -6 route replace unreachable {v6}"),
+                format!("ip -6 route append {v6} via 2001:db8:ffff::9 dev eth0"),
+            ],
+            vec![
+                format!("ip -6 route replace unreachable {v6}"),
+                format!("ip -6 route append {v6} dev eth0"),
+            ],
+            vec![
+                format!("ip -6 route replace blackhole {v6} proto 76"),
+                format!("ip -6 route append {v6} via fe80::9 dev loden1a proto 76"),
+            ],
+        ];
+        for way in ways {
+            way.iter().for_each(|line| drop(foreign(line)));
+            concerned(&mut hints, &wanted).await;
+            let actual = net.kernel.observe(&backend::scope(&network)).await.unwrap();
+            let undone = plan(&actual, &wanted);
+            assert_eq!(undone.clone().without_removals(), undone, "before anybody is known as well");
+            net.converge(&network, &wanted).await;
+            for (family, prefix, address) in
+                [("-4", "10.244.2.0/24", "10.244.2.9"), ("-6", "2001:db8:0:2::/64", "2001:db8:0:2::9")]
+            {
+                let routes = foreign(&format!("ip {family} -o route show {prefix}"));
+                assert_eq!(routes.lines().count(), 1, "after {way:?}: {routes}");
+                let lookup = net.kernel.route_to(address.parse().unwrap()).await.unwrap();
+                let lookup = lookup.unwrap_or_else(|| panic!("after {way:?} {address} is not reached"));
+                let to = lookup.gateway.map(|gateway| gateway.to_string());
+                assert_eq!((lookup.device, to), (name("loden1a"), Some(gateway(prefix))), "after {way:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_route_of_others_where_none_of_ours_belongs_stays() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, _) = joined(&mut net, false).await;
+        let theirs = [
+            // The metric that ours would have, if there were such a peer.
+            "10.244.9.0/24 via 192.0.2.9 dev eth0 metric 10",
+            "10.244.2.0/25 via 192.0.2.9 dev eth0 metric 5",
+            "10.244.2.0/24 via 192.0.2.9 dev eth0 metric 4",
+            "10.244.2.0/24 via 192.0.2.9 dev eth0 tos 0x10 metric 3",
+            "unreachable 10.244.2.0/24 metric 9",
+        ];
+        theirs.iter().for_each(|route| drop(foreign(&format!("ip route add {route}"))));
+        let before = foreign("ip -o route show");
+        let scope = backend::scope(&network);
+        let actual = net.kernel.observe(&scope).await.unwrap();
+        assert_eq!(lines(&plan(&actual, &wanted)), Vec::<String>::new());
+        assert_eq!(foreign("ip -o route show"), before);
+
+        // One that says that it is ours goes, but not before it is known who is who.
+        foreign("ip route add unreachable 10.244.8.0/24 metric 9 proto 76");
+        let actual = net.kernel.observe(&scope).await.unwrap();
+        let todo = plan(&actual, &wanted);
+        assert!(todo.clone().without_removals().is_empty());
+        assert!(net.run(todo.into_steps()).await.is_complete());
+        assert_eq!(foreign("ip -o route show"), before);
+    });
+}
+
+#[test]
+fn the_end_of_the_way_for_our_own_subnet_is_put_back() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, mut hints) = joined(&mut net, true).await;
+        for (family, prefix) in [("-4", "10.244.1.0/24"), ("-6", "2001:db8:0:1::/64")] {
+            let place = format!("{prefix} metric 1000000");
+            for way in [
+                format!("replace unreachable {place}"),
+                format!("replace unreachable {place} proto 76"),
+                format!("replace {place} dev eth0"),
+                format!("append {place} dev eth0 proto 76"),
+                format!("del blackhole {place}"),
+            ] {
+                foreign(&format!("ip {family} route {way}"));
+                concerned(&mut hints, &wanted).await;
+                net.converge(&network, &wanted).await;
+                let routes = foreign(&format!("ip {family} -o route show {prefix}"));
+                assert_eq!(routes.lines().count(), 1, "after {way}: {routes}");
+                assert!(routes.contains("blackhole"), "after {way}: {routes}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_setting_that_the_kernel_tells_of_is_put_back_and_others_with_it() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
+        let set = |path: &str, value: &str| fs::write(format!("/proc/sys/net/{path}"), value).unwrap();
+        set("ipv4/ip_forward", "1");
+        for (setting, told) in [
+            (Setting::RpFilter, true),
+            (Setting::Forwarding, true),
+            (Setting::AcceptRa, false),
+            (Setting::KeepAddrOnDown, false),
+        ] {
+            let key = SysctlKey { device: name("loden1a"), setting };
+            let other = 1 - i32::from(setting.wanted() == 1);
+            set(key.path().strip_prefix("net/").unwrap(), &other.to_string());
+            if told {
+                let hint = concerned(&mut hints, &wanted).await;
+                assert_eq!(hint, Hint::Setting(key, other));
+            }
+            let undone = net.converge(&network, &wanted).await;
+            assert_eq!(lines(&undone), [format!("+ sysctl {key} {}", setting.wanted())]);
+        }
+    });
+}
+
+#[test]
+fn a_host_that_does_not_forward_has_the_say_over_our_device() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, _) = joined(&mut net, false).await;
+        let file = "/proc/sys/net/ipv4/conf/loden1a/forwarding";
+        let set = |value| fs::write("/proc/sys/net/ipv4/ip_forward", value).unwrap();
+        set("0");
+        assert!(net.converge(&network, &wanted).await.is_empty());
+        assert_eq!(fs::read_to_string(file).unwrap().trim(), "0");
+        set("1");
+        assert!(net.converge(&network, &wanted).await.is_empty());
+        assert_eq!(fs::read_to_string(file).unwrap().trim(), "1");
+    });
+}
+
+#[test]
+fn the_settings_of_a_pods_device_concern_nobody() {
+    in_namespace(async |mut net| {
+        let (_, _, wanted, mut hints) = joined(&mut net, false).await;
+        foreign("ip link add pod9 type veth peer name far9");
+        foreign("ip link set pod9 up");
+        fs::write("/proc/sys/net/ipv4/conf/pod9/forwarding", "0").unwrap();
+        fs::write("/proc/sys/net/ipv4/conf/pod9/rp_filter", "1").unwrap();
+        let end = Hint::Setting(SysctlKey { device: name("pod9"), setting: Setting::RpFilter }, 1);
+        loop {
+            let hint = tokio::time::timeout(Duration::from_secs(10), hints.recv()).await.unwrap().unwrap();
+            assert!(!hint.concerns(&wanted) && hint != Hint::Settings, "{hint:?}");
+            if hint == end {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_tunnel_that_was_put_into_a_bridge_is_taken_out() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
+        foreign("ip link add br9 type bridge");
+        foreign("ip link set loden1a master br9");
+        let hint = concerned(&mut hints, &wanted).await;
+        assert!(matches!(hint, Hint::Device { device: Some(ref device), .. } if device.attached), "{hint:?}");
+        let undone = net.converge(&network, &wanted).await;
+        assert_eq!(lines(&undone)[0], "~ device loden1a nomaster");
+        assert!(!foreign("ip -o link show loden1a").contains("master"));
+    });
+}
+
+#[test]
+fn an_address_that_is_not_ours_leaves_our_device_with_its_route() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
+        for address in ["10.244.2.7/24", "198.51.100.1/24", "10.244.99.0/32", "2001:db8:0:2::7/64"] {
+            foreign(&format!("ip addr add {address} dev loden1a"));
+            stray(&mut hints, &network, &wanted).await;
+            let undone = net.converge(&network, &wanted).await;
+            assert_eq!(lines(&undone), [format!("- address {address} dev loden1a")]);
+            let lookup = net.kernel.route_to("10.244.2.9".parse().unwrap()).await.unwrap().unwrap();
+            let source = lookup.source.map(|source| source.to_string());
+            assert_eq!((lookup.gateway.is_some(), source.as_deref()), (true, Some("10.244.1.0")));
+        }
+    });
+}
+
+#[test]
+fn frames_are_flooded_nowhere() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
+        for entry in [
+            "00:00:00:00:00:00 dev loden1a dst 192.0.2.250 self permanent",
+            "00:00:00:00:00:00 dev loden1a dst 192.0.2.250 self static",
+            "33:33:00:00:00:77 dev loden1a dst 192.0.2.250 self dynamic",
+        ] {
+            foreign(&format!("bridge fdb append {entry}"));
+            stray(&mut hints, &network, &wanted).await;
+            let undone = net.converge(&network, &wanted).await;
+            assert_eq!(lines(&undone), [format!("- fdb {} dev loden1a", &entry[..17])]);
+            let left = foreign("bridge fdb show dev loden1a");
+            assert!(!left.contains("192.0.2.250"), "{left}");
+        }
+    });
+}
+
+/// A permanent neighbour does not fail by itself: whatever state it is in, somebody has set it, and a fresh
+/// process writes it once. Where nobody has, it writes nothing.
+#[test]
+fn a_neighbour_is_written_when_it_was_altered_and_not_otherwise() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
+        let mac = support::vtep(&peer(&network, 2)).mac;
+        for cable in ["down", "up"] {
+            foreign(&format!("ip link set far0 {cable}"));
+        }
+        let writes = net.kernel.writes().count();
+        assert!(net.converge(&network, &wanted).await.is_empty());
+        assert_eq!(net.kernel.writes().count(), writes);
+        for state in ["failed", "stale", "reachable"] {
+            foreign(&format!("ip neigh replace 10.244.2.0 lladdr {mac} dev loden1a nud {state}"));
+            concerned(&mut hints, &wanted).await;
+            let undone = net.converge(&network, &wanted).await;
+            assert_eq!(lines(&undone), [format!("+ neighbour 10.244.2.0 {mac} dev loden1a")]);
+        }
+    });
+}
