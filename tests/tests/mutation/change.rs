@@ -4,12 +4,16 @@ use rand::Rng;
 
 use crate::world::{DEVICE, OWN_V4, PEERS, Peer, TABLE};
 
-/// One change, as iproute2 or nft makes it.
+/// One change, as iproute2, sysctl or nft makes it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Change {
     DeleteRoute(Peer),
     DeleteRouteV6(Peer),
     BendRoute(Peer, Peer),
+    PrependRoute(Peer),
+    PrependEnd(Peer),
+    AppendRouteV6(Peer),
+    ReplaceRouteV6(Peer),
     StaleRoute,
     DeleteNeighbour(Peer),
     BendNeighbour(Peer),
@@ -17,7 +21,12 @@ pub(crate) enum Change {
     DeleteFdb(Peer),
     BendFdb(Peer),
     StaleFdb,
+    Flood,
     DeleteAddress,
+    SecondAddress,
+    RpFilter,
+    Forwarding,
+    Bridge,
     Mtu,
     Mac,
     Down,
@@ -31,7 +40,7 @@ impl Change {
     pub(crate) fn random(random: &mut impl Rng) -> Self {
         let peer = Peer(random.random_range(PEERS));
         let other = Peer(if peer.0 == PEERS.start { peer.0 + 1 } else { peer.0 - 1 });
-        match random.random_range(0..18) {
+        match random.random_range(0..27) {
             0 => Self::DeleteRoute(peer),
             1 => Self::DeleteRouteV6(peer),
             2 => Self::BendRoute(peer, other),
@@ -49,6 +58,15 @@ impl Change {
             14 => Self::DeleteDevice,
             15 => Self::FlushRules,
             16 => Self::BendRules,
+            17 => Self::PrependRoute(peer),
+            18 => Self::PrependEnd(peer),
+            19 => Self::AppendRouteV6(peer),
+            20 => Self::ReplaceRouteV6(peer),
+            21 => Self::Flood,
+            22 => Self::SecondAddress,
+            23 => Self::RpFilter,
+            24 => Self::Forwarding,
+            25 => Self::Bridge,
             _ => Self::DeleteTable,
         }
     }
@@ -66,6 +84,28 @@ impl Change {
             // Beside the right one, and before it: its metric is lower.
             Self::BendRoute(peer, other) => {
                 format!("ip route add {} via {} dev {DEVICE} onlink proto 76", peer.subnet(), other.base())
+            }
+            // In its place, and before it.
+            Self::PrependRoute(peer) => {
+                format!(
+                    "ip route prepend {} via 192.0.2.200 dev eth0 metric {}",
+                    peer.subnet(),
+                    peer.metric()
+                )
+            }
+            Self::PrependEnd(peer) => {
+                format!("ip route prepend unreachable {} metric {}", peer.subnet(), peer.metric())
+            }
+            // As one more next hop of it.
+            Self::AppendRouteV6(peer) => {
+                format!(
+                    "ip -6 route append {} via fe80::ee dev {DEVICE} metric {}",
+                    peer.subnet_v6(),
+                    peer.metric()
+                )
+            }
+            Self::ReplaceRouteV6(peer) => {
+                format!("ip -6 route replace unreachable {} metric {}", peer.subnet_v6(), peer.metric())
             }
             Self::StaleRoute => {
                 format!("ip route add 10.244.250.0/24 via 10.244.250.0 dev {DEVICE} onlink metric 9 proto 76")
@@ -89,6 +129,13 @@ impl Change {
             Self::StaleFdb => {
                 format!("bridge fdb append 02:00:00:00:00:ee dev {DEVICE} dst 192.0.2.250 self permanent")
             }
+            Self::Flood => {
+                format!("bridge fdb append 00:00:00:00:00:00 dev {DEVICE} dst 192.0.2.250 self permanent")
+            }
+            Self::SecondAddress => format!("ip addr add 10.244.250.1/16 dev {DEVICE}"),
+            Self::RpFilter => format!("sysctl -q net.ipv4.conf.{DEVICE}.rp_filter=1"),
+            Self::Forwarding => format!("sysctl -q net.ipv4.conf.{DEVICE}.forwarding=0"),
+            Self::Bridge => format!("ip link set {DEVICE} master br9"),
             Self::DeleteAddress => format!("ip addr del {OWN_V4}/32 dev {DEVICE}"),
             Self::Mtu => format!("ip link set {DEVICE} mtu 1400"),
             Self::Mac => format!("ip link set {DEVICE} address 02:00:00:00:00:ee"),

@@ -32,7 +32,8 @@ const FLOOD: u32 = 60_000;
 
 /// What somebody else has made on the host, and may have wherever it likes: also within the network's pools.
 const FOREIGN: &[&str] = &[
-    "ip link add br9 type bridge",
+    // With an address of its own: else it has that of whatever is attached to it.
+    "ip link add br9 address 02:00:00:00:00:97 type bridge",
     "ip addr add 10.99.0.1/24 dev br9",
     "ip link set br9 up",
     "ip route add 10.98.0.0/16 via 192.0.2.200 dev eth0",
@@ -59,6 +60,11 @@ impl Peer {
 
     pub(crate) fn subnet_v6(self) -> String {
         format!("2001:db8:0:{:x}::/64", self.0)
+    }
+
+    /// The metric of both of its routes.
+    pub(crate) fn metric(self) -> u32 {
+        u32::from(self.0) + 1
     }
 
     pub(crate) fn mac(self) -> String {
