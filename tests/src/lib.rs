@@ -7,6 +7,7 @@ pub mod demo;
 pub mod deployment;
 pub mod disk;
 pub mod hosts;
+pub mod repairs;
 pub mod scripted;
 pub mod traffic;
 pub mod wait;

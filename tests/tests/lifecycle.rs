@@ -10,11 +10,12 @@
 #![cfg(test)]
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use loden_tests::deployment::{Node, Pair, Underlay};
 use loden_tests::hosts::{cidr, ip};
+use loden_tests::repairs::Repairs;
 use loden_tests::traffic::{Ping, PingReport};
 use loden_tests::wait;
 
@@ -28,11 +29,20 @@ async fn strict(underlay: Underlay, name: &str, network: &[&str]) -> anyhow::Res
     Pair::start_on(underlay, name, network, |node| Ok(node.host.filter_strictly()?)).await
 }
 
-/// Prints for how long nobody answered.
-fn tell(what: &str, reports: &[(IpAddr, PingReport)]) {
+/// Notes how long after `since` each family was answered again.
+fn note(
+    repairs: &mut Repairs,
+    what: &str,
+    reports: &[(IpAddr, PingReport)],
+    since: Instant,
+) -> anyhow::Result<()> {
     for (target, report) in reports {
-        println!("{what}: {:?} of silence of {target}", report.longest_outage());
+        let restored = report.restored_after(since);
+        let after = restored.with_context(|| format!("{what}: {target} does not answer: {report}"))?;
+        println!("{what}: {target} answers after {after:.0?}");
+        repairs.note(format!("{what}: {target}"), after);
     }
+    Ok(())
 }
 
 /// Waits until nothing comes through any more.
@@ -48,20 +58,24 @@ async fn unanswered(pair: &Pair) -> anyhow::Result<()> {
 
 /// The cable of `a` is pulled and put back, in the end with both agents dead.
 async fn survives_its_cable(mut pair: Pair) -> anyhow::Result<()> {
+    let mut repairs = Repairs::default();
     for agents in ["run", "are dead"] {
         if agents == "are dead" {
             pair.a.kill9().await?;
             pair.b.kill9().await?;
         }
+        let mut plugged = Instant::now();
         let reports = pair.ping_during(async || {
             pair.deployment.fabric.unplug(&pair.a.host, "eth0").await?;
             unanswered(&pair).await?;
-            Ok(pair.deployment.fabric.replug(&pair.a.host, "eth0").await?)
+            pair.deployment.fabric.replug(&pair.a.host, "eth0").await?;
+            plugged = Instant::now();
+            Ok(())
         });
         let reports = reports.await.with_context(|| format!("while the agents {agents}"))?;
-        tell(&format!("cable out and in, the agents {agents}"), &reports);
+        note(&mut repairs, &format!("the cable is back, the agents {agents}"), &reports, plugged)?;
     }
-    Ok(())
+    repairs.are_prompt("cables")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,12 +106,16 @@ async fn next_hops_survive_their_cable_under_strict_filters() -> anyhow::Result<
 /// `b` gets another underlay address while it is talked to.
 async fn survives_another_address(pair: Pair) -> anyhow::Result<()> {
     let (before, mac) = (pair.b.subnet_env()?, pair.b.host.link_address(TUNNEL).await?);
+    let mut repairs = Repairs::default();
+    let mut moved = Instant::now();
     let reports = pair.ping_during(async || {
         pair.b.host.remove_address("eth0", cidr("192.0.2.12/24")).await?;
         pair.b.host.add_address("eth0", cidr("192.0.2.32/24")).await?;
+        moved = Instant::now();
         sends_to(&pair.a, ip("192.0.2.32")).await
     });
-    tell("another underlay address", &reports.await?);
+    note(&mut repairs, "another underlay address", &reports.await?, moved)?;
+    repairs.are_prompt("addresses")?;
     pair.b.ready(SOON).await?;
     ensure!(pair.b.subnet_env()? == before, "it has another subnet: {:?}", pair.b.subnet_env()?);
     ensure!(pair.b.host.link_address(TUNNEL).await? == mac, "its tunnel has another MAC address");
@@ -118,24 +136,36 @@ async fn a_node_that_changes_its_address_is_followed_under_strict_filters() -> a
 async fn a_lower_device_with_another_mtu_is_followed() -> anyhow::Result<()> {
     let pair = Pair::start(Underlay::V4, "mtu", DUAL).await?;
     pair.a.host.set_mtu("eth0", 1400).await?;
+    let begin = Instant::now();
     let followed = wait::until("the tunnel and subnet.env to follow", SOON, async || {
         let (tunnel, file) = (pair.a.host.link_mtu(TUNNEL).await?, pair.a.subnet_env()?.mtu);
         ensure!((tunnel, file) == (1350, 1350), "the tunnel has {tunnel}, the file says {file}");
         anyhow::Ok(())
     });
     followed.await?;
+    let mut repairs = Repairs::default();
+    repairs.note("another MTU", begin.elapsed());
+    repairs.are_prompt("MTUs")?;
     pair.reaches().await
 }
 
 /// The NIC of `a` goes, and comes back with another number.
 async fn survives_another_nic(pair: Pair) -> anyhow::Result<()> {
     let (index, mac) = (pair.a.host.link_index("eth0").await?, pair.a.host.link_address(TUNNEL).await?);
-    pair.a.host.delete_link("eth0").await?;
-    unanswered(&pair).await?;
-    // Something else has taken its number meanwhile, or it would get that again.
-    pair.a.host.add_bridge("other", 1500).await?;
-    pair.a.host.plug(&pair.deployment.fabric, "eth0", 1500).await?;
-    pair.a.host.add_address("eth0", cidr("192.0.2.11/24")).await?;
+    let mut repairs = Repairs::default();
+    let mut back = Instant::now();
+    let reports = pair.ping_during(async || {
+        pair.a.host.delete_link("eth0").await?;
+        unanswered(&pair).await?;
+        // Something else has taken its number meanwhile, or it would get that again.
+        pair.a.host.add_bridge("other", 1500).await?;
+        pair.a.host.plug(&pair.deployment.fabric, "eth0", 1500).await?;
+        pair.a.host.add_address("eth0", cidr("192.0.2.11/24")).await?;
+        back = Instant::now();
+        Ok(())
+    });
+    note(&mut repairs, "another NIC", &reports.await?, back)?;
+    repairs.are_prompt("NICs")?;
     ensure!(pair.a.host.link_index("eth0").await? != index, "it has its number again");
     pair.a.ready(SOON).await?;
     pair.reaches().await?;

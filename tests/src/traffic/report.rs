@@ -123,6 +123,18 @@ impl PingReport {
         longest.max(begin.map_or(Duration::ZERO, |at| end - at))
     }
 
+    /// How long after `since` requests were answered again, and all of them from then on; `None`: they never
+    /// were.
+    #[must_use]
+    pub fn restored_after(&self, since: Instant) -> Option<Duration> {
+        let since = since.saturating_duration_since(self.begin);
+        let begin = self.timeline.partition_point(|echo| echo.at < since);
+        let later = &self.timeline[begin..];
+        let lost = later.iter().rposition(|echo| echo.round_trip().is_none());
+        let answered = later.get(lost.map_or(0, |index| index + 1))?;
+        Some(if lost.is_some() { answered.at - since } else { Duration::ZERO })
+    }
+
     /// When the first event with this label happened, since the beginning.
     #[must_use]
     pub fn mark(&self, label: &str) -> Option<Duration> {
@@ -187,6 +199,16 @@ mod tests {
     #[test]
     fn an_outage_that_never_ends_lasts_to_the_end() {
         assert_eq!(report(&[replied(1), Fate::Lost, Fate::Lost]).longest_outage(), STEP * 2);
+    }
+
+    #[test]
+    fn what_is_lost_again_is_not_restored_yet() {
+        let lost_twice = report(&[replied(1), Fate::Lost, replied(1), Fate::Lost, replied(1), replied(1)]);
+        let since = |steps| lost_twice.begin + STEP * steps;
+        assert_eq!(lost_twice.restored_after(since(1)), Some(STEP * 3));
+        assert_eq!(lost_twice.restored_after(since(4)), Some(Duration::ZERO));
+        let never = report(&[replied(1), Fate::Lost]);
+        assert_eq!(never.restored_after(never.begin), None);
     }
 
     #[test]

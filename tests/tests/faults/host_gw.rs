@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use loden_tests::deployment::{Pair, Underlay};
+use loden_tests::repairs::Repairs;
 
 use crate::repaired::{metric, repaired};
 
@@ -32,11 +33,16 @@ async fn whatever_is_done_to_a_next_hop_is_undone() -> anyhow::Result<()> {
             "a wrong route is put before it",
             vec![format!("ip route add {subnet} via 192.0.2.1 dev eth0 proto 76")],
         ),
+        (
+            "a route of somebody else's is put before it in its place",
+            vec![format!("ip route prepend {subnet} via 192.0.2.1 dev eth0 metric {metric}")],
+        ),
         ("the NIC goes down and up", vec!["ip link set eth0 down".into(), "ip link set eth0 up".into()]),
     ];
+    let mut repairs = Repairs::default();
     for (fault, commands) in faults {
-        repaired(&pair.a.host, NO_TUNNEL, fault, &commands).await?;
+        repairs.note(fault, repaired(&pair.a.host, NO_TUNNEL, fault, &commands).await?);
         pair.reaches().await.with_context(|| format!("after: {fault}"))?;
     }
-    Ok(())
+    repairs.are_prompt("next hops")
 }

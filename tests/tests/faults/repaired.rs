@@ -5,34 +5,33 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use loden_tests::deployment::Node;
 use loden_tests::hosts::{Holdings, Host};
+use loden_tests::repairs::Repairs;
 use loden_tests::wait;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 
-/// How long a repair may take on a machine that is busy with other tests. A second is what is promised on one
-/// that is not; what was seen is printed.
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// Has a foreign hand do something on a host, and waits until everything is as it was.
+/// Has a foreign hand do something on a host, and waits until everything is as it was; answers how long that
+/// took.
 pub(crate) async fn repaired(
     host: &Host,
     tunnel: &str,
     fault: &str,
     commands: &[String],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Duration> {
     let before = Holdings::of(host, tunnel).await?;
     let begin = Instant::now();
     for command in commands {
         host.iproute(command).await?;
     }
-    let undone = wait::until("everything to be as before", LIMIT, async || {
+    let undone = wait::until("everything to be as before", Repairs::PATIENCE, async || {
         Holdings::of(host, tunnel)
             .await?
             .differs_from(&before)
             .map_or(Ok(()), |differs| Err(anyhow::anyhow!(differs)))
     });
     undone.await.with_context(|| fault.to_owned())?;
-    println!("{fault}: repaired after {:?}", begin.elapsed());
-    Ok(())
+    let took = begin.elapsed();
+    println!("{fault}: repaired after {took:.0?}");
+    Ok(took)
 }
 
 /// The metric of a node's only IPv4 route of ours.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use loden_tests::deployment::{Deployment, Pair, Underlay};
+use loden_tests::repairs::Repairs;
 use loden_tests::scripted::{Scripted, vxlan_network, vxlan_peer};
 use loden_tests::traffic::Ping;
 use loden_tests::wait;
@@ -23,6 +24,8 @@ async fn faults(pair: &Pair) -> anyhow::Result<Vec<(&'static str, Vec<String>)>>
     let mac: Vec<String> =
         pair.b.host.link_address(DEVICE).await?.iter().map(|octet| format!("{octet:02x}")).collect();
     let (mac, metric) = (mac.join(":"), metric(&pair.a).await?);
+    let metric_v6 =
+        peer.subnet_v6.map(|subnet| loden_datapath::tables::metric(subnet.trunc())).unwrap_or_default();
     let (wrong, elsewhere) = ("02:00:00:00:00:ee", "10.244.255.0");
     let one = |command: String| vec![command];
     Ok(vec![
@@ -47,6 +50,21 @@ async fn faults(pair: &Pair) -> anyhow::Result<Vec<(&'static str, Vec<String>)>>
             one(format!("ip route replace unreachable {subnet} metric {metric} proto 76")),
         ),
         (
+            "a route of somebody else's is put before it in its place",
+            one(format!("ip route prepend {subnet} via 192.0.2.1 dev eth0 metric {metric}")),
+        ),
+        (
+            "an IPv6 route gets a second next hop",
+            one(format!("ip -6 route append {subnet_v6} via fe80::ee dev {DEVICE} metric {metric_v6}")),
+        ),
+        (
+            "an IPv6 route is replaced by one that ends the way, and one comes behind that",
+            vec![
+                format!("ip -6 route replace unreachable {subnet_v6} metric {metric_v6}"),
+                format!("ip -6 route append {subnet_v6} via fe80::ee dev {DEVICE} metric {metric_v6}"),
+            ],
+        ),
+        (
             "all routes are flushed",
             vec![format!("ip route flush dev {DEVICE}"), format!("ip -6 route flush dev {DEVICE} proto 76")],
         ),
@@ -67,6 +85,16 @@ async fn faults(pair: &Pair) -> anyhow::Result<Vec<(&'static str, Vec<String>)>>
                 format!("ip addr add 10.244.255.255/32 dev {DEVICE}"),
                 format!("ip addr del {own}/32 dev {DEVICE}"),
             ],
+        ),
+        ("the device gets a second address", one(format!("ip addr add 10.244.255.1/16 dev {DEVICE}"))),
+        (
+            "the device filters by the reverse path",
+            one(format!("sysctl -q net.ipv4.conf.{DEVICE}.rp_filter=1")),
+        ),
+        ("the device does not forward", one(format!("sysctl -q net.ipv4.conf.{DEVICE}.forwarding=0"))),
+        (
+            "unknown frames are flooded",
+            one(format!("bridge fdb append 00:00:00:00:00:00 dev {DEVICE} dst 192.0.2.250 self permanent")),
         ),
         (
             "the device goes down and up",
@@ -89,11 +117,12 @@ async fn faults(pair: &Pair) -> anyhow::Result<Vec<(&'static str, Vec<String>)>>
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_done_to_the_tunnel_is_undone() -> anyhow::Result<()> {
     let pair = Pair::start(Underlay::V4, "f-vxlan", DUAL).await?;
+    let mut repairs = Repairs::default();
     for (fault, commands) in faults(&pair).await? {
-        repaired(&pair.a.host, DEVICE, fault, &commands).await?;
+        repairs.note(fault, repaired(&pair.a.host, DEVICE, fault, &commands).await?);
         pair.reaches().await.with_context(|| format!("after: {fault}"))?;
     }
-    Ok(())
+    repairs.are_prompt("the tunnel")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,10 +136,11 @@ async fn a_network_of_ipv6_alone_gets_its_device_back_with_every_peer() -> anyho
     peer.subnets = vec!["2001:db8:44:20::/64".into()];
     server.snapshot(vec![peer], false).await?;
     server.report(SOON).await?;
+    let mut repairs = Repairs::default();
     for command in ["ip link set loden100a down", "ip link del loden100a"] {
-        repaired(&node.host, "loden100a", command, &[command.to_owned()]).await?;
+        repairs.note(command, repaired(&node.host, "loden100a", command, &[command.to_owned()]).await?);
     }
-    Ok(())
+    repairs.are_prompt("a tunnel of IPv6 alone")
 }
 
 #[tokio::test(flavor = "multi_thread")]
