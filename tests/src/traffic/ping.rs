@@ -40,8 +40,8 @@ use super::{
 };
 use crate::hosts::{Error, Namespace};
 
-/// Of the socket, in bytes; what others send each other through the namespace lands in it as well. The usual buffer is
-/// full after a quarter of a second.
+/// Of the socket, in bytes. Requests of others to this namespace land in it as well, and the usual buffer holds 256
+/// packets: one burst of somebody who was late, while our thread does not run, and our reply finds no room.
 const BUFFER: usize = 8 * 1024 * 1024;
 /// Who is late sends this much faster than the pace, until it is kept again.
 const CATCHING_UP: u32 = 5;
@@ -90,17 +90,7 @@ impl Ping {
         let stop = Arc::new(AtomicBool::new(false));
         let begin = Instant::now();
         let (answered, answers) = watch::channel(None);
-        let probe = Probe {
-            ping: self,
-            prober: prober(),
-            socket,
-            begin,
-            overrun: backlog::overrun(),
-            timeline: Vec::new(),
-            outstanding: 0,
-            duplicates: 0,
-            answered,
-        };
+        let probe = Probe::new(self, socket, begin, answered);
         let thread = thread::Builder::new().name(doing.clone()).spawn({
             let stop = Arc::clone(&stop);
             move || probe.run(&stop)
@@ -204,6 +194,20 @@ struct Probe {
 }
 
 impl Probe {
+    fn new(ping: Ping, socket: Socket, begin: Instant, answered: watch::Sender<Option<Instant>>) -> Self {
+        Self {
+            ping,
+            prober: prober(),
+            socket,
+            begin,
+            overrun: backlog::overrun(),
+            timeline: Vec::new(),
+            outstanding: 0,
+            duplicates: 0,
+            answered,
+        }
+    }
+
     fn run(mut self, stop: &AtomicBool) -> io::Result<PingReport> {
         let mut due = self.begin;
         while !stop.load(Ordering::Relaxed) {
@@ -283,7 +287,26 @@ impl Probe {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+    use crate::hosts::Lab;
+
+    #[tokio::test]
+    async fn replies_wait_for_a_thread_that_does_not_run() {
+        const MANY: usize = 1000;
+        let lab = Lab::new("unread-ping").unwrap();
+        let host = lab.host("a").build().await.unwrap();
+        let ping = Ping::to(Ipv4Addr::LOCALHOST.into());
+        let socket = host.enter(|| ping.socket()).unwrap();
+        let mut probe = Probe::new(ping, socket, Instant::now(), watch::Sender::new(None));
+        for _ in 0..MANY {
+            probe.send();
+        }
+        probe.receive_until(Instant::now() + ping.linger, |probe| probe.outstanding == 0).unwrap();
+        let answered = probe.timeline.iter().filter(|echo| echo.round_trip().is_some()).count();
+        assert_eq!(answered, MANY);
+    }
 
     #[test]
     fn who_is_late_catches_up_without_a_burst() {
