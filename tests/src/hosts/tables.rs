@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+    link::{AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
 };
@@ -150,17 +150,32 @@ fn is_link_setting(attribute: &LinkAttribute) -> bool {
             | LinkAttribute::Link(_)
             | LinkAttribute::Controller(_)
             | LinkAttribute::LinkInfo(_)
+            | LinkAttribute::AfSpecUnspec(_)
     )
 }
 
-/// A bridge and its ports tell their timers with their settings.
+/// A bridge and its ports tell their timers with their settings, and every device its counters of IPv6 with how it
+/// makes its addresses.
 fn without_timers(attribute: &LinkAttribute) -> LinkAttribute {
-    let LinkAttribute::LinkInfo(infos) = attribute else { return attribute.clone() };
-    let vxlan = infos.contains(&LinkInfo::Kind(InfoKind::Vxlan));
-    let kept = infos
-        .iter()
-        .filter(|info| matches!(info, LinkInfo::Kind(_)) || (vxlan && matches!(info, LinkInfo::Data(_))));
-    LinkAttribute::LinkInfo(kept.cloned().collect())
+    match attribute {
+        LinkAttribute::LinkInfo(infos) => {
+            let vxlan = infos.contains(&LinkInfo::Kind(InfoKind::Vxlan));
+            let kept = infos.iter().filter(|info| {
+                matches!(info, LinkInfo::Kind(_)) || (vxlan && matches!(info, LinkInfo::Data(_)))
+            });
+            LinkAttribute::LinkInfo(kept.cloned().collect())
+        }
+        LinkAttribute::AfSpecUnspec(families) => {
+            let v6 = families.iter().filter_map(|family| match family {
+                AfSpecUnspec::Inet6(settings) => Some(settings),
+                _ => None,
+            });
+            let mode = |setting: &&AfSpecInet6| matches!(setting, AfSpecInet6::AddrGenMode(_));
+            let kept = v6.flatten().filter(mode).cloned().collect();
+            LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(kept)])
+        }
+        other => other.clone(),
+    }
 }
 
 /// Where a VXLAN device leads to.

@@ -135,7 +135,7 @@ impl Change {
             Self::SecondAddress => format!("ip addr add 10.244.250.1/16 dev {DEVICE}"),
             Self::RpFilter => format!("sysctl -q net.ipv4.conf.{DEVICE}.rp_filter=1"),
             Self::Forwarding => format!("sysctl -q net.ipv4.conf.{DEVICE}.forwarding=0"),
-            Self::Bridge => format!("ip link set {DEVICE} master br9"),
+            Self::Bridge => format!("ip link set {DEVICE} master br8"),
             Self::DeleteAddress => format!("ip addr del {OWN_V4}/32 dev {DEVICE}"),
             Self::Mtu => format!("ip link set {DEVICE} mtu 1400"),
             Self::Mac => format!("ip link set {DEVICE} address 02:00:00:00:00:ee"),

@@ -32,10 +32,11 @@ const FLOOD: u32 = 60_000;
 
 /// What somebody else has made on the host, and may have wherever it likes: also within the network's pools.
 const FOREIGN: &[&str] = &[
-    // With an address of its own: else it has that of whatever is attached to it.
-    "ip link add br9 address 02:00:00:00:00:97 type bridge",
+    "ip link add br9 type bridge",
     "ip addr add 10.99.0.1/24 dev br9",
     "ip link set br9 up",
+    // Down and with an address of its own: else its carrier and its address are of whatever is attached to it.
+    "ip link add br8 address 02:00:00:00:00:97 type bridge",
     "ip route add 10.98.0.0/16 via 192.0.2.200 dev eth0",
     "ip route add 10.244.77.0/25 via 192.0.2.201 dev eth0 proto static",
     "ip neigh add 192.0.2.201 lladdr 02:00:00:00:00:99 dev eth0 nud permanent",
