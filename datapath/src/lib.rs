@@ -9,7 +9,9 @@
 //!
 //! Everything of ours in the kernel is recognisable: devices by alias, routes
 //! and neighbours by protocol number, forwarding database entries by being
-//! permanent on a device of ours. Nothing else is ever touched.
+//! permanent on a device of ours. Nothing else is touched but what stands in
+//! its way: see [`tables::Rival`], and addresses and forwarding entries on our
+//! devices.
 
 pub mod backend;
 mod error;
