@@ -13,9 +13,14 @@ use loden_datapath::firewall::Nft;
 use loden_process::{completions, exit, operations, settings, signals};
 use loden_transport::{ConnectOptions, Credentials, Dialled, Role, connect_lazy};
 use prometheus_client::registry::Registry;
+use tikv_jemallocator::Jemalloc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{info, warn};
+
+/// What a snapshot of thousands of peers took goes back to the kernel; see `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Read when it is there and no other is given.
 const CONFIG_FILE: &str = "/etc/loden/agent.toml";
