@@ -71,6 +71,13 @@ impl Tables {
         self.rivals.extend(other.rivals);
     }
 
+    /// Gives back the room that many insertions have left.
+    pub(crate) fn pack(&mut self) {
+        pack(&mut self.fdb);
+        pack(&mut self.neighbours);
+        pack(&mut self.routes);
+    }
+
     /// Drops all keys of `other`, whatever their values.
     pub fn remove(&mut self, other: &Self) {
         fn without<K: Ord, V>(table: &mut BTreeMap<K, V>, other: &BTreeMap<K, V>) {
@@ -87,6 +94,11 @@ impl Tables {
         without(&mut self.blackholes, &other.blackholes);
         without(&mut self.rivals, &other.rivals);
     }
+}
+
+/// Builds a map anew, with full nodes: one that grew entry by entry, in order, has half of its room to spare.
+pub(crate) fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    *map = std::mem::take(map).into_iter().collect();
 }
 
 /// A VXLAN device. Which attributes change live is the plan's knowledge.

@@ -103,7 +103,7 @@ fn who_is_behind_a_gateway_or_gone_from_the_link_is_named_and_the_others_go_on()
         far,
     ];
     let mut desired = Desired::new(network, me);
-    desired.apply(Delta { removed: Vec::new(), upserted: peers.to_vec() });
+    desired.apply(Delta { removed: Vec::new(), upserted: peers.iter().cloned().map(Into::into).collect() });
     let refused: BTreeMap<_, _> =
         desired.refused().iter().map(|(node, reason)| (node.as_str(), reason.to_string())).collect();
     assert_eq!(refused.keys().copied().collect::<Vec<_>>(), ["node-3", "node-4"]);
@@ -118,7 +118,7 @@ fn who_offers_nothing_is_waited_for() {
     let mut peer = dual(&network, 2);
     peer.endpoint.receivers.clear();
     let mut desired = Desired::new(network.clone(), me(&network));
-    desired.apply(Delta { removed: Vec::new(), upserted: vec![peer] });
+    desired.apply(Delta { removed: Vec::new(), upserted: vec![peer.into()] });
     assert_eq!(desired.waiting().len(), 1);
     assert!(desired.refused().is_empty());
 }
@@ -127,7 +127,10 @@ fn who_offers_nothing_is_waited_for() {
 fn a_neighbour_that_does_not_answer_keeps_its_route_and_is_named() {
     let network = host_gw();
     let mut desired = Desired::new(network.clone(), me(&network));
-    desired.apply(Delta { removed: Vec::new(), upserted: vec![dual(&network, 2), dual(&network, 3)] });
+    desired.apply(Delta {
+        removed: Vec::new(),
+        upserted: vec![dual(&network, 2).into(), dual(&network, 3).into()],
+    });
     let address = "192.0.2.2".parse().unwrap();
     assert!(desired.answers(address, false).is_empty(), "packets make the kernel ask again");
     let (node, reason) = desired.refused().first_key_value().unwrap();
@@ -168,7 +171,7 @@ fn a_vxlan_peer_moves_between_link_and_tunnel_by_one_route_replaced_per_subnet()
 fn a_vxlan_peer_that_does_not_answer_on_the_link_goes_through_the_tunnel() {
     let network = direct();
     let mut desired = Desired::new(network.clone(), me(&network));
-    desired.apply(Delta { removed: Vec::new(), upserted: vec![routed(peer(&network, 2))] });
+    desired.apply(Delta { removed: Vec::new(), upserted: vec![routed(peer(&network, 2)).into()] });
     let address = "192.0.2.2".parse().unwrap();
     let moved = lines(&desired.answers(address, false));
     assert_eq!(moved, ["+ route 10.244.2.0/24 metric 3 via 10.244.2.0 dev loden1a onlink"]);

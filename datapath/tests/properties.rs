@@ -175,7 +175,7 @@ proptest! {
             for peer in &upserted {
                 present.insert(peer.node.clone(), peer.clone());
             }
-            let steps = desired.apply(Delta { removed, upserted });
+            let steps = desired.apply(Delta { removed, upserted: upserted.into_iter().map(Into::into).collect() });
             apply(&mut kernel, steps.steps());
             prop_assert_eq!(&kernel, desired.tables());
 

@@ -136,11 +136,11 @@ fn a_bad_peer_is_named_and_the_others_are_programmed() {
         }
         let mut desired = Desired::new(network.clone(), me.clone());
         let alone = desired.replace([good.clone()]);
-        desired.apply(Delta { removed: vec![], upserted: vec![bad.clone()] });
+        desired.apply(Delta { removed: vec![], upserted: vec![bad.clone().into()] });
         assert_eq!(desired.refused()[&bad.node].to_string(), reason);
         assert_eq!(desired.refused().len(), 1, "{:?}", desired.refused());
         let late = with(&network, 3, |peer| peer.endpoint.v4 = Some("198.51.100.3".parse().unwrap()));
-        let next = desired.apply(Delta { removed: vec![], upserted: vec![late] });
+        let next = desired.apply(Delta { removed: vec![], upserted: vec![late.into()] });
         assert_eq!(next.len(), alone.len(), "{reason}");
     }
 }
@@ -153,10 +153,10 @@ fn a_peer_that_is_not_ready_to_receive_waits_and_is_not_refused() {
     let plan = desired.replace([early]);
     assert!(plan.is_empty() && desired.refused().is_empty(), "{plan:?}");
     assert!(desired.waiting().contains(&node(9)));
-    let plan = desired.apply(Delta { removed: vec![], upserted: vec![peer(&network, 9)] });
+    let plan = desired.apply(Delta { removed: vec![], upserted: vec![peer(&network, 9).into()] });
     assert!(!plan.is_empty() && desired.waiting().is_empty());
     let early = with(&network, 9, |peer| peer.endpoint.receivers.clear());
-    desired.apply(Delta { removed: vec![], upserted: vec![early] });
+    desired.apply(Delta { removed: vec![], upserted: vec![early.into()] });
     desired.apply(Delta { removed: vec![node(9)], upserted: vec![] });
     assert!(desired.waiting().is_empty());
 }
@@ -167,7 +167,7 @@ fn who_holds_it_keeps_it_and_the_next_by_name_follows() {
     let mut desired = Desired::new(network.clone(), me(&network));
     let claim = |number| with(&network, number, |peer| subnet(peer, "10.244.50.0/24"));
     desired.replace([claim(7)]);
-    desired.apply(Delta { removed: vec![], upserted: vec![claim(5), claim(3)] });
+    desired.apply(Delta { removed: vec![], upserted: vec![claim(5).into(), claim(3).into()] });
     let holder = |desired: &Desired, number| match &desired.refused()[&node(number)] {
         Reason::SubnetTaken { holder, .. } => holder.clone(),
         other => panic!("{other}"),
@@ -178,7 +178,7 @@ fn who_holds_it_keeps_it_and_the_next_by_name_follows() {
         subnet(peer, "10.244.50.0/24");
         peer.endpoint.v4 = Some("192.0.2.77".parse().unwrap());
     });
-    assert_eq!(desired.apply(Delta { removed: vec![], upserted: vec![moved] }).len(), 1);
+    assert_eq!(desired.apply(Delta { removed: vec![], upserted: vec![moved.into()] }).len(), 1);
     assert_eq!(holder(&desired, 3), node(7));
     // The holder leaves: the first by name has it without being asked again.
     let plan = desired.apply(Delta { removed: vec![node(7)], upserted: vec![] });
@@ -210,7 +210,7 @@ fn two_peers_may_change_places_in_one_delta() {
     desired.replace([a.clone(), b.clone()]);
     std::mem::swap(&mut a.subnets, &mut b.subnets);
     std::mem::swap(&mut a.endpoint, &mut b.endpoint);
-    let plan = desired.apply(Delta { removed: vec![], upserted: vec![a, b] });
+    let plan = desired.apply(Delta { removed: vec![], upserted: vec![a.into(), b.into()] });
     assert!(desired.refused().is_empty(), "{:?}", desired.refused());
     assert!(plan.is_empty(), "the tables are the same: {plan:?}");
 }

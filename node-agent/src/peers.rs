@@ -108,13 +108,13 @@ pub struct Changes {
     /// New, or of another value than before.
     pub set: BTreeSet<NodeId>,
     /// No longer there, with their last value.
-    pub unset: Vec<Peer>,
+    pub unset: Vec<Arc<Peer>>,
 }
 
-/// All peers of a network.
+/// All peers of a network, each shared with whoever programs it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PeerSet {
-    peers: BTreeMap<NodeId, Peer>,
+    peers: BTreeMap<NodeId, Arc<Peer>>,
     refused: BTreeMap<String, String>,
     token: Option<Token>,
     grounded: bool,
@@ -129,18 +129,18 @@ impl PeerSet {
         token: Option<Token>,
         grounded: bool,
     ) -> Self {
-        let peers = peers.into_iter().map(|peer| (peer.node.clone(), peer)).collect();
+        let peers = peers.into_iter().map(|peer| (peer.node.clone(), peer.into())).collect();
         Self { peers, refused, token, grounded }
     }
 
     /// The peers by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Peer> + Clone {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Peer>> + Clone {
         self.peers.values()
     }
 
     /// One peer.
     #[must_use]
-    pub fn peer(&self, node: &NodeId) -> Option<&Peer> {
+    pub fn peer(&self, node: &NodeId) -> Option<&Arc<Peer>> {
         self.peers.get(node)
     }
 
@@ -199,12 +199,14 @@ impl PeerSet {
     fn replace(&mut self, snapshot: Snapshot) -> Changes {
         let mut changes = Changes::default();
         let mut before = std::mem::take(&mut self.peers);
-        for peer in snapshot.peers {
-            if before.remove(&peer.node).as_ref() != Some(&peer) {
+        let peers = snapshot.peers.into_iter().map(|peer| {
+            let known = before.remove(&peer.node).filter(|known| **known == peer);
+            if known.is_none() {
                 changes.set.insert(peer.node.clone());
             }
-            self.peers.insert(peer.node.clone(), peer);
-        }
+            (peer.node.clone(), known.unwrap_or_else(|| peer.into()))
+        });
+        self.peers = peers.collect();
         changes.unset = before.into_values().collect();
         self.refused = snapshot.refused.into_iter().map(|refused| (refused.node, refused.reason)).collect();
         self.token = Some(snapshot.token);
@@ -254,13 +256,13 @@ impl PeerSet {
 
     fn set(&mut self, peer: Peer, changes: &mut Changes) {
         self.refused.remove(peer.node.as_str());
-        if self.peers.get(&peer.node) != Some(&peer) {
+        if self.peers.get(&peer.node).is_none_or(|known| **known != peer) {
             changes.set.insert(peer.node.clone());
-            self.peers.insert(peer.node.clone(), peer);
+            self.peers.insert(peer.node.clone(), peer.into());
         }
     }
 
-    fn take(&mut self, node: &str) -> Option<Peer> {
+    fn take(&mut self, node: &str) -> Option<Arc<Peer>> {
         let node: NodeId = node.parse().ok()?;
         self.peers.remove(&node)
     }
@@ -303,7 +305,7 @@ mod tests {
         let changes = set.apply(snapshot(&[2, 3], false));
         assert_eq!(names(&set), ["node-2", "node-3"]);
         assert_eq!(changes.set, BTreeSet::from(["node-3".parse().unwrap()]));
-        assert_eq!(changes.unset, [peer(1)]);
+        assert_eq!(changes.unset, [peer(1).into()]);
         assert_eq!(set.token(), Some(&Token::from(vec![2, 3])));
     }
 
@@ -320,7 +322,7 @@ mod tests {
         assert_eq!(set.apply(Update::Delta(gone)), Changes::default());
         assert_eq!((set.len(), set.token()), (3, None));
 
-        assert_eq!(set.apply(snapshot(&[3], false)).unset, [peer(1), peer(2)]);
+        assert_eq!(set.apply(snapshot(&[3], false)).unset, [peer(1).into(), peer(2).into()]);
         assert!(set.is_whole());
     }
 
@@ -333,7 +335,7 @@ mod tests {
         adopting.peers.push(heir);
         let changes = set.apply(Update::Snapshot(adopting));
         assert_eq!(names(&set), ["heir", "node-2"]);
-        assert_eq!(changes.unset, [peer(1)]);
+        assert_eq!(changes.unset, [peer(1).into()]);
     }
 
     #[test]
@@ -345,7 +347,7 @@ mod tests {
 
         let refused = vec![Refused { node: "node-2".into(), reason: "subnets: is required".into() }];
         let changes = set.apply(Update::Delta(Delta { refused, ..Delta::default() }));
-        assert_eq!(changes.unset, [peer(2)]);
+        assert_eq!(changes.unset, [peer(2).into()]);
         assert_eq!(set.refused().get("node-2").map(String::as_str), Some("subnets: is required"));
 
         set.apply(Update::Delta(Delta { upserts: vec![peer(2)], ..Delta::default() }));

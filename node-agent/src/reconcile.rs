@@ -238,7 +238,7 @@ impl<D: Datapath + Host> Reconcile<D> {
     async fn change(&mut self, changes: Changes) {
         let Some(peers) = &self.peers else { return };
         let delta = backend::Delta {
-            removed: changes.unset.into_iter().map(|peer| peer.node).collect(),
+            removed: changes.unset.iter().map(|peer| peer.node.clone()).collect(),
             upserted: changes.set.iter().filter_map(|node| peers.peer(node)).cloned().collect(),
         };
         let delete = self.may_delete();

@@ -23,7 +23,7 @@ pub struct Delta {
     /// Peers that left; taken first.
     pub removed: Vec<NodeId>,
     /// Peers that came or changed.
-    pub upserted: Vec<Peer>,
+    pub upserted: Vec<Arc<Peer>>,
 }
 
 /// What should be in the kernel for one network on this host.
@@ -160,11 +160,14 @@ impl Desired {
     }
 
     /// Takes a whole set of peers: those that are not in it are gone.
-    pub fn replace(&mut self, peers: impl IntoIterator<Item = Peer>) -> Plan {
-        let mut upserted: Vec<Peer> = peers.into_iter().collect();
+    pub fn replace<P: Into<Arc<Peer>>>(&mut self, peers: impl IntoIterator<Item = P>) -> Plan {
+        let mut upserted: Vec<Arc<Peer>> = peers.into_iter().map(Into::into).collect();
         upserted.sort_by(|a, b| a.node.cmp(&b.node));
         let present: BTreeSet<&NodeId> = upserted.iter().map(|peer| &peer.node).collect();
         let removed = self.screen.nodes().filter(|node| !present.contains(node)).cloned().collect();
-        self.apply(Delta { removed, upserted })
+        let plan = self.apply(Delta { removed, upserted });
+        self.screen.pack();
+        self.tables.pack();
+        plan
     }
 }

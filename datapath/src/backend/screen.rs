@@ -10,7 +10,7 @@
 //! A change costs what it touches: pools and slots make overlapping subnets
 //! equal subnets, so every conflict is one look into a map.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,14 +19,15 @@ use loden_proto::model::{Mac, Network, Peer, Pool, Subnets, check_underlay};
 use loden_proto::names::NodeId;
 
 use super::{Me, Reason};
+use crate::tables::pack;
 
 /// Peers, and which of them are fit to be programmed.
 #[derive(Clone, Debug)]
 pub struct Screen {
     rules: Rules,
     entries: BTreeMap<NodeId, Entry>,
-    holders: HashMap<Claim, NodeId>,
-    waiting: HashMap<Claim, BTreeSet<NodeId>>,
+    holders: BTreeMap<Claim, Arc<Peer>>,
+    waiting: BTreeMap<Claim, BTreeSet<NodeId>>,
 }
 
 /// What a call changed for one node.
@@ -38,14 +39,21 @@ pub struct Verdict {
     pub before: Option<Arc<Peer>>,
 }
 
+/// Of ten thousand nodes next to all are accepted: what the others need is apart, so that it takes no room in
+/// each entry.
 #[derive(Clone, Debug)]
 struct Entry {
     peer: Arc<Peer>,
-    refused: Option<Reason>,
+    refused: Option<Box<Refusal>>,
+}
+
+#[derive(Clone, Debug)]
+struct Refusal {
+    reason: Reason,
     waits_for: Option<Claim>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Claim {
     Subnet(IpNet),
     Mac(Mac),
@@ -76,7 +84,7 @@ impl Screen {
             addresses: v4.into_iter().chain(v6).collect(),
             prefixes: me.underlay.prefixes.clone(),
         };
-        Self { rules, entries: BTreeMap::new(), holders: HashMap::new(), waiting: HashMap::new() }
+        Self { rules, entries: BTreeMap::new(), holders: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     /// The accepted version of a peer.
@@ -88,13 +96,13 @@ impl Screen {
     /// The accepted peer that has an underlay address.
     #[must_use]
     pub fn holder(&self, address: IpAddr) -> Option<&Arc<Peer>> {
-        self.accepted(self.holders.get(&Claim::Underlay(address))?)
+        self.holders.get(&Claim::Underlay(address))
     }
 
     /// Why a peer is refused.
     #[must_use]
     pub fn refused(&self, node: &NodeId) -> Option<&Reason> {
-        self.entries.get(node)?.refused.as_ref()
+        self.entries.get(node)?.refused.as_ref().map(|refusal| &refusal.reason)
     }
 
     /// The names of all peers, accepted or not.
@@ -105,13 +113,13 @@ impl Screen {
     /// Takes a new or changed peer. Answers the nodes whose acceptance or
     /// content may have changed: that peer, and others that waited for what it
     /// gave up. This host itself is no peer of its own and is left out.
-    pub fn upsert(&mut self, peer: Peer) -> Vec<Verdict> {
+    pub fn upsert(&mut self, peer: Arc<Peer>) -> Vec<Verdict> {
         if peer.node == self.rules.node {
             return Vec::new();
         }
         let node = peer.node.clone();
         let (before, given_up) = self.take_out(&node);
-        self.enter(peer.into());
+        self.enter(peer);
         let mut verdicts = vec![Verdict { node, before }];
         self.call_waiting(given_up, &mut verdicts);
         verdicts
@@ -128,18 +136,24 @@ impl Screen {
         verdicts
     }
 
+    /// Gives back the room that many insertions have left.
+    pub fn pack(&mut self) {
+        pack(&mut self.entries);
+        pack(&mut self.holders);
+    }
+
     /// Takes an entry out, with the claims that it held.
     fn take_out(&mut self, node: &NodeId) -> (Option<Arc<Peer>>, Vec<Claim>) {
         let Some(entry) = self.entries.remove(node) else { return (None, Vec::new()) };
-        if let Some(claim) = entry.waits_for
-            && let Some(waiting) = self.waiting.get_mut(&claim)
-        {
-            waiting.remove(node);
-            if waiting.is_empty() {
-                self.waiting.remove(&claim);
+        if let Some(refusal) = entry.refused {
+            if let Some(claim) = refusal.waits_for
+                && let Some(waiting) = self.waiting.get_mut(&claim)
+            {
+                waiting.remove(node);
+                if waiting.is_empty() {
+                    self.waiting.remove(&claim);
+                }
             }
-        }
-        if entry.refused.is_some() {
             return (None, Vec::new());
         }
         let held: Vec<Claim> = claims(&entry.peer).collect();
@@ -151,21 +165,26 @@ impl Screen {
 
     fn enter(&mut self, peer: Arc<Peer>) {
         let node = peer.node.clone();
-        let mut entry = Entry { refused: self.rules.check(&peer), peer, waits_for: None };
-        if entry.refused.is_none() {
-            let taken =
-                claims(&entry.peer).find_map(|claim| Some((claim, self.holders.get(&claim)?.clone())));
-            if let Some((claim, holder)) = taken {
-                entry.refused = Some(claim.taken_by(holder));
-                entry.waits_for = Some(claim);
-                self.waiting.entry(claim).or_default().insert(node.clone());
-            } else {
-                for claim in claims(&entry.peer) {
-                    self.holders.insert(claim, node.clone());
+        let refused = self.refuse(&peer).map(Box::new);
+        match &refused {
+            Some(refusal) => {
+                if let Some(claim) = refusal.waits_for {
+                    self.waiting.entry(claim).or_default().insert(node.clone());
                 }
             }
+            None => self.holders.extend(claims(&peer).map(|claim| (claim, Arc::clone(&peer)))),
         }
-        self.entries.insert(node, entry);
+        self.entries.insert(node, Entry { peer, refused });
+    }
+
+    /// Why a peer is not accepted.
+    fn refuse(&self, peer: &Peer) -> Option<Refusal> {
+        if let Some(reason) = self.rules.check(peer) {
+            return Some(Refusal { reason, waits_for: None });
+        }
+        let (claim, holder) =
+            claims(peer).find_map(|claim| Some((claim, self.holders.get(&claim)?.node.clone())))?;
+        Some(Refusal { reason: claim.taken_by(holder), waits_for: Some(claim) })
     }
 
     /// Looks again at those who waited for claims that are free now. Nobody

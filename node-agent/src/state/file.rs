@@ -152,7 +152,7 @@ impl Content {
     /// It is larger than a file may be.
     pub fn of(lease: Option<&(Held, Network)>, peers: Option<&PeerSet>) -> io::Result<Self> {
         let peers = peers.map(|set| KeptPeers {
-            peers: set.iter().cloned().collect(),
+            peers: set.iter().map(|peer| Peer::clone(peer)).collect(),
             refused: set.refused().iter().map(|(node, reason)| (node.clone(), reason.clone())).collect(),
             token: set.token().cloned(),
             grounded: set.is_grounded(),

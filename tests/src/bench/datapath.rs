@@ -77,8 +77,9 @@ async fn agents(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Vec<Metric>> {
     let [mut rss, mut delta, mut heal, mut writes, mut down] = <[Series; 5]>::default();
     for run in 0..scale.long_runs() {
         let mut loaded = Loaded::start("datapath", count).await?;
-        rss.push(loaded.resident_mib()?);
         let took = loaded.changes(scale.count(CHANGES)).await?;
+        // What the first set took in passing has gone back to the kernel by now.
+        rss.push(loaded.resident_mib()?);
         let p99 = quantile(&took, 0.99).unwrap_or_default();
         delta.push(p99);
         let took = loaded.heals(scale.count(HEALS)).await?;

@@ -61,7 +61,7 @@ impl Stage {
         ensure!(actual.routes.len() == subnets, "{} routes, not {subnets}", actual.routes.len());
 
         let begin = Instant::now();
-        let todo = desired.replace([]);
+        let todo = desired.replace::<Peer>([]);
         let report = kernel.execute(&todo).await;
         let withdraw = begin.elapsed().as_secs_f64();
         ensure!(report.is_complete(), "{} steps failed: {:?}", report.failed.len(), report.failed.first());
