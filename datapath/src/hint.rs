@@ -104,16 +104,21 @@ impl Hint {
         }
     }
 
-    /// Whether it may change who is on a link of the host, or have taken routes
-    /// over a link away: the kernel does that without a notification.
+    /// Whether it may have taken routes over a link of the host away: the kernel
+    /// does that without a notification.
     #[must_use]
-    pub fn concerns_links(&self, links: &Links) -> bool {
+    pub fn shakes(&self, links: &Links) -> bool {
         match self {
             Self::Device { name, .. } | Self::DeviceGone(name) => links.has(*name),
             Self::Address(key) | Self::AddressGone(key) => links.has(key.device),
-            Self::HostRouteGone(_) | Self::Route(_, None) => true,
             _ => false,
         }
+    }
+
+    /// Whether it may change who is on a link of the host.
+    #[must_use]
+    pub fn concerns_links(&self, links: &Links) -> bool {
+        self.shakes(links) || matches!(self, Self::HostRouteGone(_) | Self::Route(_, None))
     }
 
     /// Whether addresses or devices that are not in `desired` changed, or

@@ -49,10 +49,9 @@ impl<D: Datapath + Host> Reconcile<D> {
             return;
         };
         let concerns = hint.concerns(desired.tables());
-        let shakes =
-            desired.network().backend.is_routed() && hint.concerns_links(&desired.me().underlay.links);
-        self.shaken |= shakes;
-        let underlay = shakes || hint.concerns_underlay(desired.tables());
+        let (is_routed, links) = (desired.network().backend.is_routed(), &desired.me().underlay.links);
+        self.shaken |= is_routed && hint.shakes(links);
+        let underlay = (is_routed && hint.concerns_links(links)) || hint.concerns_underlay(desired.tables());
         self.strays.heed(hint, desired.tables(), &desired.network().pools);
         if !self.strays.is_empty() && self.strays_due.is_none() {
             self.strays_due = Some(self.next_repair());

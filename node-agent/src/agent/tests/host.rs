@@ -1,14 +1,16 @@
 //! The kernel and the host change behind the agent's back, or refuse.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use loden_datapath::tables::{AddressKey, Tables};
-use loden_datapath::{Error, Hint, Step};
+use loden_datapath::tables::{AddressKey, RouteKey, Tables};
+use loden_datapath::{Error, Hint, HostRoute, Step};
+use loden_proto::model::{Backend, Network};
 use loden_proto::v1;
 use tokio::time::{Instant, sleep};
 
 use super::{no_space, settle};
-use crate::testing::{World, facts};
+use crate::testing::{World, facts, network};
 
 #[tokio::test(start_paused = true)]
 async fn drift_is_repaired_when_it_is_hinted_at() {
@@ -77,6 +79,32 @@ async fn a_changed_address_is_an_endpoint_update() {
     let device = world.kernel.tables().devices.into_values().next().unwrap();
     assert_eq!(device.local.to_string(), "192.0.2.99");
     assert_eq!(world.routes(), ["10.244.1.0/24"]);
+}
+
+/// Routing daemons change routes all day. Only those that change who is on a link cost a look at the kernel.
+#[tokio::test(start_paused = true)]
+async fn a_route_of_others_costs_no_look_at_the_kernel_unless_it_changes_a_link() {
+    let mut world = World::with(Network { backend: Backend::HostGw, ..network() });
+    let route = |prefix: &str, gateway: Option<IpAddr>| HostRoute {
+        prefix: prefix.parse().unwrap(),
+        metric: 0,
+        device: Some("eth0".parse().unwrap()),
+        gateway,
+    };
+    world.kernel.change_facts(|host| host.routes.push(route("192.0.2.0/24", None)));
+    let (_agent, _watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    let observations = world.kernel.observations();
+    world.kernel.hint(&Hint::HostRouteGone("203.0.113.0/24".parse().unwrap()));
+    settle().await;
+    assert_eq!(world.kernel.observations(), observations);
+
+    let gateway = Some([192, 0, 2, 254].into());
+    world.kernel.change_facts(|host| host.routes.push(route("192.0.2.1/32", gateway)));
+    let (prefix, metric) = ("192.0.2.1/32".parse().unwrap(), 0);
+    world.kernel.hint(&Hint::Route(RouteKey { prefix, metric }, None));
+    settle().await;
+    assert!(world.kernel.observations() > observations);
 }
 
 #[tokio::test(start_paused = true)]
