@@ -1,5 +1,7 @@
 //! The agent's metrics, read when they are asked for.
 
+use std::time::UNIX_EPOCH;
+
 use loden_datapath::Writes;
 use loden_proto::names::NetworkId;
 use prometheus_client::collector::Collector;
@@ -11,6 +13,9 @@ use tokio::sync::watch;
 
 use crate::left_behind::LeftBehind;
 use crate::status::{Overview, Source};
+
+/// Most peers that are named in a network: each is a time series.
+const PEERS_NAMED: usize = 100;
 
 /// What one network is measured by.
 #[derive(Debug)]
@@ -57,6 +62,7 @@ impl Collector for AgentMetrics {
         self.each(&mut encoder, "loden_agent_last_pass_seconds", "How long the last full pass took", pass)?;
         self.each(&mut encoder, "loden_agent_watches_opened", "Watches opened", opened)?;
         self.each(&mut encoder, "loden_agent_kernel_writes", "Requests to write sent to the kernel", writes)?;
+        self.peers_left_out(&mut encoder)?;
         let (name, help) = ("loden_agent_devices_left_behind", "Devices of networks that are not served");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (network, devices) in self.left_behind.borrow().iter() {
@@ -68,6 +74,23 @@ impl Collector for AgentMetrics {
 }
 
 impl AgentMetrics {
+    /// Who is left out and why, and since when.
+    fn peers_left_out(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let name = "loden_agent_peer_left_out_since_seconds";
+        let help = "When a peer was first refused or not programmed, in seconds of Unix time";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for measured in &self.networks {
+            let overview = measured.overview.borrow();
+            for (peer, failure) in overview.applied.failures.iter().take(PEERS_NAMED) {
+                let reason = failure.message.as_str();
+                let labels = [("network", measured.network.as_str()), ("peer", peer), ("reason", reason)];
+                let since = failure.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+                ConstGauge::new(since.as_secs_f64()).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn each<M: EncodeMetric>(
         &self,
         encoder: &mut DescriptorEncoder<'_>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
-use loden_tests::deployment::{Node, Pair, Underlay};
+use loden_tests::deployment::{Deployment, Node, Pair, Underlay};
 use loden_tests::traffic::PingReport;
 use loden_tests::wait;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
@@ -148,6 +148,9 @@ async fn host_gw_names_a_far_peer(filter: Filter, name: &str) -> anyhow::Result<
     let named = named.await?;
     ensure!(named.contains('b'), "{named}");
     ensure!(a.metric("loden_agent_peers_left_out").await? == 1.0);
+    let (_, metrics) = a.get("/metrics").await?;
+    let told = r#"{network="default",peer="b",reason="its underlay address 192.0.2.12 is not on a link"#;
+    ensure!(metrics.contains(&format!("loden_agent_peer_left_out_since_seconds{told}")), "{metrics}");
     stage.join().await?;
     stage.leads_over(a, LINK).await?;
     stage.pair.reaches().await
@@ -161,6 +164,38 @@ async fn host_gw_names_a_peer_that_is_behind_a_gateway_and_takes_it_back() -> an
 #[tokio::test(flavor = "multi_thread")]
 async fn host_gw_names_a_peer_behind_a_gateway_under_strict_filters() -> anyhow::Result<()> {
     host_gw_names_a_far_peer(Filter::Strict, "gwfar-s").await
+}
+
+/// IPv4 goes by way of an IPv6 next hop (RFC 5549).
+#[tokio::test(flavor = "multi_thread")]
+async fn host_gw_forwards_both_families_over_an_ipv6_underlay_alone() -> anyhow::Result<()> {
+    let stage = Stage::set(Underlay::V6, "hostgw-6", DUAL, &["--backend", "host-gw"], Filter::Off).await?;
+    let Pair { a, b, .. } = &stage.pair;
+    for node in [a, b] {
+        stage.leads_over(node, LINK).await?;
+    }
+    ensure!(a.host.link(stage.tunnel()).await.is_err(), "nothing is encapsulated");
+    stage.pair.reaches().await
+}
+
+/// Nobody could send to such an address as a next hop.
+#[tokio::test(flavor = "multi_thread")]
+async fn host_gw_refuses_to_advertise_an_address_that_is_not_the_interfaces_own() -> anyhow::Result<()> {
+    let deployment = Deployment::start("gwpublic", &[]).await?;
+    let network = [&["network", "create", "default"], V4, &["--backend", "host-gw"]].concat();
+    deployment.lodenctl(&network).await?;
+    let node = deployment.add_node("a", 11, &["--public-ip", "198.51.100.7"]).await?;
+    let wanted = "the address 198.51.100.7 is advertised and is not one of eth0";
+    let told = wait::until("the address to be refused", SOON, async || {
+        let (_, ready) = node.get("/readyz").await?;
+        ensure!(ready.contains("not ready") && ready.contains(wanted), "{ready}");
+        let status = deployment.lodenctl(&["status"]).await?;
+        ensure!(status.contains(wanted), "{status}");
+        Ok::<_, anyhow::Error>(())
+    });
+    told.await?;
+    assert!(!node.subnet_file().exists(), "no pod is to start");
+    Ok(())
 }
 
 /// A peer moves three times from the link to the tunnel and back, in every family of the network.
