@@ -9,7 +9,7 @@
 //!                                                └─▶ marker beside the key of tokens
 //! ```
 //!
-//! Adoption does not end while there is no network, and every network that is created meanwhile starts its
+//! Adoption does not end while there is no network, and every network or pool that is added meanwhile starts its
 //! time anew: whoever creates the lost networks again may come late.
 //!
 //! Key and marker live away from the store, so that they survive its loss. While adopting, leases are
