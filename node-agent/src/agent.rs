@@ -3,7 +3,8 @@
 //! ```text
 //!             per network
 //!  lease ◀──endpoint── reconcile ◀──feed── follow      one connection for all
-//!    └──────view──────▶   │  ◀── file, kernel ──▶
+//!    │ ◀─what is lacking── │  ◀── file, kernel ──▶
+//!    └──────view──────▶   │
 //!                         └──▶ overview ──▶ report, /readyz, /metrics, subnet.env
 //! ```
 //!
@@ -236,6 +237,7 @@ impl Parts {
         let (feed, fed) = mpsc::channel(4);
         let (view, lease) = watch::channel(LeaseView { held: kept.lease.clone(), ..LeaseView::default() });
         let (local, endpoint) = watch::channel(None);
+        let (wanting, lacking) = watch::channel(None);
         let (applied, programmed) = watch::channel(Applied::default());
         let (link, line) = watch::channel(Link::default());
         let (overview, seen) = watch::channel(Overview::default());
@@ -245,11 +247,17 @@ impl Parts {
         let named = |task: &str| format!("{task} of the network {network}");
         let failed = datapath.failed();
         tasks.spawn(named("the datapath"), failed);
-        let ends = Ends { feed: fed, lease: lease.clone(), local, applied };
+        let ends = Ends { feed: fed, lease: lease.clone(), local, wanting, applied };
         let reconcile = Reconcile::new(place, ends, datapath, file, kept);
         tasks.spawn(named("reconcile"), reconcile.run());
-        let keeper =
-            Lease { control: control.clone(), timing, local: endpoint, view, again: Arc::clone(&again) };
+        let keeper = Lease {
+            control: control.clone(),
+            timing,
+            local: endpoint,
+            view,
+            lacking,
+            again: Arc::clone(&again),
+        };
         tasks.spawn(named("lease"), keeper.run());
         let session = Session::new(timing, resume, Instant::now());
         let follow = Follow { control: control.clone(), session, lease: lease.clone(), feed, link, again };

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!  endpoint known ─▶ acquire(claim) ──granted──▶ hold ──endpoint changed──▶ UpdateEndpoint
-//!                       ▲    │ refused             │ the server does not know it (any more)
-//!                       └────┴── wait, hint ◀──────┘
+//!                       ▲    │ refused             │ └─a family added──▶ acquire(claim), and hold on
+//!                       └────┴── wait, hint ◀──────┘ the server does not know it (any more)
 //! ```
 //!
-//! The open watch renews it.
+//! The open watch renews it, and tells of pools of a family that the lease lacks. What is held stays as it is
+//! while more is asked for, whatever the answer.
 //! Whatever the server says, the datapath stays as it is: a lost lease makes
 //! the node not ready and is named.
 
@@ -14,10 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use loden_proto::model::{Endpoint, Epoch, Network};
+use loden_proto::model::{Endpoint, Epoch, Family, Network};
 use loden_proto::reason;
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
@@ -29,6 +30,9 @@ use crate::status::LeaseView;
 
 /// Between attempts that were refused for a reason that lasts.
 const REFUSED: Duration = Duration::from_secs(5);
+
+/// Between attempts to get more than what is held, at the longest.
+const MORE: Duration = Duration::from_secs(60);
 
 /// What the control plane is told of this host.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,6 +50,8 @@ pub(crate) struct Lease {
     /// What is to be published; none until it is known.
     pub(crate) local: watch::Receiver<Option<Local>>,
     pub(crate) view: watch::Sender<LeaseView>,
+    /// How many members the network has, while its pools are of a family that the lease lacks.
+    pub(crate) lacking: watch::Receiver<Option<usize>>,
     /// Somebody has seen that the server may not know the lease.
     pub(crate) again: Arc<Notify>,
 }
@@ -119,11 +125,18 @@ impl Lease {
         taken
     }
 
-    /// Publishes what changes, until the lease has to be acquired again.
-    async fn hold(&mut self, epoch: Epoch, mut published: Endpoint, taken: bool) -> Result<(), Ending> {
+    /// Publishes what changes and asks for what is lacking, until the lease has to be acquired again.
+    async fn hold(
+        &mut self,
+        mut epoch: Epoch,
+        mut published: Endpoint,
+        mut taken: bool,
+    ) -> Result<(), Ending> {
         let mut failures = 0;
+        let mut unanswered = 0;
+        let mut ask = self.when_to_ask();
         loop {
-            let mut wanted = self.local().await?.endpoint;
+            let Local { endpoint: mut wanted, prefixes } = self.local().await?;
             if taken {
                 // Nothing of the new lease is programmed: nobody shall send.
                 wanted.receivers.clear();
@@ -132,6 +145,29 @@ impl Lease {
                 tokio::select! {
                     () = self.again.notified() => break,
                     changed = self.local.changed() => changed.map_err(|_| Ending)?,
+                    changed = self.lacking.changed() => {
+                        changed.map_err(|_| Ending)?;
+                        (ask, unanswered) = (self.when_to_ask(), 0);
+                    }
+                    () = at(ask), if !taken => {
+                        let held = self.view.borrow().held.clone();
+                        let claim = held.as_ref().map(|(held, _)| held.subnets);
+                        match self.control.acquire(claim, &wanted, &prefixes).await {
+                            Ok(granted) => {
+                                ask = None;
+                                epoch = granted.held.epoch;
+                                taken = self.settle(&granted, held);
+                            }
+                            Err(status) => {
+                                self.note("extend", &status);
+                                if means_lost(&status) {
+                                    break;
+                                }
+                                ask = Some(Instant::now() + self.patience(unanswered, &status));
+                                unanswered = unanswered.saturating_add(1);
+                            }
+                        }
+                    }
                 }
                 continue;
             }
@@ -156,6 +192,18 @@ impl Lease {
         Ok(())
     }
 
+    /// When to ask for what the lease lacks, if it lacks anything.
+    fn when_to_ask(&mut self) -> Option<Instant> {
+        let members = (*self.lacking.borrow_and_update())?;
+        Some(Instant::now() + spread(members).mul_f64(rand::random()))
+    }
+
+    /// Between attempts to get more: nothing of what is held depends on it, and there may never be any.
+    fn patience(&self, failures: u32, status: &Status) -> Duration {
+        let timing = Timing { longest_wait: MORE, ..self.timing };
+        backoff(&timing, failures, reason::retry_after(status), rand::random())
+    }
+
     /// A call went through again: what stood in the way is gone.
     fn recovered(&self, taken: bool) {
         self.view.send_if_modified(|view| {
@@ -172,14 +220,35 @@ impl Lease {
         let problem = Problem::of(status);
         debug!(%problem, "could not {what} the lease");
         self.view.send_modify(|view| {
-            // What we hold was claimed; if nothing is free, it belongs to somebody else.
-            let given_away = status.code() == Code::ResourceExhausted && view.held.is_some();
+            // What we hold was claimed; if nothing is free, it belongs to somebody else. While it is confirmed,
+            // more was asked for.
+            let exhausted = status.code() == Code::ResourceExhausted;
+            let given_away = exhausted && view.held.is_some() && !view.confirmed;
             if means_lost(status) || given_away {
                 view.confirmed = false;
                 view.lost = Some(problem.to_string());
             }
             view.problem = Some(problem);
         });
+    }
+}
+
+/// Whether the network has pools of a family that the lease has no subnet of.
+pub(crate) fn lacks_a_family(held: &Held, network: &Network) -> bool {
+    let has = |family| held.subnets.iter().any(|subnet| Family::of_net(subnet) == family);
+    network.families().into_iter().any(|family| !has(family))
+}
+
+/// In what time all members of a network ask for more: a millisecond for each.
+fn spread(members: usize) -> Duration {
+    Duration::from_millis(members as u64)
+}
+
+/// Resolves at a time; never without one.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -267,6 +336,16 @@ mod tests {
         let Granted { held: more, network } = both("10.244.1.0/24");
         assert_eq!(lost_subnet(Some(&(more, network.clone())), &granted("10.244.1.0/24")), None);
         assert!(lost_subnet(Some(&(more, network)), &granted("10.244.2.0/24")).is_some());
+    }
+
+    #[test]
+    fn a_family_is_lacking_where_there_is_a_pool_and_no_subnet_of_it() {
+        let (mut network, held) = (network(), held("10.244.1.0/24"));
+        assert!(!lacks_a_family(&held, &network));
+        network.pools.push(Pool::new("10.9.0.0/16".parse().unwrap(), None).unwrap());
+        assert!(!lacks_a_family(&held, &network));
+        network.pools.push(Pool::new("2001:db8::/48".parse().unwrap(), None).unwrap());
+        assert!(lacks_a_family(&held, &network));
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(crate) struct Ends {
     pub(crate) feed: mpsc::Receiver<Feed>,
     pub(crate) lease: watch::Receiver<LeaseView>,
     pub(crate) local: watch::Sender<Option<Local>>,
+    /// How many members the network has, while its pools are of a family that our lease lacks.
+    pub(crate) wanting: watch::Sender<Option<usize>>,
     pub(crate) applied: watch::Sender<Applied>,
 }
 

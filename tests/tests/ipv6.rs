@@ -11,10 +11,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use loden_tests::deployment::{Deployment, Node, Underlay};
+use loden_proto::model::Family;
+use loden_tests::deployment::{Deployment, Node, Pair, Underlay};
 use loden_tests::hosts::Container;
 use loden_tests::traffic::Ping;
 use loden_tests::wait;
@@ -77,6 +78,49 @@ async fn both_families_work(
         node.ready(PATIENCE).await?;
     }
     all_reach_all(&pods).await
+}
+
+/// Agents that run take it up, and what is there already notices nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_of_another_family_is_taken_up_without_a_restart() -> anyhow::Result<()> {
+    let mut pair = Pair::start(Underlay::V4, "added", &["--pool", "10.244.0.0/16"]).await?;
+    let before = [pair.a.subnet_env()?, pair.b.subnet_env()?];
+    let reports = pair.ping_during(async || {
+        pair.deployment.lodenctl(&["network", "update", "default", "--add-pool", "fd00:244::/48"]).await?;
+        let begin = Instant::now();
+        for node in [&pair.a, &pair.b] {
+            gives(node, &[Family::V4, Family::V6]).await?;
+        }
+        println!("both have a subnet of the added pool after {:.0?}", begin.elapsed());
+        Ok(())
+    });
+    for (target, report) in reports.await? {
+        ensure!(report.lost() == 0, "{target} missed some: {report}");
+    }
+    for (node, before) in [&pair.a, &pair.b].into_iter().zip(before) {
+        ensure!(node.subnet_env()?.subnet == before.subnet, "{}: {:?}", node.name, node.subnet_env()?);
+    }
+    pair.a.extend(&mut pair.pods[0]).await?;
+    pair.b.extend(&mut pair.pods[1]).await?;
+    pair.reaches().await
+}
+
+/// Waits until both files that pods start from name subnets of these families and no other ones.
+async fn gives(node: &Node, families: &[Family]) -> anyhow::Result<()> {
+    let conflist = node.cni_config_dir().join("10-loden-default.conflist");
+    let given = wait::until("the files for pods", PATIENCE, async || {
+        let env = std::fs::read_to_string(node.subnet_file())?;
+        let list = std::fs::read_to_string(&conflist)?;
+        for (family, key, way_out) in
+            [(Family::V4, "FLANNEL_SUBNET", "0.0.0.0/0"), (Family::V6, "FLANNEL_IPV6_SUBNET", "::/0")]
+        {
+            let wanted = families.contains(&family);
+            let quoted = format!("\"{way_out}\"");
+            ensure!(env.contains(key) == wanted && list.contains(&quoted) == wanted, "{env}\n{list}");
+        }
+        anyhow::Ok(())
+    });
+    given.await.with_context(|| node.name.clone())
 }
 
 /// Every pod answers every other one in each family, also packets as long as the MTU lets them be.

@@ -8,6 +8,7 @@ use loden_datapath::{Datapath, Host, backend};
 use loden_proto::model::Receiver;
 
 use super::Reconcile;
+use crate::lease::lacks_a_family;
 use crate::peers::PeerSet;
 use crate::status::{Applied, Failure};
 
@@ -21,6 +22,14 @@ impl<D: Datapath + Host> Reconcile<D> {
             }
             changed
         });
+        let wanting = self.wanting();
+        self.ends.wanting.send_if_modified(|before| {
+            let changed = before.is_some() != wanting.is_some();
+            if changed {
+                *before = wanting;
+            }
+            changed
+        });
         let applied = self.applied();
         self.ends.applied.send_if_modified(|before| {
             let changed = *before != applied;
@@ -29,6 +38,11 @@ impl<D: Datapath + Host> Reconcile<D> {
             }
             changed
         });
+    }
+
+    fn wanting(&self) -> Option<usize> {
+        let (held, network) = self.lease.as_ref()?;
+        lacks_a_family(held, network).then(|| self.peers.as_ref().map_or(0, PeerSet::len))
     }
 
     fn applied(&mut self) -> Applied {

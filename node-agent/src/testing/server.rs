@@ -74,6 +74,12 @@ impl Watch {
         self.send(Update::Delta(delta), token).await;
     }
 
+    /// The network has changed.
+    pub(crate) async fn network(&self, network: &Network, token: u8) {
+        let delta = v1::Delta { last: true, network: Some(network.into()), ..v1::Delta::default() };
+        self.send(Update::Delta(delta), token).await;
+    }
+
     pub(crate) async fn heartbeat(&self, adopting: bool, token: u8) {
         let interval = Some(duration(Duration::from_secs(3)));
         self.send(Update::Heartbeat(v1::Heartbeat { interval, adopting }), token).await;

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use loden_datapath::Hint;
 use loden_proto::model::{Backend, Network, Peer, Pool, Subnets};
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1;
@@ -11,7 +12,7 @@ use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use super::settle;
-use crate::testing::{World, network, peer};
+use crate::testing::{World, facts, network, peer};
 
 #[tokio::test(start_paused = true)]
 async fn another_instance_makes_the_node_not_ready_and_leaves_the_kernel() {
@@ -134,16 +135,68 @@ async fn a_node_that_waits_for_another_family_goes_on_with_the_one_that_it_has()
     assert_eq!(world.kernel.executed().len(), executed);
     assert_eq!(world.kernel.tables(), tables);
 
-    let added = Pool::new("2001:db8::/48".parse().unwrap(), None).unwrap();
-    let both = Network { pools: [network().pools, vec![added]].concat(), revision: 2, ..network() };
-    let own = [peer(9).subnets.iter().next().unwrap(), "2001:db8:0:9::/64".parse().unwrap()];
-    world.server.grant_lease(&both, Subnets::new(own).unwrap(), 2);
+    let (both, own) = both_families();
+    world.server.grant_lease(&both, own, 2);
     let watch = world.watch().await;
     watch.snapshot(&both, &[peer(1), peer(2)], false, 2).await;
     agent.told(|ready, text| ready && text == "default: 2 peers from server").await;
     assert_eq!(world.routes(), ["10.244.1.0/24", "10.244.2.0/24"]);
     let text = world.subnet_env();
     assert!(text.contains("FLANNEL_SUBNET=10.244.9.1/24") && text.contains("2001:db8:0:9::1/64"), "{text}");
+}
+
+/// The network with a pool of another family on top, and the node's subnets in it.
+fn both_families() -> (Network, Subnets) {
+    let added = Pool::new("2001:db8::/48".parse().unwrap(), None).unwrap();
+    let both = Network { pools: [network().pools, vec![added]].concat(), revision: 2, ..network() };
+    let own = [peer(9).subnets.iter().next().unwrap(), "2001:db8:0:9::/64".parse().unwrap()];
+    (both, Subnets::new(own).unwrap())
+}
+
+/// It asks at once, and again when it was told to; meanwhile it holds what it has.
+#[tokio::test(start_paused = true)]
+async fn a_pool_of_another_family_is_asked_for_while_the_agent_runs() {
+    let mut world = World::new();
+    let (agent, watch) = world.ready_with(&[1, 2], 1).await;
+    settle().await;
+    let (tables, executed) = (world.kernel.tables(), world.kernel.executed().len());
+    let refusals = AtomicU32::new(0);
+    world.server.grant(move |_| {
+        let after = Duration::from_secs(10);
+        let settling = reason::status_retry(Code::Unavailable, Reason::Settling, "just started", after);
+        let exhausted = reason::status(Code::ResourceExhausted, Reason::Exhausted, "nothing is free");
+        Err(if refusals.fetch_add(1, Ordering::Relaxed) == 0 { settling } else { exhausted })
+    });
+    let mut acquires = world.server.acquires();
+    let asked = acquires.borrow().len();
+    let (both, own) = both_families();
+    watch.network(&both, 2).await;
+    let told = agent.told(|_, text| text.contains("SETTLING")).await;
+    assert!(told.starts_with("default: 2 peers from server"), "{told}");
+    sleep(Duration::from_secs(9)).await;
+    assert_eq!(acquires.borrow().len(), asked + 1, "not before it is time");
+    let told = agent.told(|_, text| text.contains("EXHAUSTED")).await;
+    assert!(told.starts_with("default: 2 peers from server"), "{told}");
+    agent.ready().await;
+    assert_eq!((world.kernel.tables(), world.kernel.executed().len()), (tables, executed));
+
+    world.kernel.change_facts(|host| *host = facts("192.0.2.99"));
+    world.kernel.hint(&Hint::Overrun);
+    let moved =
+        |endpoints: &Vec<v1::Endpoint>| endpoints.last().is_some_and(|last| last.address_v4 == "192.0.2.99");
+    world.server.endpoints().wait_for(moved).await.unwrap();
+
+    world.server.grant_lease(&both, own, 1);
+    let granted = acquires.wait_for(|acquires| acquires.len() >= asked + 3).await.unwrap().clone();
+    assert!(granted[asked..].iter().all(|request| request.claim == ["10.244.9.0/24"]), "{granted:?}");
+    settle().await;
+    let text = world.subnet_env();
+    assert!(text.contains("FLANNEL_SUBNET=10.244.9.1/24") && text.contains("2001:db8:0:9::1/64"), "{text}");
+    assert_eq!(agent.ready().await, "default: 2 peers from server");
+    assert_eq!(world.routes(), ["10.244.1.0/24", "10.244.2.0/24"]);
+    let asked = acquires.borrow().len();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(acquires.borrow().len(), asked, "it has what it wants");
 }
 
 /// The pool that the subnet is of was lost with the store, and is created again while leases are collected.
