@@ -8,7 +8,8 @@
 //!
 //! As in flannel, without its traps: metrics and several next hops are looked
 //! at, `--public-ip` is only advertised and need not be a local address, and
-//! the choice is made again when addresses change.
+//! the choice is made again when addresses change. An address that comes later, as the virtual ones of keepalived
+//! or kube-vip, is not sent from as long as the one in use is there.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -57,6 +58,14 @@ pub struct Choice {
     pub reason: String,
 }
 
+impl Choice {
+    /// The addresses to send from.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6)).collect()
+    }
+}
+
 /// No interface fits.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub struct NoInterface {
@@ -70,7 +79,8 @@ impl fmt::Display for NoInterface {
     }
 }
 
-/// Chooses. `route` is the kernel's way to [`Selection::can_reach`].
+/// Chooses. `route` is the kernel's way to [`Selection::can_reach`], `used` are the addresses that were sent from so
+/// far: they stay where they are as good as any other.
 ///
 /// # Errors
 /// Nothing fits; the error says what was tried.
@@ -78,10 +88,11 @@ pub fn choose(
     selection: &Selection,
     facts: &HostFacts,
     route: Option<&RouteLookup>,
+    used: &[IpAddr],
 ) -> Result<Choice, NoInterface> {
     let mut tried = Vec::new();
-    for candidate in candidates(selection, facts, route) {
-        match candidate.and_then(|candidate| accept(selection, &candidate)) {
+    for candidate in candidates(selection, facts, route, used) {
+        match candidate.and_then(|candidate| accept(selection, &candidate, used)) {
             Ok(choice) => return Ok(choice),
             Err(why) => tried.push(why),
         }
@@ -102,13 +113,14 @@ fn candidates<'a>(
     selection: &'a Selection,
     facts: &'a HostFacts,
     route: Option<&RouteLookup>,
+    used: &[IpAddr],
 ) -> Vec<Tried<'a>> {
     if selection.is_default() {
         return defaults(facts);
     }
     let names = selection.names.iter().map(|name| named(name, facts));
-    let patterns = selection.patterns.iter().map(|pattern| matching(pattern, facts));
-    let reach = selection.can_reach.map(|address| reaching(address, facts, route));
+    let patterns = selection.patterns.iter().map(|pattern| matching(pattern, facts, used));
+    let reach = selection.can_reach.map(|address| reaching(address, facts, route, used));
     names.chain(patterns).chain(reach).collect()
 }
 
@@ -125,12 +137,14 @@ fn named<'a>(name: &str, facts: &'a HostFacts) -> Tried<'a> {
 }
 
 /// `--iface-regex`: all addresses first, then names; nothing of ours.
-fn matching<'a>(pattern: &Regex, facts: &'a HostFacts) -> Tried<'a> {
+fn matching<'a>(pattern: &Regex, facts: &'a HostFacts, used: &[IpAddr]) -> Tried<'a> {
     let foreign = || facts.interfaces.iter().filter(|interface| !interface.ours);
     let by_address = foreign().find_map(|interface| {
         let usable = interface.addresses.iter().filter(|address| usable(address, interface));
-        let mut addresses = usable.map(|address| address.net.addr());
-        let address = addresses.find(|address| pattern.is_match(&address.to_string()))?;
+        let addresses = usable.map(|address| address.net.addr());
+        let matches = addresses.filter(|address| pattern.is_match(&address.to_string()));
+        // The first of the least: among others the kernel's first one wins.
+        let address = matches.min_by_key(|address| !used.contains(address))?;
         Some((interface, Some(address)))
     });
     let by_name = || foreign().find(|interface| pattern.is_match(interface.name.as_str())).map(|i| (i, None));
@@ -141,11 +155,21 @@ fn matching<'a>(pattern: &Regex, facts: &'a HostFacts) -> Tried<'a> {
 }
 
 /// `--iface-can-reach`: whatever the kernel would send over.
-fn reaching<'a>(address: IpAddr, facts: &'a HostFacts, route: Option<&RouteLookup>) -> Tried<'a> {
+fn reaching<'a>(
+    address: IpAddr,
+    facts: &'a HostFacts,
+    route: Option<&RouteLookup>,
+    used: &[IpAddr],
+) -> Tried<'a> {
     let route = route.ok_or_else(|| format!("there is no route to {address}"))?;
     let interface = facts.interface(route.device);
     let interface = interface.ok_or_else(|| format!("{} to {address} is gone", route.device))?;
-    Ok(Candidate { interface, named: route.source, reason: format!("--iface-can-reach {address}") })
+    let stays = |source: &IpAddr| {
+        let mut others = interface.addresses.iter().map(|own| own.net.addr()).filter(|own| own != source);
+        others.any(|own| used.contains(&own) && own.is_ipv4() == source.is_ipv4())
+    };
+    let named = route.source.filter(|source| !stays(source));
+    Ok(Candidate { interface, named, reason: format!("--iface-can-reach {address}") })
 }
 
 /// The default routes, best first; with several next hops the first usable one.
@@ -170,7 +194,7 @@ fn defaults(facts: &HostFacts) -> Vec<Tried<'_>> {
     }
 }
 
-fn accept(selection: &Selection, candidate: &Candidate<'_>) -> Result<Choice, String> {
+fn accept(selection: &Selection, candidate: &Candidate<'_>, used: &[IpAddr]) -> Result<Choice, String> {
     let Candidate { interface, named, reason } = candidate;
     let name = interface.name;
     if interface.ours {
@@ -186,7 +210,7 @@ fn accept(selection: &Selection, candidate: &Candidate<'_>) -> Result<Choice, St
             .filter(|address| Family::of_net(address.net) == family && usable(address, interface))
             .collect();
         // Stable: among equals the kernel's first one wins.
-        fitting.sort_by_key(|address| rank(address, *named));
+        fitting.sort_by_key(|address| rank(address, *named, used));
         fitting.first().map(|address| address.net.addr())
     };
     let v4 = best(Family::V4).and_then(|address| match address {
@@ -214,7 +238,7 @@ fn usable(address: &InterfaceAddress, interface: &Interface) -> bool {
 }
 
 /// Lower is better.
-fn rank(address: &InterfaceAddress, named: Option<IpAddr>) -> impl Ord {
+fn rank(address: &InterfaceAddress, named: Option<IpAddr>, used: &[IpAddr]) -> impl Ord + use<> {
     let ip = address.net.addr();
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -224,8 +248,11 @@ fn rank(address: &InterfaceAddress, named: Option<IpAddr>) -> impl Ord {
         named != Some(ip),
         address.deprecated,
         link_local || !address.global,
-        !address.permanent,
+        !used.contains(&ip),
+        // Mostly a virtual address, which moves from host to host.
+        address.net.prefix_len() == Family::of(ip).bits(),
         address.secondary,
+        !address.permanent,
     )
 }
 

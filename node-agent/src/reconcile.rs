@@ -18,6 +18,7 @@ mod underlay;
 mod view;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use loden_datapath::backend::{self, Desired, Me, Underlay};
@@ -86,6 +87,8 @@ pub(crate) struct Reconcile<D> {
     granted: Option<(Held, Network)>,
     peers: Option<PeerSet>,
     choice: Option<Choice>,
+    /// The addresses of the last choice, of this process's life or the one before.
+    sends_from: Vec<IpAddr>,
     /// The host as it was when the interface was chosen.
     facts: HostFacts,
     silence: Silence,
@@ -127,6 +130,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             lease: kept.lease,
             peers: kept.peers,
             choice: None,
+            sends_from: kept.sends_from,
             facts: HostFacts::default(),
             silence: Silence::default(),
             shaken: false,
@@ -304,7 +308,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         if matches!(kept, Ok(true)) {
             return;
         }
-        let content = Content::of(self.lease.as_ref(), self.peers.as_ref());
+        let content = Content::of(self.lease.as_ref(), self.peers.as_ref(), &self.sends_from);
         let written = match content {
             Ok(content) => self.file.rewrite(content).await,
             Err(error) => Err(error),

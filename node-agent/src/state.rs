@@ -14,6 +14,7 @@ mod table;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -72,6 +73,8 @@ pub struct Kept {
     pub lease: Option<(Held, Network)>,
     /// The peers; unknown is not empty.
     pub peers: Option<PeerSet>,
+    /// The addresses that were sent from last.
+    pub sends_from: Vec<IpAddr>,
 }
 
 /// The state directory, held by this process.

@@ -132,6 +132,43 @@ async fn a_node_that_changes_its_address_is_followed_under_strict_filters() -> a
     survives_another_address(strict(Underlay::V4, "moves-s", DUAL).await?).await
 }
 
+/// Addresses come to `b`, as keepalived, kube-vip or somebody by hand sets them, and its agent is killed and started.
+/// The kernel names the newest IPv6 address first.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_comes_later_is_not_sent_from_also_after_a_restart() -> anyhow::Result<()> {
+    let mut pair = Pair::start(Underlay::V6, "vip", DUAL).await?;
+    let own = Underlay::V6.address(12).addr().to_string();
+    let reports = pair.ping_during(async || {
+        // An IPv4 underlay comes last and is news: when it is told, the others have been seen.
+        for later in ["2001:db8::7/128", "2001:db8::8/64", "192.0.2.2/24"] {
+            pair.b.host.add_address("eth0", cidr(later)).await?;
+        }
+        tells(&pair, &own, "192.0.2.2").await
+    });
+    for (target, report) in reports.await? {
+        ensure!(report.lost() == 0, "{target} missed some: {report}");
+    }
+    pair.b.kill9().await?;
+    // News again, of the new agent.
+    pair.b.host.remove_address("eth0", cidr("192.0.2.2/24")).await?;
+    pair.b.host.add_address("eth0", cidr("192.0.2.3/24")).await?;
+    pair.b.start()?;
+    tells(&pair, &own, "192.0.2.3").await?;
+    pair.reaches().await
+}
+
+/// Waits until `b` tells this IPv4 address; its IPv6 address is to be the other one then.
+async fn tells(pair: &Pair, v6: &str, v4: &str) -> anyhow::Result<()> {
+    let endpoint = wait::until("the IPv4 address to be told", SOON, async || {
+        let lease = pair.deployment.lodenctl_json(&["lease", "get", "default", "b"]).await?;
+        ensure!(lease["endpoint"]["address_v4"] == v4, "{lease}");
+        anyhow::Ok(lease["endpoint"].clone())
+    });
+    let endpoint = endpoint.await?;
+    ensure!(endpoint["address_v6"] == v6, "it sends from {endpoint}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lower_device_with_another_mtu_is_followed() -> anyhow::Result<()> {
     let pair = Pair::start(Underlay::V4, "mtu", DUAL).await?;

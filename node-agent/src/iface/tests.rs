@@ -71,7 +71,7 @@ fn pattern(text: &str) -> Selection {
 fn chosen(selection: &Selection, facts: &HostFacts, route: Option<&RouteLookup>) -> String {
     let text =
         |address: Option<IpAddr>| address.map_or_else(|| "-".to_owned(), |address| address.to_string());
-    match choose(selection, facts, route) {
+    match choose(selection, facts, route, &[]) {
         Ok(choice) => {
             let (v4, v6) = (choice.v4.map(IpAddr::V4), choice.v6.map(IpAddr::V6));
             format!("{} {} {}", choice.device, text(v4), text(v6))
@@ -181,7 +181,53 @@ fn a_public_address_is_advertised_and_never_bound() {
         public_v6: Some("2001:db8:ffff::9".parse().unwrap()),
         ..names(&["eth1"])
     };
-    let choice = choose(&selection, &host(), None).unwrap();
+    let choice = choose(&selection, &host(), None, &[]).unwrap();
     assert_eq!((choice.v4, choice.public_v4), (Some([198, 51, 100, 10].into()), selection.public_v4));
     assert_eq!((choice.v6, choice.public_v6), (None, None));
+}
+
+/// Addresses come later: those of keepalived and kube-vip, those that somebody sets by hand.
+#[test]
+fn an_address_that_comes_later_is_not_sent_from_while_the_one_in_use_is_there() {
+    let used: Vec<IpAddr> = ["192.0.2.10", "2001:db8::10"].map(|used| used.parse().unwrap()).into();
+    let reach = Selection { can_reach: Some("203.0.113.1".parse().unwrap()), ..Selection::default() };
+    let later = ["192.0.2.7/32", "192.0.2.7/24", "2001:db8::7/128", "2001:db8::7/64"];
+    for selection in [Selection::default(), names(&["eth0"]), pattern("^eth0"), pattern(r"^192\.0\.2"), reach]
+    {
+        for net in later {
+            let mut facts = host();
+            // Leased addresses, and one set by hand; the kernel has the newest IPv6 address first.
+            facts.interfaces[1].addresses.iter_mut().for_each(|own| own.permanent = false);
+            facts.interfaces[1].addresses.insert(0, address(net));
+            let source = Some("192.0.2.7".parse().unwrap());
+            let route = RouteLookup { device: device("eth0"), gateway: None, source };
+            let choice = choose(&selection, &facts, Some(&route), &used).unwrap();
+            assert_eq!(choice.addresses(), used, "{net} by {selection:?}");
+
+            facts.interfaces[1].addresses.retain(|own| !used.contains(&own.net.addr()));
+            let choice = choose(&names(&["eth0"]), &facts, None, &used).unwrap();
+            assert_eq!(choice.addresses(), [address(net).net.addr()], "what was in use is gone");
+        }
+    }
+    let mut facts = host();
+    facts.interfaces[1].addresses.push(address("192.0.2.7/32"));
+    let choice = choose(&names(&["192.0.2.7"]), &facts, None, &used).unwrap();
+    assert_eq!(choice.addresses()[0].to_string(), "192.0.2.7", "somebody wants that one");
+}
+
+#[test]
+fn at_the_start_an_address_of_a_whole_prefix_comes_last_and_a_primary_one_before_a_secondary_one() {
+    let first = |nets: [InterfaceAddress; 2]| {
+        let mut facts = host();
+        facts.interfaces[1].addresses = nets.into();
+        chosen(&Selection::default(), &facts, None)
+    };
+    let leased = InterfaceAddress { permanent: false, ..address("192.0.2.10/24") };
+    let secondary = InterfaceAddress { secondary: true, ..address("192.0.2.7/24") };
+    assert_eq!(first([address("192.0.2.7/32"), leased]), "eth0 192.0.2.10 -");
+    assert_eq!(first([secondary, leased]), "eth0 192.0.2.10 -");
+    assert_eq!(first([address("2001:db8::7/128"), address("2001:db8::10/64")]), "eth0 - 2001:db8::10");
+    let mut facts = host();
+    facts.interfaces[1].addresses = vec![address("192.0.2.7/32")];
+    assert_eq!(chosen(&Selection::default(), &facts, None), "eth0 192.0.2.7 -");
 }

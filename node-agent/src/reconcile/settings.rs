@@ -75,7 +75,7 @@ mod tests {
     use crate::testing::{facts, network, peer};
 
     fn told(facts: &HostFacts, network: &Network) -> Vec<String> {
-        let choice = choose(&Selection::default(), facts, None).unwrap();
+        let choice = choose(&Selection::default(), facts, None, &[]).unwrap();
         warnings(facts, &choice, network)
     }
 

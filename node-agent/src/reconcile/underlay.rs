@@ -42,9 +42,23 @@ impl<D: Datapath + Host> Reconcile<D> {
             info!(device = %choice.device, v4 = ?choice.v4, v6 = ?choice.v6, reason = choice.reason, "underlay chosen");
         }
         let below = self.underlay();
+        self.send_from(choice.addresses()).await;
         let before = self.choice.replace(choice);
         self.facts = facts;
         is_back || self.choice != before || self.underlay() != below
+    }
+
+    /// Remembers what is sent from, over restarts too.
+    async fn send_from(&mut self, addresses: Vec<IpAddr>) {
+        if self.sends_from == addresses {
+            return;
+        }
+        self.sends_from = addresses;
+        // Without a lease there is nothing to come back to.
+        if self.lease.is_some() {
+            let kept = self.file.append_addresses(&self.sends_from);
+            self.saved(kept).await;
+        }
     }
 
     /// Why nobody can use this host as next hop, where all have to.
@@ -104,7 +118,8 @@ impl<D: Datapath + Host> Reconcile<D> {
             Some(address) => host.route_to(address).await.map_err(|error| explain(&error))?,
             None => None,
         };
-        let choice = iface::choose(selection, &facts, route.as_ref()).map_err(|error| error.to_string())?;
+        let choice = iface::choose(selection, &facts, route.as_ref(), &self.sends_from)
+            .map_err(|error| error.to_string())?;
         Ok((choice, facts))
     }
 }

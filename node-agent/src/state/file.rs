@@ -13,6 +13,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use loden_proto::model::{Network, Peer};
@@ -34,8 +35,14 @@ const SMALL: u64 = 64 * 1024;
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Record {
-    Base { lease: Option<(Held, Network)>, peers: Option<KeptPeers> },
+    Base {
+        lease: Option<(Held, Network)>,
+        peers: Option<KeptPeers>,
+        #[serde(default)]
+        sends_from: Vec<IpAddr>,
+    },
     Lease(Held, Network),
+    SendsFrom(Vec<IpAddr>),
     Change(KeptDelta),
 }
 
@@ -113,6 +120,14 @@ impl NetworkFile {
         self.append_record(&Record::Lease(held, network.clone()))
     }
 
+    /// Keeps the addresses that are sent from; as [`Self::append`].
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_addresses(&mut self, sends_from: &[IpAddr]) -> io::Result<bool> {
+        self.append_record(&Record::SendsFrom(sends_from.to_vec()))
+    }
+
     fn append_record(&mut self, record: &Record) -> io::Result<bool> {
         if self.changes > self.base.max(SMALL) {
             self.file = None;
@@ -150,7 +165,11 @@ pub struct Content(Vec<u8>);
 impl Content {
     /// # Errors
     /// It is larger than a file may be.
-    pub fn of(lease: Option<&(Held, Network)>, peers: Option<&PeerSet>) -> io::Result<Self> {
+    pub fn of(
+        lease: Option<&(Held, Network)>,
+        peers: Option<&PeerSet>,
+        sends_from: &[IpAddr],
+    ) -> io::Result<Self> {
         let peers = peers.map(|set| KeptPeers {
             peers: set.iter().map(|peer| Peer::clone(peer)).collect(),
             refused: set.refused().iter().map(|(node, reason)| (node.clone(), reason.clone())).collect(),
@@ -158,7 +177,8 @@ impl Content {
             grounded: set.is_grounded(),
         });
         let mut bytes = MAGIC.to_vec();
-        frame(&Record::Base { lease: lease.cloned(), peers }, &mut bytes)?;
+        let sends_from = sends_from.to_vec();
+        frame(&Record::Base { lease: lease.cloned(), peers, sends_from }, &mut bytes)?;
         Ok(Self(bytes))
     }
 }
@@ -179,17 +199,18 @@ fn frame(record: &Record, bytes: &mut Vec<u8>) -> io::Result<()> {
 /// The state in the file, and where its last whole record ends.
 pub(super) fn read(bytes: &[u8]) -> Option<(Kept, usize)> {
     let mut rest = bytes.strip_prefix(MAGIC)?;
-    let Some(Record::Base { lease, peers }) = next(&mut rest).ok()? else { return None };
+    let Some(Record::Base { lease, peers, sends_from }) = next(&mut rest).ok()? else { return None };
     let peers = peers.map(|kept| {
         let refused = kept.refused.into_iter().collect();
         PeerSet::restored(kept.peers, refused, kept.token, kept.grounded)
     });
-    let mut kept = Kept { lease, peers };
+    let mut kept = Kept { lease, peers, sends_from };
     loop {
         let whole = bytes.len() - rest.len();
         match next(&mut rest).ok()? {
             Some(Record::Change(delta)) => change(&mut kept, delta)?,
             Some(Record::Lease(held, network)) => kept.lease = Some((held, network)),
+            Some(Record::SendsFrom(addresses)) => kept.sends_from = addresses,
             Some(Record::Base { .. }) => return None,
             None => return Some((kept, whole)),
         }

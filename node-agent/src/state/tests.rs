@@ -26,12 +26,16 @@ fn delta(number: u8) -> Delta {
     Delta { upserts: vec![peer(number)], token: Some(vec![number].into()), ..Delta::default() }
 }
 
-/// Writes a base and three changes; answers the states in between and the file.
+fn content(kept: &Kept) -> Content {
+    Content::of(kept.lease.as_ref(), kept.peers.as_ref(), &kept.sends_from).unwrap()
+}
+
+/// Writes a base and four changes; answers the states in between and the file.
 async fn written(dir: &StateDir) -> (Vec<Kept>, PathBuf) {
     let (mut file, kept) = dir.network(&network().id);
     assert_eq!(kept, Kept::default());
-    let mut kept = Kept { lease: Some((held(), network())), peers: Some(set(&[1, 2])) };
-    file.rewrite(Content::of(kept.lease.as_ref(), kept.peers.as_ref()).unwrap()).await.unwrap();
+    let mut kept = Kept { lease: Some((held(), network())), peers: Some(set(&[1, 2])), ..Kept::default() };
+    file.rewrite(content(&kept)).await.unwrap();
     let mut states = vec![kept.clone()];
     for number in [3, 4] {
         assert!(file.append(&delta(number)).unwrap());
@@ -41,6 +45,9 @@ async fn written(dir: &StateDir) -> (Vec<Kept>, PathBuf) {
     let newer = Held { epoch: Epoch(5), ..held() };
     assert!(file.append_lease(newer, &network()).unwrap());
     kept.lease = Some((newer, network()));
+    states.push(kept.clone());
+    kept.sends_from = vec!["192.0.2.9".parse().unwrap()];
+    assert!(file.append_addresses(&kept.sends_from).unwrap());
     states.push(kept);
     (states, file_path(dir))
 }
@@ -58,7 +65,7 @@ async fn what_was_kept_is_read_back() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
     let (states, _) = written(&dir).await;
-    assert_eq!(dir.network(&network().id).1, states[3]);
+    assert_eq!(dir.network(&network().id).1, states[4]);
 }
 
 #[tokio::test]
@@ -76,7 +83,7 @@ async fn a_file_cut_anywhere_is_no_state_or_a_whole_earlier_one() {
         }
     }
     // Nothing until the base is whole, then each earlier state in turn.
-    assert_eq!(seen, [vec![Kept::default()], states[..3].to_vec()].concat());
+    assert_eq!(seen, [vec![Kept::default()], states[..4].to_vec()].concat());
 }
 
 #[tokio::test]
@@ -93,7 +100,7 @@ async fn a_changed_byte_is_never_read_as_something_else() {
             assert_eq!(kept, Kept::default(), "byte {index} ^ {bit:#x}");
         }
     }
-    assert_eq!(read_back(&bytes), states[3]);
+    assert_eq!(read_back(&bytes), states[4]);
 }
 
 #[tokio::test]
@@ -104,10 +111,10 @@ async fn a_torn_or_damaged_file_is_replaced_before_it_is_appended_to() {
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     let (mut file, mut kept) = dir.network(&network().id);
-    assert_eq!(kept, states[2]);
+    assert_eq!(kept, states[3]);
     assert!(!file.append(&delta(5)).unwrap());
     kept.peers.as_mut().unwrap().apply(Update::Delta(delta(5)));
-    file.rewrite(Content::of(kept.lease.as_ref(), kept.peers.as_ref()).unwrap()).await.unwrap();
+    file.rewrite(content(&kept)).await.unwrap();
     assert!(file.append(&delta(6)).unwrap());
     kept.peers.as_mut().unwrap().apply(Update::Delta(delta(6)));
     assert_eq!(dir.network(&network().id).1, kept);
@@ -118,10 +125,10 @@ async fn changes_that_outgrow_the_base_ask_for_a_new_one() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
     let (mut file, _) = dir.network(&network().id);
-    file.rewrite(Content::of(None, Some(&set(&[1]))).unwrap()).await.unwrap();
+    file.rewrite(Content::of(None, Some(&set(&[1])), &[]).unwrap()).await.unwrap();
     let appended = (0..).take_while(|_| file.append(&delta(2)).unwrap()).take(10_000).count();
     assert!((100..1000).contains(&appended), "{appended}");
-    file.rewrite(Content::of(None, Some(&set(&[1]))).unwrap()).await.unwrap();
+    file.rewrite(Content::of(None, Some(&set(&[1])), &[]).unwrap()).await.unwrap();
     assert!(file.append(&delta(2)).unwrap());
 }
 
