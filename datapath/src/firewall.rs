@@ -37,7 +37,7 @@ pub trait Firewall: Send + 'static {
     /// new one. `None` removes it.
     fn replace(&mut self, table: Option<&str>) -> impl Future<Output = Result<(), FirewallError>> + Send;
 
-    /// The tables of others that filter what is forwarded or delivered here, with all their chains.
+    /// The tables of others that filter packets, with all their chains.
     fn others(&mut self) -> impl Future<Output = Result<Vec<Chain>, FirewallError>> + Send;
 
     /// Makes edits of ours in a chain of others, all or none.

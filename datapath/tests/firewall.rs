@@ -129,6 +129,7 @@ fn traffic() -> Traffic {
         subnets: nets(&SUBNETS),
         pods: BTreeSet::from(["cni0".to_owned()]),
         links: BTreeSet::from(["loden1a".to_owned()]),
+        lower: BTreeSet::from(["eth0".to_owned()]),
         tunnel: Some((8472, vec![Family::V4])),
     }
 }
@@ -144,7 +145,12 @@ fn chains_of_others_that_drop_are_found_and_rules_put_before_are_taken_away_agai
              table ip6 filter { chain FORWARD { type filter hook forward priority filter; policy accept;\n\
                ip6 daddr fd00:244::/48 reject; }; }\n\
              table inet quiet { chain f { type filter hook forward priority filter; policy drop;\n\
-               ip saddr 10.0.0.0/8 accept; meta nfproto ipv6 accept; }; }\n";
+               ip saddr 10.0.0.0/8 accept; meta nfproto ipv6 accept; }; }\n\
+             table ip raw { chain PREROUTING { type filter hook prerouting priority raw;\n\
+               ct state new drop; udp dport 8472 drop; }; }\n\
+             table inet mangle { chain o { type route hook output priority mangle; ip daddr 10.0.0.0/8 drop; }; }\n\
+             table inet wall { chain after { type filter hook postrouting priority srcnat + 5;\n\
+               oifname \"eth0\" meta protocol ip udp dport 8472 drop; }; }\n";
         nft(tables);
         let list = || nft("list ruleset");
         let before = list();
@@ -157,10 +163,16 @@ fn chains_of_others_that_drop_are_found_and_rules_put_before_are_taken_away_agai
         assert_eq!(
             told(&chains),
             [
+                "the chain o of the table inet mangle drops what this host sends to pods (by a rule): accept \
+                 10.244.0.0/16, fd00:244::/48 there",
+                "the chain after of the table inet wall drops what this host sends through the tunnel after it was \
+                 routed (by a rule): accept UDP port 8472 there",
                 "the chain FORWARD of the table ip filter drops what pods send each other (its policy is drop): \
                  accept 10.244.0.0/16 there",
                 "the chain INPUT of the table ip filter drops what other nodes send through the tunnel (its policy \
                  is drop): accept UDP port 8472 there",
+                "the chain PREROUTING of the table ip raw drops what other nodes send through the tunnel before it is \
+                 routed (by a rule): accept UDP port 8472 there",
                 "the chain FORWARD of the table ip6 filter drops what pods send each other (by a rule): accept \
                  fd00:244::/48 there",
             ]
@@ -172,7 +184,7 @@ fn chains_of_others_that_drop_are_found_and_rules_put_before_are_taken_away_agai
         assert_eq!(told(&chains), Vec::<String>::new());
         assert!(insertions(&chains, &[traffic()], true).is_empty());
         let inserted = list();
-        assert_eq!(inserted.matches("comment \"loden-agent: ").count(), 5, "{inserted}");
+        assert_eq!(inserted.matches("comment \"loden-agent: ").count(), 9, "{inserted}");
         for edits in insertions(&chains, &[traffic()], false).values() {
             firewall.edit(edits).await.unwrap();
         }

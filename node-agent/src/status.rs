@@ -77,6 +77,8 @@ pub struct Devices {
     pub pods: BTreeSet<String>,
     /// Which lead to the peers.
     pub links: BTreeSet<String>,
+    /// The host's own that is sent over.
+    pub lower: BTreeSet<String>,
     /// The families of the underlay.
     pub families: Vec<Family>,
 }

@@ -243,3 +243,44 @@ async fn a_chain_that_drops_is_named_in_status_and_opened_by_who_was_asked_to() 
     status("Every node is converged.", "ip_forward").await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_before_routing_and_on_its_way_out_is_named_and_opened_by_who_was_asked_to()
+-> anyhow::Result<()> {
+    let Stage { pair, world: _world } = stage("hooks", &[], &["--firewall-insert"]).await?;
+    let Pair { deployment, a, b, .. } = &pair;
+    let walls = "table ip raw { chain PREROUTING { type filter hook prerouting priority raw; udp dport 8472 drop; }; }\n\
+                 table inet wall { chain out { type filter hook output priority filter;\n\
+                   udp dport 8472 drop; ip daddr 10.244.0.0/16 reject; }; }";
+    for node in [&a, &b] {
+        node.host.nft(walls)?;
+    }
+    let opened = wait::until("rules of ours on b", SOON, async || {
+        let rules = b.host.nft("list ruleset")?;
+        // Both of the port, and one of each pool.
+        ensure!(rules.matches("comment \"loden-agent: ").count() == 4, "{rules}");
+        Ok::<_, anyhow::Error>(())
+    });
+    opened.await?;
+    let named = wait::until("the status", SOON, async || {
+        let text = deployment.lodenctl(&["status"]).await?;
+        for what in [
+            "a     default  the chain PREROUTING of the table ip raw drops what other nodes send through the tunnel \
+             before it is routed",
+            "a     default  the chain out of the table inet wall drops what this host sends to pods",
+            "a     default  the chain out of the table inet wall drops what this host sends through the tunnel",
+        ] {
+            ensure!(text.contains(what), "{what} is not in {text}");
+        }
+        ensure!(!text.contains("b     default"), "{text}");
+        Ok::<_, anyhow::Error>(())
+    });
+    named.await?;
+    let text = a.ready(SOON).await?;
+    ensure!(text.contains("before it is routed") && text.contains("--firewall-insert"), "{text}");
+    ensure!(!a.host.nft("list ruleset")?.contains("loden-agent"), "a was not asked to");
+
+    a.host.nft("delete table ip raw\ndelete table inet wall")?;
+    pair.reaches().await?;
+    Ok(())
+}

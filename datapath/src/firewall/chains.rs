@@ -58,15 +58,23 @@ pub struct Base {
     pub hook: Hook,
     /// What reaches the end is dropped.
     pub drops: bool,
+    /// The states of connections are known there.
+    pub tracked: bool,
 }
 
 /// Which packets enter.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Hook {
-    /// Those that are sent on.
-    Forward,
+    /// All that come in, before it is known where they go.
+    Prerouting,
     /// Those for this host itself.
     Input,
+    /// Those that are sent on.
+    Forward,
+    /// Those of this host itself.
+    Output,
+    /// All that leave.
+    Postrouting,
 }
 
 /// A rule.
@@ -144,8 +152,8 @@ pub enum Field {
 /// the destinations.
 #[derive(Clone, Debug)]
 pub struct Probe<'a> {
-    /// Where they enter.
-    pub hook: Hook,
+    /// Where they pass.
+    pub hooks: &'static [Hook],
     /// Of which address family.
     pub family: Family,
     /// Devices that they may come in by. `None`: not known yet.
@@ -164,7 +172,7 @@ pub struct Probe<'a> {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Fit {
     Yes,
-    /// It would depend on a device that there is none of yet.
+    /// It would depend on a device that there is none of yet, or on where the peers are.
     OnceKnown,
     Unknown,
     No,
@@ -185,11 +193,11 @@ pub enum End {
 /// accept. `skip` leaves rules out.
 #[must_use]
 pub fn run(chains: &[Chain], base: &Chain, probe: &Probe<'_>, skip: impl Fn(&Rule) -> bool) -> End {
-    let enters = base.base.filter(|base| base.hook == probe.hook);
-    let Some(Base { drops, .. }) = enters.filter(|_| base.id.takes(probe.family)) else {
+    let enters = base.base.filter(|base| probe.hooks.contains(&base.hook));
+    let Some(Base { drops, tracked, .. }) = enters.filter(|_| base.id.takes(probe.family)) else {
         return End::Passes;
     };
-    match (Walk { chains, probe, skip }).chain(base, 0) {
+    match (Walk { chains, probe, tracked, skip }).chain(base, 0) {
         Some(end) => end,
         None if drops => End::Policy,
         None => End::Passes,
@@ -202,6 +210,7 @@ const DEEPEST: usize = 16;
 struct Walk<'a, S> {
     chains: &'a [Chain],
     probe: &'a Probe<'a>,
+    tracked: bool,
     skip: S,
 }
 
@@ -209,7 +218,7 @@ impl<S: Fn(&Rule) -> bool> Walk<'_, S> {
     /// None: no rule decides.
     fn chain(&self, chain: &Chain, depth: usize) -> Option<End> {
         for rule in chain.rules.iter().filter(|rule| !(self.skip)(rule)) {
-            let fit = rule.tests.iter().map(|test| fit(test, self.probe)).max().unwrap_or(Fit::Yes);
+            let fit = self.rule(rule);
             if fit > Fit::OnceKnown {
                 continue;
             }
@@ -236,31 +245,40 @@ impl<S: Fn(&Rule) -> bool> Walk<'_, S> {
         }
         None
     }
-}
 
-fn fit(test: &Test, probe: &Probe<'_>) -> Fit {
-    let Test::Is { what, not } = test else { return Fit::Unknown };
-    let fit = match what {
-        Field::Incoming(names) => device(names, probe.incoming),
-        Field::Outgoing(names) => device(names, probe.outgoing),
-        Field::Source(ranges) => address(ranges, probe.family, probe.source),
-        Field::Destination(ranges) => address(ranges, probe.family, probe.destination),
-        Field::State(states) => sure(states.iter().any(|state| state == "new")),
-        Field::Protocol(protocols) => match probe.udp {
-            Some(_) => sure(protocols.iter().any(|protocol| protocol == "udp")),
-            None => Fit::Unknown,
-        },
-        Field::UdpPort(ports) => match probe.udp {
-            Some(port) => sure(ports.iter().any(|(first, last)| (*first..=*last).contains(&port))),
-            None => Fit::Unknown,
-        },
-        Field::Family(families) => sure(families.contains(&probe.family)),
-    };
-    match (fit, not) {
-        (Fit::Yes, true) => Fit::No,
-        (Fit::No, true) if another_family(what, probe.family) => Fit::No,
-        (Fit::No, true) => Fit::Yes,
-        (fit, _) => fit,
+    fn rule(&self, rule: &Rule) -> Fit {
+        let is_port = |test: &Test| matches!(test, Test::Is { what: Field::UdpPort(_), not: false });
+        // Whoever names the tunnel's port together with addresses means those of the nodes.
+        let of_nodes = if rule.tests.iter().any(is_port) { Fit::OnceKnown } else { Fit::Unknown };
+        rule.tests.iter().map(|test| self.test(test, of_nodes)).max().unwrap_or(Fit::Yes)
+    }
+
+    /// `of_nodes`: how addresses fit that are not known here.
+    fn test(&self, test: &Test, of_nodes: Fit) -> Fit {
+        let (Test::Is { what, not }, probe) = (test, self.probe) else { return Fit::Unknown };
+        let fit = match what {
+            Field::Incoming(names) => device(names, probe.incoming),
+            Field::Outgoing(names) => device(names, probe.outgoing),
+            Field::Source(ranges) => address(ranges, probe.family, probe.source, of_nodes),
+            Field::Destination(ranges) => address(ranges, probe.family, probe.destination, of_nodes),
+            Field::State(_) if !self.tracked => Fit::Unknown,
+            Field::State(states) => sure(states.iter().any(|state| state == "new")),
+            Field::Protocol(protocols) => match probe.udp {
+                Some(_) => sure(protocols.iter().any(|protocol| protocol == "udp")),
+                None => Fit::Unknown,
+            },
+            Field::UdpPort(ports) => match probe.udp {
+                Some(port) => sure(ports.iter().any(|(first, last)| (*first..=*last).contains(&port))),
+                None => Fit::Unknown,
+            },
+            Field::Family(families) => sure(families.contains(&probe.family)),
+        };
+        match (fit, not) {
+            (Fit::Yes, true) => Fit::No,
+            (Fit::No, true) if another_family(what, probe.family) => Fit::No,
+            (Fit::No, true) => Fit::Yes,
+            (fit, _) => fit,
+        }
     }
 }
 
@@ -289,9 +307,9 @@ fn device(names: &[String], known: Option<&BTreeSet<String>>) -> Fit {
     }
 }
 
-fn address(ranges: &[(IpAddr, IpAddr)], family: Family, net: Option<IpNet>) -> Fit {
+fn address(ranges: &[(IpAddr, IpAddr)], family: Family, net: Option<IpNet>, not_known: Fit) -> Fit {
     let of_family = || ranges.iter().filter(|(first, _)| Family::of(*first) == family);
-    let Some(net) = net else { return if of_family().next().is_some() { Fit::Unknown } else { Fit::No } };
+    let Some(net) = net else { return if of_family().next().is_some() { not_known } else { Fit::No } };
     let (begin, end) = (net.network(), net.broadcast());
     if of_family().any(|(first, last)| *first <= begin && end <= *last) {
         Fit::Yes

@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 
 use ipnet::IpNet;
-use loden_proto::model::Family;
 use serde_json::{Value, json};
 
-use super::chains::{Chain, ChainId, Hook, OURS, Rule};
-use super::obstacle::{Traffic, is_obstacle};
+use super::chains::{Chain, ChainId, OURS, Rule};
+use super::obstacle::{Obstacle, Traffic, in_chain};
 
 /// A change of ours to a chain of somebody else.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -99,17 +98,13 @@ pub fn insertions(chains: &[Chain], traffic: &[Traffic], wanted: bool) -> BTreeM
     let mut edits = BTreeMap::new();
     for chain in chains {
         let present: Vec<&Rule> = chain.rules.iter().filter(|rule| rule.is_ours()).collect();
-        let needed = match chain.base {
-            Some(base) if wanted && is_obstacle(chains, chain, traffic, Rule::is_ours) => {
-                accepted(&chain.id, base.hook, traffic)
-            }
-            _ => BTreeSet::new(),
-        };
+        let dropped = if wanted { in_chain(chains, chain, traffic, Rule::is_ours) } else { Vec::new() };
+        let needed: BTreeSet<Accept> = dropped.iter().flat_map(Obstacle::accepts).collect();
         let comments: BTreeSet<String> = needed.iter().map(|accept| accept.comment()).collect();
         let there = |comment: &String| present.iter().any(|rule| rule.comment.as_ref() == Some(comment));
         let stale = comments.iter().all(there)
             && !needed.is_empty()
-            && is_obstacle(chains, chain, traffic, |_| false);
+            && !in_chain(chains, chain, traffic, |_| false).is_empty();
         let goes = |rule: &&&Rule| stale || rule.comment.as_ref().is_none_or(|of| !comments.contains(of));
         let deleted = present.iter().filter(goes).map(|rule| Edit::Delete(chain.id.clone(), rule.handle));
         let missing = needed.iter().filter(|accept| stale || !there(&accept.comment()));
@@ -120,19 +115,4 @@ pub fn insertions(chains: &[Chain], traffic: &[Traffic], wanted: bool) -> BTreeM
         }
     }
     edits
-}
-
-fn accepted(chain: &ChainId, hook: Hook, traffic: &[Traffic]) -> BTreeSet<Accept> {
-    let mut accepts = BTreeSet::new();
-    for of in traffic {
-        match hook {
-            Hook::Forward => {
-                for pool in of.pools.iter().filter(|pool| chain.takes(Family::of_net(**pool))) {
-                    accepts.extend([Accept::From(*pool), Accept::To(*pool)]);
-                }
-            }
-            Hook::Input => accepts.extend(of.tunnel.iter().map(|(port, _)| Accept::Udp(*port))),
-        }
-    }
-    accepts
 }

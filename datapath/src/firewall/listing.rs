@@ -13,7 +13,7 @@ use super::masquerade::TABLE;
 /// Statements that neither choose nor decide.
 const NEUTRAL: [&str; 6] = ["counter", "log", "mangle", "notrack", "flow", "comment"];
 
-/// The tables of others in which packets are filtered that are sent on or delivered: family and name.
+/// The tables of others in which packets are filtered: family and name.
 pub(super) fn filtering(text: &[u8]) -> Result<Vec<(String, String)>, FirewallError> {
     let mut tables: Vec<_> = chains(text)?
         .into_iter()
@@ -53,13 +53,27 @@ fn id(object: &Value, name: &str) -> Option<ChainId> {
     Some(ChainId { family, table: text("table")?, name: text(name)? })
 }
 
+/// From this priority on the kernel knows to which connection a packet belongs.
+const CONNTRACK: i64 = -200;
+
 fn base(chain: &Value) -> Option<Base> {
     let hook = match chain["hook"].as_str()? {
-        "forward" => Hook::Forward,
+        "prerouting" => Hook::Prerouting,
         "input" => Hook::Input,
+        "forward" => Hook::Forward,
+        "output" => Hook::Output,
+        "postrouting" => Hook::Postrouting,
         _ => return None,
     };
-    (chain["type"] == "filter").then(|| Base { hook, drops: chain["policy"] == "drop" })
+    // One that translates addresses sees but the first packets of connections.
+    if !["filter", "route"].contains(&chain["type"].as_str()?) {
+        return None;
+    }
+    let tracked = match hook {
+        Hook::Prerouting | Hook::Output => chain["prio"].as_i64()? > CONNTRACK,
+        Hook::Input | Hook::Forward | Hook::Postrouting => true,
+    };
+    Some(Base { hook, drops: chain["policy"] == "drop", tracked })
 }
 
 /// A rule; one with a verdict map is as many as the map has entries.
@@ -145,7 +159,7 @@ fn field(left: &Value, values: &[&Value]) -> Option<Field> {
             "iifname" | "iif" => texts(values).map(Field::Incoming),
             "oifname" | "oif" => texts(values).map(Field::Outgoing),
             "l4proto" => texts(values).map(Field::Protocol),
-            "nfproto" => families(values).map(Field::Family),
+            "nfproto" | "protocol" => families(values).map(Field::Family),
             _ => None,
         };
     }
@@ -172,8 +186,8 @@ fn texts(values: &[&Value]) -> Option<Vec<String>> {
 
 fn families(values: &[&Value]) -> Option<Vec<Family>> {
     each(values, |value| match value.as_str()? {
-        "ipv4" => Some(Family::V4),
-        "ipv6" => Some(Family::V6),
+        "ipv4" | "ip" => Some(Family::V4),
+        "ipv6" | "ip6" => Some(Family::V6),
         _ => None,
     })
 }
@@ -231,7 +245,7 @@ mod tests {
     fn chains_and_rules_are_read_and_what_is_strange_decides_nothing() {
         let chains = chains(LISTING.as_bytes()).unwrap();
         let forward = &chains[0];
-        assert_eq!(forward.base, Some(Base { hook: Hook::Forward, drops: true }));
+        assert_eq!(forward.base, Some(Base { hook: Hook::Forward, drops: true, tracked: true }));
         assert_eq!((forward.rules.len(), chains[1].rules.len(), chains.len()), (4, 1, 4));
         assert!(forward.rules[0].is_ours());
         let from = Field::Source(vec![([10, 8, 0, 0].into(), [10, 8, 3, 255].into())]);
@@ -248,6 +262,25 @@ mod tests {
         assert_eq!((user.tests.len(), &user.verdict), (3, &Some(Verdict::Drop)));
         assert_eq!(user.tests[1], Test::Is { what: Field::UdpPort(vec![(8000, 9000)]), not: false });
         assert_eq!(user.tests[2], Test::Unknown);
+    }
+
+    #[test]
+    fn each_hook_is_read_with_whether_connections_are_known_there() {
+        let read = |more: &str| {
+            let chain = format!(
+                r#"{{"nftables": [{{"chain": {{"family": "inet", "table": "t", "name": "c", {more}}}}}]}}"#
+            );
+            chains(chain.as_bytes()).unwrap()[0].base
+        };
+        let base = |hook, tracked| Some(Base { hook, drops: false, tracked });
+        let raw = read(r#""type": "filter", "hook": "prerouting", "prio": -300, "policy": "accept""#);
+        assert_eq!(raw, base(Hook::Prerouting, false));
+        let mangle = read(r#""type": "route", "hook": "output", "prio": -150, "policy": "accept""#);
+        assert_eq!(mangle, base(Hook::Output, true));
+        let after = read(r#""type": "filter", "hook": "postrouting", "prio": -300"#);
+        assert_eq!(after, base(Hook::Postrouting, true));
+        assert_eq!(read(r#""type": "filter", "hook": "ingress", "dev": "eth0", "prio": 0"#), None);
+        assert_eq!(read(r#""type": "nat", "hook": "output", "prio": -100"#), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use loden_proto::model::Family;
 use loden_proto::names::NetworkId;
 
 use super::chains::{Chain, ChainId, End, Hook, Probe, Rule, run};
+use super::insert::Accept;
 
 /// The packets of a network that have to pass this host.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,20 +23,29 @@ pub struct Traffic {
     pub pods: BTreeSet<String>,
     /// Devices that lead to the peers.
     pub links: BTreeSet<String>,
+    /// The device of the host that is sent over; none when it is not known.
+    pub lower: BTreeSet<String>,
     /// UDP port of the tunnel, and the families of the underlay that it is received over.
     pub tunnel: Option<(u16, Vec<Family>)>,
 }
 
+/// Where packets pass that are sent on,
+const SENT_ON: &[Hook] = &[Hook::Prerouting, Hook::Forward, Hook::Postrouting];
+/// that are for this host,
+const RECEIVED: &[Hook] = &[Hook::Prerouting, Hook::Input];
+/// and that are its own.
+const SENT: &[Hook] = &[Hook::Output, Hook::Postrouting];
+
 impl Traffic {
-    /// What has to pass: between pods here and pods elsewhere, and the tunnel itself.
-    pub(super) fn probes(&self) -> Vec<Probe<'_>> {
+    /// What has to pass: between pods here and pods elsewhere, from this host to pods, and the tunnel itself.
+    fn probes(&self) -> Vec<(Packets, Probe<'_>)> {
         let known = |devices| Some(devices).filter(|devices: &&BTreeSet<String>| !devices.is_empty());
-        let (pods, links) = (known(&self.pods), known(&self.links));
+        let (pods, links, lower) = (known(&self.pods), known(&self.links), known(&self.lower));
         let mut probes = Vec::new();
         for own in &self.subnets {
             for pool in self.pools.iter().filter(|pool| Family::of_net(**pool) == Family::of_net(*own)) {
                 let out = Probe {
-                    hook: Hook::Forward,
+                    hooks: SENT_ON,
                     family: Family::of_net(*own),
                     incoming: pods,
                     outgoing: links,
@@ -50,62 +60,99 @@ impl Traffic {
                     destination: Some(*own),
                     ..out.clone()
                 };
-                probes.extend([out, back]);
+                let sent = Probe { hooks: SENT, incoming: None, source: None, ..out.clone() };
+                let here = Probe { outgoing: pods, destination: Some(*own), ..sent.clone() };
+                probes.extend([(Packets::Pods, out), (Packets::Pods, back)]);
+                probes.extend([(Packets::Host, sent), (Packets::Host, here)]);
             }
         }
         let tunnel = self.tunnel.iter().flat_map(|(port, families)| families.iter().map(|of| (*port, *of)));
-        probes.extend(tunnel.map(|(port, family)| Probe {
-            hook: Hook::Input,
-            family,
-            incoming: None,
-            outgoing: None,
-            source: None,
-            destination: None,
-            udp: Some(port),
-        }));
+        for (port, family) in tunnel {
+            let received = Probe {
+                hooks: RECEIVED,
+                family,
+                incoming: lower,
+                outgoing: None,
+                source: None,
+                destination: None,
+                udp: Some(port),
+            };
+            let sent = Probe { hooks: SENT, incoming: None, outgoing: lower, ..received.clone() };
+            probes.extend([(Packets::Received { port }, received), (Packets::Sent { port }, sent)]);
+        }
         probes
     }
 }
 
 /// A chain that drops what has to pass.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Obstacle {
     /// Whose packets.
     pub network: NetworkId,
     /// The base chain.
     pub chain: ChainId,
-    /// Which packets, and what they need.
+    /// Where it is passed.
+    hook: Hook,
+    /// Which packets.
     packets: Packets,
+    /// What of the network's pools may enter the chain.
+    pools: Vec<IpNet>,
     /// In which chain a rule drops them; `None`: the policy does.
     rule: Option<String>,
 }
 
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Packets {
-    Forwarded { pools: Vec<IpNet> },
-    Tunnel { port: u16 },
+    /// Between pods.
+    Pods,
+    /// From the host to pods.
+    Host,
+    /// The tunnel's, that come.
+    Received { port: u16 },
+    /// The tunnel's, that go.
+    Sent { port: u16 },
+}
+
+impl Obstacle {
+    /// What would have to be accepted.
+    pub(super) fn accepts(&self) -> Vec<Accept> {
+        let pools = self.pools.iter();
+        match self.packets {
+            Packets::Pods => pools.flat_map(|pool| [Accept::From(*pool), Accept::To(*pool)]).collect(),
+            Packets::Host => pools.map(|pool| Accept::To(*pool)).collect(),
+            Packets::Received { port } | Packets::Sent { port } => vec![Accept::Udp(port)],
+        }
+    }
 }
 
 impl Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match &self.packets {
-            Packets::Forwarded { .. } => "what pods send each other",
-            Packets::Tunnel { .. } => "what other nodes send through the tunnel",
+        let place = match self.hook {
+            Hook::Prerouting => " before it is routed",
+            Hook::Postrouting => " after it was routed",
+            Hook::Input | Hook::Forward | Hook::Output => "",
         };
-        write!(f, "{} drops {what} (", self.chain)?;
+        let what = match self.packets {
+            Packets::Pods => "what pods send each other",
+            Packets::Host => "what this host sends to pods",
+            Packets::Received { .. } => "what other nodes send through the tunnel",
+            Packets::Sent { .. } => "what this host sends through the tunnel",
+        };
+        write!(f, "{} drops {what}{place} (", self.chain)?;
         match &self.rule {
             None => f.write_str("its policy is drop)")?,
             Some(chain) if *chain == self.chain.name => f.write_str("by a rule)")?,
             Some(chain) => write!(f, "by a rule in {chain})")?,
         }
-        match &self.packets {
-            Packets::Forwarded { pools } => {
-                let pools: Vec<_> = pools.iter().map(ToString::to_string).collect();
-                write!(f, ": accept {} there", pools.join(", "))?;
+        match self.packets {
+            Packets::Pods | Packets::Host => {
+                let pools: Vec<_> = self.pools.iter().map(ToString::to_string).collect();
+                write!(f, ": accept {} there", pools.join(", "))
             }
-            Packets::Tunnel { port } => write!(f, ": accept UDP port {port} there")?,
+            Packets::Received { port } | Packets::Sent { port } => {
+                write!(f, ": accept UDP port {port} there")
+            }
         }
-        Ok(())
     }
 }
 
@@ -113,49 +160,41 @@ impl Display for Obstacle {
 /// packets.
 #[must_use]
 pub fn obstacles(chains: &[Chain], traffic: &[Traffic]) -> Vec<Obstacle> {
+    chains.iter().flat_map(|chain| in_chain(chains, chain, traffic, |_| false)).collect()
+}
+
+/// What a chain drops of the traffic when rules are left out.
+pub(super) fn in_chain(
+    chains: &[Chain],
+    chain: &Chain,
+    traffic: &[Traffic],
+    skip: impl Fn(&Rule) -> bool + Copy,
+) -> Vec<Obstacle> {
     let mut obstacles: Vec<Obstacle> = Vec::new();
-    for base in chains.iter().filter(|chain| chain.base.is_some()) {
-        for of in traffic {
-            for probe in of.probes() {
-                let rule = match run(chains, base, &probe, |_: &Rule| false) {
-                    End::Passes => continue,
-                    End::Policy => None,
-                    End::Rule(chain) => Some(chain),
-                };
-                let packets = match probe.udp {
-                    Some(port) => Packets::Tunnel { port },
-                    None => Packets::Forwarded {
-                        pools: of
-                            .pools
-                            .iter()
-                            .filter(|pool| base.id.takes(Family::of_net(**pool)))
-                            .copied()
-                            .collect(),
-                    },
-                };
-                let found = Obstacle { network: of.network.clone(), chain: base.id.clone(), packets, rule };
-                let known = |other: &Obstacle| {
-                    (&other.network, &other.chain, &other.packets)
-                        == (&found.network, &found.chain, &found.packets)
-                };
-                if !obstacles.iter().any(known) {
-                    obstacles.push(found);
-                }
+    let Some(base) = &chain.base else { return obstacles };
+    for of in traffic {
+        for (packets, probe) in of.probes() {
+            let rule = match run(chains, chain, &probe, skip) {
+                End::Passes => continue,
+                End::Policy => None,
+                End::Rule(chain) => Some(chain),
+            };
+            let known = |other: &Obstacle| other.network == of.network && other.packets == packets;
+            if obstacles.iter().any(known) {
+                continue;
             }
+            let enter = of.pools.iter().filter(|pool| chain.id.takes(Family::of_net(**pool)));
+            obstacles.push(Obstacle {
+                network: of.network.clone(),
+                chain: chain.id.clone(),
+                hook: base.hook,
+                packets,
+                pools: enter.copied().collect(),
+                rule,
+            });
         }
     }
     obstacles
-}
-
-/// Whether a base chain drops something of the traffic when rules are left out.
-pub(super) fn is_obstacle(
-    chains: &[Chain],
-    base: &Chain,
-    traffic: &[Traffic],
-    skip: impl Fn(&Rule) -> bool + Copy,
-) -> bool {
-    let mut probes = traffic.iter().flat_map(Traffic::probes);
-    probes.any(|probe| run(chains, base, &probe, skip) != End::Passes)
 }
 
 #[cfg(test)]

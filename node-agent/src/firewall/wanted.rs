@@ -43,6 +43,7 @@ impl Wanted {
                     subnets: subnets.clone(),
                     pods: applied.devices.pods.clone(),
                     links: applied.devices.links.clone(),
+                    lower: applied.devices.lower.clone(),
                     tunnel,
                 });
             }

@@ -16,10 +16,12 @@ impl<D: Datapath + Host> Reconcile<D> {
             return Devices::default();
         };
         let tunnels = desired.tables().devices.keys().copied();
-        let link = self.choice.as_ref().map(|choice| choice.device).filter(|_| network.backend.is_routed());
+        let lower = self.choice.as_ref().map(|choice| choice.device);
+        let link = lower.filter(|_| network.backend.is_routed());
         Devices {
             pods: pods(&self.facts, held),
             links: tunnels.chain(link).map(|device| device.to_string()).collect(),
+            lower: lower.map(|device| device.to_string()).into_iter().collect(),
             families: desired.me().underlay.families().collect(),
         }
     }

@@ -15,6 +15,7 @@ fn traffic() -> Traffic {
         subnets: vec![net("10.244.7.0/24"), net("fd00:244:0:7::/64")],
         pods: BTreeSet::from(["cni0".to_owned()]),
         links: BTreeSet::from(["loden1a".to_owned()]),
+        lower: BTreeSet::from(["eth0".to_owned()]),
         tunnel: Some((8472, vec![Family::V4])),
     }
 }
@@ -24,7 +25,7 @@ fn id(family: &str, name: &str) -> ChainId {
 }
 
 fn base(family: &str, name: &str, hook: Hook, drops: bool, rules: Vec<Rule>) -> Chain {
-    Chain { id: id(family, name), base: Some(Base { hook, drops }), rules }
+    Chain { id: id(family, name), base: Some(Base { hook, drops, tracked: true }), rules }
 }
 
 fn forward(drops: bool, rules: Vec<Rule>) -> Chain {
@@ -140,6 +141,74 @@ fn families_and_the_tunnel_are_looked_at_by_themselves() {
     let udp = |first, last| rule(vec![is(Field::UdpPort(vec![(first, last)]))], Verdict::Accept);
     assert_eq!(told(&[input(vec![udp(8000, 9000)])]), Vec::<String>::new());
     assert_eq!(told(&[input(vec![udp(53, 53)])]).len(), 1);
+}
+
+#[test]
+fn each_hook_is_passed_by_what_passes_there() {
+    let drop = |tests| rule(tests, Verdict::Drop);
+    let port = || is(Field::UdpPort(vec![(8472, 8472)]));
+    let output = base("ip", "OUTPUT", Hook::Output, true, vec![]);
+    assert_eq!(
+        told(std::slice::from_ref(&output)),
+        [
+            "the chain OUTPUT of the table ip filter drops what this host sends to pods (its policy is drop): \
+             accept 10.244.0.0/16 there",
+            "the chain OUTPUT of the table ip filter drops what this host sends through the tunnel (its policy is \
+             drop): accept UDP port 8472 there",
+        ]
+    );
+    let to_pods = rule(vec![is(Field::Destination(range("10.244.0.0/16")))], Verdict::Accept);
+    let to_nodes = rule(vec![is(Field::Destination(range("192.0.2.0/24"))), port()], Verdict::Accept);
+    let open = base("ip", "OUTPUT", Hook::Output, true, vec![to_pods, to_nodes.clone()]);
+    assert_eq!(told(&[open]), Vec::<String>::new(), "addresses beside the port are the nodes'");
+    let others = rule(vec![is(Field::Destination(range("192.0.2.0/24")))], Verdict::Accept);
+    assert_eq!(told(&[base("ip", "OUTPUT", Hook::Output, true, vec![others])]).len(), 2);
+
+    let raw = |rules| base("inet", "raw", Hook::Prerouting, false, rules);
+    let text = told(&[raw(vec![drop(vec![port()])])]);
+    assert_eq!(
+        text,
+        [
+            "the chain raw of the table inet filter drops what other nodes send through the tunnel before it is routed \
+          (by a rule): accept UDP port 8472 there"
+        ]
+    );
+    let from = drop(vec![is(Field::Source(range("10.0.0.0/8")))]);
+    let text = told(&[raw(vec![from])]).join("");
+    assert!(text.contains("drops what pods send each other before it is routed (by a rule)"), "{text}");
+    let by_another = is(Field::Incoming(vec!["eth1".into()]));
+    assert_eq!(told(&[raw(vec![drop(vec![by_another, port()])])]), Vec::<String>::new());
+
+    let by = is(Field::Outgoing(vec!["eth0".into()]));
+    let after = base("ip", "POSTROUTING", Hook::Postrouting, false, vec![drop(vec![by, port()])]);
+    let text = told(&[after]).join("");
+    assert!(
+        text.contains("what this host sends through the tunnel after it was routed (by a rule)"),
+        "{text}"
+    );
+    let all = base("ip", "POSTROUTING", Hook::Postrouting, true, vec![]);
+    assert_eq!(told(&[all]).len(), 3, "between pods, from the host, and the tunnel");
+}
+
+#[test]
+fn the_state_of_a_connection_is_not_known_before_connections_are_tracked() {
+    let new = || rule(vec![is(Field::State(vec!["new".into()]))], Verdict::Drop);
+    let mut chain = base("ip", "PREROUTING", Hook::Prerouting, false, vec![new()]);
+    assert_eq!(told(std::slice::from_ref(&chain)).len(), 2);
+    chain.base.as_mut().unwrap().tracked = false;
+    assert_eq!(told(&[chain]), Vec::<String>::new());
+}
+
+#[test]
+fn only_what_a_chain_drops_is_accepted_there() {
+    let port = is(Field::UdpPort(vec![(8472, 8472)]));
+    let raw = base("ip", "PREROUTING", Hook::Prerouting, false, vec![rule(vec![port], Verdict::Drop)]);
+    let edits = insertions(std::slice::from_ref(&raw), &[traffic()], true);
+    assert_eq!(edits[&raw.id], [Edit::Insert(raw.id.clone(), Accept::Udp(8472))]);
+    let to = is(Field::Destination(range("10.244.0.0/16")));
+    let output = base("ip", "OUTPUT", Hook::Output, false, vec![rule(vec![to], Verdict::Drop)]);
+    let edits = insertions(std::slice::from_ref(&output), &[traffic()], true);
+    assert_eq!(edits[&output.id], [Edit::Insert(output.id.clone(), Accept::To(net("10.244.0.0/16")))]);
 }
 
 #[test]

@@ -20,7 +20,11 @@ fn masquerading() -> Network {
 /// What Docker does to a host.
 fn drops() -> Vec<Chain> {
     let id = ChainId { family: "ip".into(), table: "filter".into(), name: "FORWARD".into() };
-    vec![Chain { id, base: Some(Base { hook: Hook::Forward, drops: true }), rules: Vec::new() }]
+    vec![Chain {
+        id,
+        base: Some(Base { hook: Hook::Forward, drops: true, tracked: true }),
+        rules: Vec::new(),
+    }]
 }
 
 #[tokio::test(start_paused = true)]
