@@ -24,6 +24,8 @@ pub struct HostFacts {
     pub routes: Vec<HostRoute>,
     /// Families in which the host forwards packets.
     pub forwards: Vec<Family>,
+    /// How many neighbours that are not permanent the kernel keeps at most, in the families that it tells that of.
+    pub neighbour_limits: Vec<(Family, usize)>,
 }
 
 /// A route of the main table.
@@ -78,6 +80,8 @@ pub struct Interface {
     /// Whether it drops IPv4 packets whose way back leads over another device
     /// (`rp_filter` is 1).
     pub strict: bool,
+    /// Whether IPv4 packets that come in by it are sent on, on a host that forwards.
+    pub forwards: bool,
     /// Whether it is a device of ours.
     pub ours: bool,
     /// The network that its alias names, on a device of ours.

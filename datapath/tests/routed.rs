@@ -200,5 +200,12 @@ fn forwarding_and_strict_filters_are_facts() {
             assert_eq!(facts.forwards, [Family::V6]);
             assert!(facts.interface(name("eth0")).unwrap().broadcast);
         }
+        set("ipv4/ip_forward", "1");
+        for forwards in [true, false] {
+            set("ipv4/conf/eth0/forwarding", if forwards { "1" } else { "0" });
+            let facts = net.kernel.facts().await.unwrap();
+            assert_eq!(facts.interface(name("eth0")).unwrap().forwards, forwards);
+            assert_eq!(facts.forwards, [Family::V4, Family::V6]);
+        }
     });
 }

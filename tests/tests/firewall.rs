@@ -241,6 +241,10 @@ async fn a_chain_that_drops_is_named_in_status_and_opened_by_who_was_asked_to() 
     status("net.ipv4.ip_forward is 0", DROPS).await?;
     a.host.sysctl("net.ipv4.ip_forward", "1")?;
     status("Every node is converged.", "ip_forward").await?;
+    a.host.sysctl("net.ipv4.conf.cni0.forwarding", "0")?;
+    status("net.ipv4.conf.cni0.forwarding is 0: what its pods send is not forwarded", DROPS).await?;
+    a.host.sysctl("net.ipv4.conf.cni0.forwarding", "1")?;
+    status("Every node is converged.", "forwarding").await?;
     Ok(())
 }
 

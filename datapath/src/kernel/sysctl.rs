@@ -67,6 +67,21 @@ pub(super) fn is_strict(device: DeviceName) -> bool {
     of("all").max(of(device.as_str())) == Some(1)
 }
 
+/// Whether IPv4 packets that come in by a device are sent on. IPv6 has no such setting of a device.
+pub(super) fn device_forwards(device: DeviceName) -> bool {
+    number(&format!("net/ipv4/conf/{device}/forwarding")) != Some(0)
+}
+
+/// How many neighbours that are not permanent are kept at most. It holds for all network namespaces, and only
+/// the first one has the files.
+pub(super) fn neighbour_limits() -> Vec<(Family, usize)> {
+    let of = |(family, ip)| {
+        let limit = number(&format!("net/{ip}/neigh/default/gc_thresh3"))?;
+        Some((family, usize::try_from(limit).ok()?))
+    };
+    [(Family::V4, "ipv4"), (Family::V6, "ipv6")].into_iter().filter_map(of).collect()
+}
+
 fn number(path: &str) -> Option<i32> {
     fs::read_to_string(Path::new("/proc/sys").join(path)).ok()?.trim().parse().ok()
 }

@@ -33,6 +33,7 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
             broadcast: link.flags.contains(LinkFlags::Broadcast)
                 && !link.flags.intersects(LinkFlags::Pointopoint | LinkFlags::Noarp),
             strict: false,
+            forwards: true,
             ours: link.is_ours(),
             network: link.parsed_alias().map(|alias| alias.network),
             addresses: addresses.remove(&link.index).unwrap_or_default(),
@@ -40,6 +41,7 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
         .collect();
     for interface in interfaces.iter_mut().filter(|interface| !interface.addresses.is_empty()) {
         interface.strict = sysctl::is_strict(interface.name);
+        interface.forwards = sysctl::device_forwards(interface.name);
     }
     interfaces.sort_by_key(|interface| interface.index);
     let underlay = interfaces.iter().filter(|interface| !interface.loopback && !interface.ours);
@@ -48,7 +50,13 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
         global.map(|address| (interface.name, address.net.trunc()))
     });
     let connected = connected.collect();
-    let mut facts = HostFacts { interfaces, connected, forwards: sysctl::forwards(), ..HostFacts::default() };
+    let mut facts = HostFacts {
+        interfaces,
+        connected,
+        forwards: sysctl::forwards(),
+        neighbour_limits: sysctl::neighbour_limits(),
+        ..HostFacts::default()
+    };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         routes(requests, family, &names, &mut facts)?;
     }

@@ -87,6 +87,7 @@ pub(crate) fn links(routes: &[(&str, Option<&str>)]) -> Links {
         loopback: false,
         broadcast: true,
         strict: false,
+        forwards: true,
         ours: false,
         network: None,
         addresses: Vec::new(),

@@ -30,6 +30,7 @@ fn interface(index: u32, name: &str, nets: &[&str]) -> Interface {
         loopback: name == "lo",
         broadcast: name != "lo",
         strict: false,
+        forwards: true,
         ours: name.starts_with("loden"),
         network: None,
         addresses: nets.iter().map(|net| address(net)).collect(),

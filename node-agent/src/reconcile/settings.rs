@@ -1,7 +1,9 @@
 //! Devices and settings of the host that decide whether the network's packets pass it. They are the
 //! host's own: what is wrong is told, not changed.
 
-use loden_datapath::{Datapath, Host, HostFacts};
+use std::collections::BTreeSet;
+
+use loden_datapath::{Datapath, Host, HostFacts, Tables};
 use loden_proto::model::{Backend, Family, Network};
 
 use super::Reconcile;
@@ -28,24 +30,27 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     /// What of the host's settings is in the way. Where nothing is programmed, nobody here knows how packets go.
     pub(super) fn warnings(&self) -> Vec<String> {
-        match (&self.lease, &self.choice) {
-            (Some((_, network)), Some(choice)) if network.backend != Backend::Alloc => {
-                warnings(&self.facts, choice, network)
-            }
-            _ => Vec::new(),
+        let (Some((held, network)), Some(choice)) = (&self.lease, &self.choice) else { return Vec::new() };
+        if network.backend == Backend::Alloc {
+            return Vec::new();
         }
+        let mut warnings = warnings(&self.facts, choice, held, network);
+        if let Some(desired) = self.program.desired() {
+            warnings.extend(crowds(&self.facts, desired.tables()));
+        }
+        warnings
     }
 }
 
 /// The devices, not ours, that have an address of the node's own subnets: the pods' bridge.
-fn pods(facts: &HostFacts, held: &Held) -> std::collections::BTreeSet<String> {
+fn pods(facts: &HostFacts, held: &Held) -> BTreeSet<String> {
     let own = |address: &ipnet::IpNet| held.subnets.iter().any(|subnet| subnet.contains(&address.addr()));
     let interfaces = facts.interfaces.iter().filter(|interface| !interface.ours);
     let behind = interfaces.filter(|interface| interface.addresses.iter().any(|address| own(&address.net)));
     behind.map(|interface| interface.name.to_string()).collect()
 }
 
-fn warnings(facts: &HostFacts, choice: &Choice, network: &Network) -> Vec<String> {
+fn warnings(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) -> Vec<String> {
     let mut warnings = Vec::new();
     for family in network.families().into_iter().filter(|family| !facts.forwards.contains(family)) {
         let setting = match family {
@@ -55,6 +60,9 @@ fn warnings(facts: &HostFacts, choice: &Choice, network: &Network) -> Vec<String
         warnings.push(format!(
             "{setting} is 0: this host does not forward the pods' {family} packets; set it to 1"
         ));
+    }
+    if facts.forwards.contains(&Family::V4) && network.families().contains(&Family::V4) {
+        warnings.extend(deaf(facts, choice, held, network));
     }
     let strict = facts.interface(choice.device).is_some_and(|nic| nic.strict);
     if strict && network.backend.is_routed() {
@@ -68,17 +76,129 @@ fn warnings(facts: &HostFacts, choice: &Choice, network: &Network) -> Vec<String
     warnings
 }
 
+/// Devices by which packets come that are not sent on, on a host that forwards.
+fn deaf(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) -> Vec<String> {
+    let pods = pods(facts, held).into_iter().map(|name| (name, "what its pods send"));
+    let link = network.backend.is_routed().then(|| choice.device.to_string());
+    let link = link.map(|name| (name, "what other nodes send to pods here"));
+    let is_deaf = |name: &str| facts.interfaces.iter().any(|nic| nic.name.as_str() == name && !nic.forwards);
+    let told = pods.chain(link).filter(|(name, _)| is_deaf(name));
+    told.map(|(name, what)| {
+        format!("net.ipv4.conf.{name}.forwarding is 0: {what} is not forwarded; set it to 1")
+    })
+    .collect()
+}
+
+/// More next hops than the kernel keeps neighbours. Those on devices of ours are permanent, and not counted.
+fn crowds(facts: &HostFacts, tables: &Tables) -> Vec<String> {
+    // No more next hops than routes: where there is nothing to tell nothing is counted.
+    let limits = facts.neighbour_limits.iter().filter(|(_, limit)| tables.routes.len() > *limit);
+    let told = limits.filter_map(|(family, limit)| {
+        let on_links = tables.routes.values().filter(|route| !tables.devices.contains_key(&route.device));
+        let of_family = on_links.filter(|route| Family::of(route.gateway) == *family);
+        let needed = of_family.map(|route| (route.device, route.gateway)).collect::<BTreeSet<_>>().len();
+        let ip = match family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        (needed > *limit).then(|| {
+            format!(
+                "net.{ip}.neigh.default.gc_thresh3 is {limit}: the kernel keeps no more neighbours, and this node \
+                 needs {needed} as next hops; set it higher than that"
+            )
+        })
+    });
+    told.collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use ipnet::IpNet;
+    use loden_datapath::Interface;
+    use loden_datapath::backend::{Desired, Me};
+    use loden_datapath::tables::{Route, RouteKey};
     use loden_proto::model::{Epoch, Pool, VxlanBackend};
+    use loden_transport::Dialled;
 
     use super::*;
     use crate::iface::{Selection, choose};
+    use crate::reconcile::underlay;
     use crate::testing::{facts, network, peer};
 
     fn told(facts: &HostFacts, network: &Network) -> Vec<String> {
         let choice = choose(&Selection::default(), facts, None, &[]).unwrap();
-        warnings(facts, &choice, network)
+        warnings(facts, &choice, &held(), network)
+    }
+
+    fn held() -> Held {
+        Held { subnets: peer(9).subnets, epoch: Epoch(1) }
+    }
+
+    fn with_bridge(forwards: bool) -> HostFacts {
+        let mut host = facts("192.0.2.9");
+        let bridge = facts("10.244.9.1").interfaces.remove(0);
+        host.interfaces.push(Interface { name: "cni0".parse().unwrap(), forwards, ..bridge });
+        host
+    }
+
+    #[test]
+    fn a_device_that_does_not_forward_is_told_where_packets_come_by_it() {
+        let mut network = network();
+        assert_eq!(told(&with_bridge(true), &network), Vec::<String>::new());
+        let mut host = with_bridge(false);
+        let pods = "net.ipv4.conf.cni0.forwarding is 0: what its pods send is not forwarded; set it to 1";
+        assert_eq!(told(&host, &network), [pods]);
+        host.interfaces[0].forwards = false;
+        assert_eq!(told(&host, &network), [pods], "what comes through the tunnel comes by the tunnel");
+        network.backend = Backend::HostGw;
+        let link = "net.ipv4.conf.eth0.forwarding is 0: what other nodes send to pods here is not forwarded; \
+                    set it to 1";
+        assert_eq!(told(&host, &network), [pods, link]);
+        host.forwards = vec![Family::V6];
+        assert_eq!(told(&host, &network).len(), 1, "the host as a whole does not");
+        host.forwards.push(Family::V4);
+        network.pools = vec![Pool::new("fd00::/48".parse().unwrap(), None).unwrap()];
+        assert_eq!(told(&host, &network), Vec::<String>::new(), "IPv6 has no such setting");
+    }
+
+    #[test]
+    fn more_next_hops_than_the_kernel_keeps_neighbours_are_told() {
+        let mut tables = Tables::default();
+        let mut add = |device: &str, third: u8, gateway: &str| {
+            let prefix: IpNet = format!("10.244.{third}.0/24").parse().unwrap();
+            let (device, gateway) = (device.parse().unwrap(), gateway.parse().unwrap());
+            tables
+                .routes
+                .insert(RouteKey { prefix, metric: third.into() }, Route { device, gateway, onlink: false });
+        };
+        for host in 1..=4 {
+            add("eth0", host, &format!("192.0.2.{host}"));
+        }
+        add("eth0", 5, "192.0.2.4");
+        add("eth0", 6, "2001:db8::6");
+        let told = |limits: [usize; 2]| {
+            let neighbour_limits = vec![(Family::V4, limits[0]), (Family::V6, limits[1])];
+            crowds(&HostFacts { neighbour_limits, ..facts("192.0.2.9") }, &tables)
+        };
+        assert_eq!(told([4, 1]), Vec::<String>::new(), "a node with two subnets is one next hop");
+        let v4 = "net.ipv4.neigh.default.gc_thresh3 is 3: the kernel keeps no more neighbours, and this node needs 4 \
+                  as next hops; set it higher than that";
+        assert_eq!(told([3, 1]), [v4]);
+        assert!(told([4, 0]).join("").contains("net.ipv6.neigh.default.gc_thresh3 is 0"));
+        assert_eq!(crowds(&facts("192.0.2.9"), &tables), Vec::<String>::new(), "the kernel does not tell");
+    }
+
+    #[test]
+    fn neighbours_in_a_tunnel_are_permanent_and_not_counted() {
+        let (network, mut host) = (network(), facts("192.0.2.9"));
+        host.neighbour_limits = vec![(Family::V4, 1)];
+        let choice = choose(&Selection::default(), &host, None, &[]).unwrap();
+        let underlay = underlay::of(&choice, &host, &Dialled::default(), &network, &held());
+        let (node, mac) = ("node-9".parse().unwrap(), "02:00:00:00:00:09".parse().unwrap());
+        let me = Me { node, subnets: held().subnets, underlay, mac, blackhole: false };
+        let mut desired = Desired::new(network, me);
+        desired.replace([peer(1), peer(2), peer(3)]);
+        assert_eq!((desired.tables().routes.len(), crowds(&host, desired.tables()).len()), (3, 0));
     }
 
     #[test]
@@ -110,14 +230,10 @@ mod tests {
 
     #[test]
     fn pods_are_behind_what_has_an_address_of_their_subnet() {
-        let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
-        let mut host = facts("192.0.2.9");
-        assert!(pods(&host, &held).is_empty());
-        let mut bridge = facts("10.244.9.1").interfaces.remove(0);
-        bridge.name = "cni0".parse().unwrap();
-        host.interfaces.push(bridge.clone());
-        bridge.ours = true;
-        host.interfaces.push(bridge);
-        assert_eq!(pods(&host, &held).into_iter().collect::<Vec<_>>(), ["cni0"]);
+        assert!(pods(&facts("192.0.2.9"), &held()).is_empty());
+        let mut host = with_bridge(true);
+        let ours = Interface { ours: true, name: "loden1a".parse().unwrap(), ..host.interfaces[1].clone() };
+        host.interfaces.push(ours);
+        assert_eq!(pods(&host, &held()).into_iter().collect::<Vec<_>>(), ["cni0"]);
     }
 }

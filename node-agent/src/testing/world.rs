@@ -198,6 +198,7 @@ pub(crate) fn facts(address: &str) -> HostFacts {
             loopback: false,
             broadcast: true,
             strict: false,
+            forwards: true,
             ours: false,
             network: None,
             addresses: vec![address],

@@ -197,6 +197,7 @@ fn facts(address: Ipv4Addr) -> anyhow::Result<HostFacts> {
         loopback: false,
         broadcast: true,
         strict: false,
+        forwards: true,
         ours: false,
         network: None,
         addresses: vec![address],
