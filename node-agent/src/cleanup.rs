@@ -4,15 +4,19 @@
 //!  files that runtimes start pods from ─▶ packet filter ─▶ kernel ─▶ state
 //! ```
 //!
+//! Bridges are made by CNI plugins and bear no mark of ours. Those that the state or a CNI configuration of ours
+//! names go; others with such a name are told.
+//!
 //! The state goes last, and only when all else is gone: it says whose the rest is.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use loden_datapath::firewall::{Firewall, FirewallError};
-use loden_datapath::{DeviceName, Kernel};
+use loden_datapath::{DeviceName, Host, HostFacts, Kernel};
 use loden_transport::explain;
 
 use crate::state::{Kept, StateDir, StateError};
@@ -69,7 +73,8 @@ pub async fn run(
     let state = StateDir::open_existing(&places.state_dir)?;
     let known = state.as_ref().map(StateDir::kept).unwrap_or_default();
     let mut outcome = Outcome::default();
-    outcome.conflists(&places.cni_config_dir);
+    let mut bridges = bridges(&known);
+    bridges.extend(outcome.conflists(&places.cni_config_dir));
     outcome.subnet_file(&places.subnet_file, &known);
     match firewall.clear().await {
         Ok(removed) => outcome.removed.extend(removed),
@@ -81,7 +86,7 @@ pub async fn run(
         }
         Err(error) => outcome.failed.push(format!("rules: {}", explain(&error))),
     }
-    match kernel.clear(bridges(&known)).await {
+    match kernel.clear(bridges.iter().copied().collect()).await {
         Ok(cleared) => {
             outcome.removed.extend(cleared.removed.iter().map(ToString::to_string));
             let lent = cleared.lent.iter().map(|bridge| format!("bridge {bridge}: pods are attached to it"));
@@ -91,6 +96,10 @@ pub async fn run(
         }
         Err(error) => outcome.failed.push(format!("devices and routes: {}", explain(&error))),
     }
+    match kernel.clone().facts().await {
+        Ok(facts) => outcome.kept.extend(strange(&facts, &bridges, &places.state_dir)),
+        Err(error) => outcome.failed.push(format!("bridges: {}", explain(&error))),
+    }
     if let Some(state) = state {
         outcome.state(&places.state_dir, state);
     }
@@ -98,20 +107,40 @@ pub async fn run(
 }
 
 /// The bridges of the networks that were served here.
-fn bridges(known: &[Kept]) -> Vec<DeviceName> {
+fn bridges(known: &[Kept]) -> BTreeSet<DeviceName> {
     let networks = known.iter().filter_map(|kept| kept.lease.as_ref());
     networks.filter_map(|(_, network)| conflist::bridge(network.vni).parse().ok()).collect()
 }
 
+/// Bridges with a name as ours have, of which nothing says that they are.
+fn strange(facts: &HostFacts, known: &BTreeSet<DeviceName>, state_dir: &Path) -> Vec<String> {
+    let bridges = facts.interfaces.iter().filter(|interface| interface.kind.as_deref() == Some("bridge"));
+    let strange =
+        bridges.filter(|bridge| conflist::is_bridge(bridge.name.as_str()) && !known.contains(&bridge.name));
+    let told = strange.map(|bridge| {
+        let (name, state_dir) = (bridge.name, state_dir.display());
+        format!(
+            "bridge {name}: neither the state in {state_dir} nor a CNI configuration of ours names it; if it is \
+             Loden's: ip link delete {name}"
+        )
+    });
+    told.collect()
+}
+
 impl Outcome {
-    fn conflists(&mut self, directory: &Path) {
+    /// The bridges that those which are ours name.
+    fn conflists(&mut self, directory: &Path) -> Vec<DeviceName> {
+        let mut bridges = Vec::new();
         for path in conflist::unserved(directory, &Default::default()) {
-            if conflist::is_ours(&path) {
-                self.remove_file(&path);
-            } else {
-                self.kept.push(format!("{}: no agent wrote it", path.display()));
+            match conflist::ours(&path) {
+                Some(list) => {
+                    bridges.extend(conflist::bridge_in(&list));
+                    self.remove_file(&path);
+                }
+                None => self.kept.push(format!("{}: no agent wrote it", path.display())),
             }
         }
+        bridges
     }
 
     /// It is of flannel's form and at flannel's place: ours is one with a subnet of this node.

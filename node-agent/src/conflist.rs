@@ -12,9 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use loden_datapath::DeviceName;
 use loden_proto::model::{Network, Subnets, Vni};
 use loden_proto::names::NetworkId;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::published::Published;
@@ -52,17 +53,31 @@ pub fn render(network: &Network, subnets: &Subnets, mtu: u32) -> String {
     format!("{list:#}\n")
 }
 
+/// Before the network's VNI, in the name of a bridge.
+const BRIDGE: &str = "lodenbr";
+
 /// The bridge that the network's pods are attached to.
 pub(crate) fn bridge(vni: Vni) -> String {
-    format!("lodenbr{vni}")
+    format!("{BRIDGE}{vni}")
 }
 
-/// Whether the agent wrote a file of [`unserved`]: it says so itself.
-pub(crate) fn is_ours(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).and_then(network_of);
-    let text = std::fs::read_to_string(path).ok();
-    let list = text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
-    name.zip(list).is_some_and(|(network, list)| list["name"] == list_name(&network))
+/// Whether a network's bridge may have this name.
+pub(crate) fn is_bridge(name: &str) -> bool {
+    let vni = name.strip_prefix(BRIDGE).and_then(|number| number.parse::<u32>().ok());
+    vni.and_then(|vni| Vni::try_from(vni).ok()).is_some_and(|vni| bridge(vni) == name)
+}
+
+/// What is in a file of [`unserved`]; `None` when no agent wrote it, for an agent's says so itself.
+pub(crate) fn ours(path: &Path) -> Option<Value> {
+    let network = network_of(path.file_name()?.to_str()?)?;
+    let list: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+    (list["name"] == list_name(&network)).then_some(list)
+}
+
+/// The bridge that is named in what [`ours`] found.
+pub(crate) fn bridge_in(list: &Value) -> Option<DeviceName> {
+    let name = list["plugins"].get(0)?["bridge"].as_str().filter(|name| is_bridge(name))?;
+    name.parse().ok()
 }
 
 fn list_name(network: &NetworkId) -> String {
@@ -155,8 +170,6 @@ fn network_of(name: &str) -> Option<NetworkId> {
 mod tests {
     use std::fs;
 
-    use serde_json::Value;
-
     use super::*;
     use crate::testing::network;
 
@@ -219,7 +232,12 @@ mod tests {
         let list: Value =
             serde_json::from_str(&render(&network, &subnets(&["10.244.1.0/24"]), 1450)).unwrap();
         let name = list["plugins"][0]["bridge"].as_str().unwrap();
-        name.parse::<loden_datapath::DeviceName>().unwrap();
+        assert_eq!(bridge_in(&list).unwrap().as_str(), name);
+        for other in ["lodenbr", "lodenbr0", "lodenbr01", "lodenbr16777216", "lodenbrx", "br1"] {
+            assert!(!is_bridge(other), "{other}");
+            assert_eq!(bridge_in(&json!({ "plugins": [{ "bridge": other }] })), None);
+        }
+        assert_eq!(bridge_in(&json!({ "plugins": [] })), None);
     }
 
     #[test]

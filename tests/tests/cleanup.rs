@@ -98,3 +98,31 @@ async fn a_node_is_cleaned_of_everything_of_ours_and_of_nothing_else() -> anyhow
     a.ready(SOON).await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_state_a_bridge_goes_by_the_cni_configuration_and_others_are_told() -> anyhow::Result<()>
+{
+    let deployment = Deployment::start("cleanup-lost", &[]).await?;
+    deployment.create_network("default", "10.244.0.0/16").await?;
+    let mut a = deployment.add_node("a", 11, &[]).await?;
+    a.ready(SOON).await?;
+    a.stop().await?;
+    // As the bridge plugin would; the state directory is another one than the agent's.
+    for bridge in ["lodenbr1", "lodenbr77"] {
+        a.host.add_bridge(bridge, 1450).await?;
+    }
+    fs::rename(a.home.join("state"), a.home.join("elsewhere"))?;
+
+    let done = cleanup(&a)?;
+    let text = printed(&done);
+    ensure!(done.status.code() == Some(0), "{done:?}");
+    ensure!(
+        text.contains("removed: device loden1a\n") && text.contains("removed: bridge lodenbr1\n"),
+        "{text}"
+    );
+    ensure!(a.host.link("lodenbr1").await.is_err() && a.host.link("lodenbr77").await.is_ok(), "{text}");
+    ensure!(text.contains("kept: bridge lodenbr77: neither the state in "), "{text}");
+    ensure!(text.contains(": ip link delete lodenbr77\n"), "{text}");
+    ensure!(text.contains("kept: ") && text.contains("subnet.env: it is not of a subnet"), "{text}");
+    Ok(())
+}

@@ -1,10 +1,11 @@
 //! Which files go and which stay.
 
+use loden_datapath::Interface;
 use loden_proto::model::Epoch;
 
 use super::*;
 use crate::state::{Content, Held};
-use crate::testing::{network, peer};
+use crate::testing::{facts, network, peer};
 
 fn known() -> Vec<Kept> {
     let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
@@ -19,8 +20,8 @@ fn only_configurations_that_an_agent_wrote_go() {
     write("20-loden-blue.conflist", "{\"name\": \"mine\"}");
     write("10-flannel.conflist", "{\"name\": \"loden-default\"}");
     let mut outcome = Outcome::default();
-    outcome.conflists(root.path());
-    outcome.conflists(&root.path().join("missing"));
+    assert_eq!(outcome.conflists(root.path()), ["lodenbr1".parse().unwrap()]);
+    assert_eq!(outcome.conflists(&root.path().join("missing")), []);
     assert_eq!((outcome.removed.len(), outcome.kept.len(), outcome.failed.len()), (1, 1, 0));
     assert!(outcome.kept[0].ends_with("20-loden-blue.conflist: no agent wrote it"), "{outcome:?}");
     assert!(root.path().join("10-flannel.conflist").exists());
@@ -45,6 +46,21 @@ fn a_subnet_file_goes_when_its_subnet_was_ours() {
     assert!(again.removed.is_empty() && again.kept.is_empty());
 }
 
+#[test]
+fn a_bridge_that_may_be_ours_is_told_with_how_to_remove_it() {
+    let mut host = facts("192.0.2.9");
+    for (name, kind) in
+        [("lodenbr1", "bridge"), ("lodenbr2", "bridge"), ("lodenbr3", "dummy"), ("cni0", "bridge")]
+    {
+        let nic = facts("192.0.2.9").interfaces.remove(0);
+        host.interfaces.push(Interface { name: name.parse().unwrap(), kind: Some(kind.into()), ..nic });
+    }
+    let known = BTreeSet::from(["lodenbr1".parse().unwrap()]);
+    let text = "bridge lodenbr2: neither the state in /nowhere nor a CNI configuration of ours names it; if it is \
+                Loden's: ip link delete lodenbr2";
+    assert_eq!(strange(&host, &known, Path::new("/nowhere")), [text]);
+}
+
 #[tokio::test]
 async fn the_state_goes_and_the_identity_stays_unless_something_failed() {
     let root = tempfile::tempdir().unwrap();
@@ -62,7 +78,7 @@ async fn the_state_goes_and_the_identity_stays_unless_something_failed() {
     };
     let state = make().await;
     assert_eq!(state.kept(), known());
-    assert_eq!(bridges(&state.kept()), ["lodenbr1".parse().unwrap()]);
+    assert_eq!(bridges(&state.kept()), BTreeSet::from(["lodenbr1".parse().unwrap()]));
     let mut failed = Outcome { failed: vec!["device".into()], ..Outcome::default() };
     failed.state(&path, state);
     assert!(path.join("networks/default.state").exists());
