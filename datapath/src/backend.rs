@@ -69,6 +69,21 @@ pub struct Underlay {
     /// Families in which the host takes packets without encapsulation: peers
     /// may use it as next hop.
     pub routed: Vec<Family>,
+    /// Families of the pods' packets that the host takes at all: nothing is programmed for others.
+    pub inner: Vec<Family>,
+}
+
+impl Me {
+    /// The subnets of the families that the host takes packets of, if there is one.
+    #[must_use]
+    pub fn usable_subnets(&self) -> Option<Subnets> {
+        Subnets::new(self.usable(&self.subnets)).ok()
+    }
+
+    /// Those of the families that the host takes packets of.
+    pub(crate) fn usable(&self, subnets: &Subnets) -> impl Iterator<Item = IpNet> {
+        subnets.iter().filter(|subnet| self.underlay.inner.contains(&Family::of_net(*subnet)))
+    }
 }
 
 /// The entries of a peer, and what of it could not be had.
@@ -127,7 +142,7 @@ pub fn own_tables(network: &Network, me: &Me) -> Tables {
     };
     if me.blackhole && network.backend != Backend::Alloc {
         let key = |prefix| RouteKey { prefix, metric: BLACKHOLE_METRIC };
-        tables.blackholes = me.subnets.iter().map(|subnet| (key(subnet), ())).collect();
+        tables.blackholes = me.usable(&me.subnets).map(|subnet| (key(subnet), ())).collect();
     }
     tables
 }

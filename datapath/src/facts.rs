@@ -1,6 +1,7 @@
 //! What a host looks like from below: read-only facts for the choice of an
 //! underlay interface.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -26,6 +27,21 @@ pub struct HostFacts {
     pub forwards: Vec<Family>,
     /// How many neighbours that are not permanent the kernel keeps at most, in the families that it tells that of.
     pub neighbour_limits: Vec<(Family, usize)>,
+    /// Where IPv6 is switched off.
+    pub v6_off: V6Off,
+}
+
+/// Where a host has switched IPv6 off (`disable_ipv6` is not 0).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct V6Off {
+    /// The kernel has no IPv6 at all.
+    pub missing: bool,
+    /// For all devices: none takes IPv6 packets, whatever its own setting.
+    pub all: bool,
+    /// On devices that are yet to come.
+    pub default: bool,
+    /// On these; looked at are devices of ours, bridges, and devices that have an address.
+    pub devices: BTreeSet<DeviceName>,
 }
 
 /// A route of the main table.

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use error::{Error, KernelError};
-pub use facts::{DefaultRoute, HostFacts, HostRoute, Interface, InterfaceAddress, RouteLookup};
+pub use facts::{DefaultRoute, HostFacts, HostRoute, Interface, InterfaceAddress, RouteLookup, V6Off};
 pub use fake::Fake;
 pub use hint::{Hint, Hints, Scope};
 pub use kernel::Kernel;

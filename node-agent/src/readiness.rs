@@ -63,15 +63,16 @@ impl Handouts {
 
     /// Writes what pods of a network that forwards start from, where it is not there.
     fn write(&mut self, id: &NetworkId, overview: &Overview) -> Result<(), String> {
-        let Some((held, network)) = &overview.applied.lease else { return Ok(()) };
-        let mtu = overview.applied.mtu;
+        let applied = &overview.applied;
+        let (Some((_, network)), Some(subnets)) = (&applied.lease, &applied.subnets) else { return Ok(()) };
+        let mtu = applied.mtu;
         if let Some((_, file)) = self.subnet_file.as_mut().filter(|(first, _)| first == id) {
-            let written = file.put(subnet_file::render(network, &held.subnets, mtu));
+            let written = file.put(subnet_file::render(network, subnets, mtu));
             if written.map_err(|error| format!("the subnet file cannot be written: {error}"))? {
                 info!(path = %file.path().display(), "subnet file written");
             }
         }
-        self.conflists.get_mut(id).map_or(Ok(()), |file| file.put(network, &held.subnets, mtu))
+        self.conflists.get_mut(id).map_or(Ok(()), |file| file.put(network, subnets, mtu))
     }
 }
 

@@ -11,6 +11,7 @@
 //! own lease. What is known is on disk before it is in the kernel.
 
 mod agenda;
+mod families;
 mod neighbours;
 mod settings;
 mod silence;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use loden_process::operations::Readiness;
-use loden_proto::model::{Family, Network};
+use loden_proto::model::{Family, Network, Subnets};
 use loden_proto::names::NetworkId;
 
 use crate::peers::Token;
@@ -56,6 +56,8 @@ pub struct Applied {
     pub unsaved: Option<String>,
     /// The lease and network that are programmed.
     pub lease: Option<(Held, Network)>,
+    /// What pods can have of the lease: the subnets of the families that work on this host.
+    pub subnets: Option<Subnets>,
     /// MTU for pods in bytes, as the kernel's devices allow.
     pub mtu: u32,
     /// Of the last message that is taken in.

@@ -105,6 +105,53 @@ async fn a_pool_of_another_family_is_taken_up_without_a_restart() -> anyhow::Res
     pair.reaches().await
 }
 
+/// A host of which IPv6 is switched off, and on, as a whole and on the tunnel, without a loss of what is IPv4.
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv4_works_on_a_host_without_ipv6_and_ipv6_as_soon_as_there_is_any() -> anyhow::Result<()> {
+    const DUAL: &[&str] = &["--pool", "10.244.0.0/16", "--pool", "fd00:244::/48"];
+    let off = |place: &str| format!("net.ipv6.conf.{place}.disable_ipv6");
+    let started = Pair::start_on(Underlay::V4, "without-6", DUAL, |node| match node.name.as_str() {
+        "b" => Ok(node.host.sysctl(&off("all"), "1")?),
+        _ => Ok(()),
+    });
+    let mut pair = started.await?;
+    gives(&pair.b, &[Family::V4]).await?;
+    gives(&pair.a, &[Family::V4, Family::V6]).await?;
+    warns(&pair, &off("all")).await?;
+    let reports = pair.ping_during(async || {
+        for place in ["all", "loden1a"] {
+            pair.b.host.sysctl(&off(place), "1")?;
+            gives(&pair.b, &[Family::V4]).await?;
+            warns(&pair, &off(place)).await?;
+            pair.b.host.sysctl(&off(place), "0")?;
+            let begin = Instant::now();
+            gives(&pair.b, &[Family::V4, Family::V6]).await?;
+            println!("IPv6 of {place} is back after {:.0?}", begin.elapsed());
+            let text = pair.b.ready(PATIENCE).await?;
+            ensure!(!text.contains("warning"), "{text}");
+        }
+        Ok(())
+    });
+    for (target, report) in reports.await? {
+        ensure!(report.lost() == 0, "{target} missed some: {report}");
+    }
+    pair.b.extend(&mut pair.pods[1]).await?;
+    pair.reaches().await
+}
+
+/// The second node is ready, and says in `/readyz` and in its status that a setting is in the way of IPv6.
+async fn warns(pair: &Pair, setting: &str) -> anyhow::Result<()> {
+    let why = format!("{setting} is 1: nothing of the network's IPv6 works on this host");
+    let told = wait::until("the warning", PATIENCE, async || {
+        let text = pair.b.ready(PATIENCE).await?;
+        ensure!(text.contains(&why), "{text}");
+        let status = pair.deployment.lodenctl_json(&["node", "get", "b"]).await?.to_string();
+        ensure!(status.contains(&why), "{status}");
+        anyhow::Ok(())
+    });
+    Ok(told.await?)
+}
+
 /// Waits until both files that pods start from name subnets of these families and no other ones.
 async fn gives(node: &Node, families: &[Family]) -> anyhow::Result<()> {
     let conflist = node.cni_config_dir().join("10-loden-default.conflist");

@@ -25,7 +25,7 @@ pub(super) fn peer_tables(me: &Me, peer: &Peer) -> Entries {
     }
     let mut tables = Tables::default();
     let mut lacking = None;
-    for prefix in peer.subnets.iter() {
+    for prefix in me.usable(&peer.subnets) {
         match next_hop(me, peer, prefix) {
             Ok((device, gateway)) => {
                 tables.routes.insert(key(prefix), route(device, gateway));

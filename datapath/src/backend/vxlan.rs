@@ -72,7 +72,7 @@ pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> T
         for setting in Setting::ALL {
             tables.sysctls.insert(SysctlKey { device: name, setting }, setting.wanted());
         }
-        for subnet in me.subnets.iter() {
+        for subnet in me.usable(&me.subnets) {
             let address = whole(subnet.network());
             tables.addresses.insert(AddressKey { device: name, address }, ());
         }
@@ -82,13 +82,15 @@ pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> T
 
 pub(super) fn peer_tables(network: &Network, backend: VxlanBackend, me: &Me, peer: &Peer) -> Entries {
     let mut entries = match choose(network, backend, me, peer) {
-        Ok((receiver, destination)) => Entries::whole(tunnel(network, backend, peer, receiver, destination)),
+        Ok((receiver, destination)) => {
+            Entries::whole(tunnel(network, backend, me, peer, receiver, destination))
+        }
         Err(reason) => Entries::lacking(reason),
     };
     if backend.direct_routing {
         // The tunnel's other entries stay, so that a move is one route replaced.
         let mut direct = 0;
-        for prefix in peer.subnets.iter() {
+        for prefix in me.usable(&peer.subnets) {
             if let Ok((device, gateway)) = routed::next_hop(me, peer, prefix)
                 && !me.underlay.unanswered.contains(&gateway)
             {
@@ -96,7 +98,7 @@ pub(super) fn peer_tables(network: &Network, backend: VxlanBackend, me: &Me, pee
                 direct += 1;
             }
         }
-        entries.lacking = entries.lacking.filter(|_| direct < peer.subnets.iter().count());
+        entries.lacking = entries.lacking.filter(|_| direct < me.usable(&peer.subnets).count());
     }
     entries
 }
@@ -105,6 +107,7 @@ pub(super) fn peer_tables(network: &Network, backend: VxlanBackend, me: &Me, pee
 fn tunnel(
     network: &Network,
     backend: VxlanBackend,
+    me: &Me,
     peer: &Peer,
     receiver: &VxlanReceiver,
     destination: IpAddr,
@@ -115,7 +118,7 @@ fn tunnel(
     tables
         .fdb
         .insert(FdbKey { device, mac: receiver.mac.octets() }, FdbEntry { destination, port, vni: None });
-    for prefix in peer.subnets.iter() {
+    for prefix in me.usable(&peer.subnets) {
         let (gateway, onlink) = match prefix.network() {
             base @ IpAddr::V4(_) => (base, true),
             IpAddr::V6(_) => (IpAddr::V6(receiver.mac.link_local()), false),

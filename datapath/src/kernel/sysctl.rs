@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use loden_proto::model::Family;
 
+use crate::facts::V6Off;
 use crate::tables::{Setting, SysctlKey};
 use crate::{DeviceName, Error};
 
@@ -58,6 +59,17 @@ pub(super) fn forwards() -> Vec<Family> {
     let v4 = on("net/ipv4/ip_forward").then_some(Family::V4);
     let v6 = on("net/ipv6/conf/all/forwarding").then_some(Family::V6);
     v4.into_iter().chain(v6).collect()
+}
+
+/// Where IPv6 is switched off, of these devices.
+pub(super) fn v6_off(devices: impl Iterator<Item = DeviceName>) -> V6Off {
+    let off = |of: &str| number(&format!("net/ipv6/conf/{of}/disable_ipv6")).is_some_and(|value| value != 0);
+    V6Off {
+        missing: !Path::new("/proc/sys/net/ipv6").exists(),
+        all: off("all"),
+        default: off("default"),
+        devices: devices.filter(|device| off(device.as_str())).collect(),
+    }
 }
 
 /// Whether a device filters by the reverse path strictly: the larger of its own

@@ -50,11 +50,16 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
         global.map(|address| (interface.name, address.net.trunc()))
     });
     let connected = connected.collect();
+    let matters = |interface: &&Interface| {
+        interface.ours || interface.kind.as_deref() == Some("bridge") || !interface.addresses.is_empty()
+    };
+    let v6_off = sysctl::v6_off(interfaces.iter().filter(matters).map(|interface| interface.name));
     let mut facts = HostFacts {
         interfaces,
         connected,
         forwards: sysctl::forwards(),
         neighbour_limits: sysctl::neighbour_limits(),
+        v6_off,
         ..HostFacts::default()
     };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {

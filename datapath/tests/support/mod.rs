@@ -67,6 +67,7 @@ pub(crate) fn me(network: &Network) -> Me {
             links: links(&[("192.0.2.0/24", None), ("2001:db8:ffff::/64", None)]),
             unanswered: BTreeSet::new(),
             routed: vec![Family::V4],
+            inner: vec![Family::V4, Family::V6],
         },
         mac,
         blackhole: false,

@@ -62,6 +62,15 @@ impl<D: Datapath + Host> Reconcile<D> {
                 self.pass_due = Some((due, "drift"));
             }
         }
+        if let Hint::AddressGone(gone) = hint
+            && concerns
+            && gone.address.addr().is_ipv6()
+        {
+            // IPv6 that is switched off takes its addresses away. Whether it is has to be known before they are
+            // set again.
+            let pass = self.pass_due.map(|(due, _)| due);
+            self.facts_due = self.facts_due.into_iter().chain(pass).min();
+        }
         if underlay {
             self.look_soon();
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use loden_datapath::{Datapath, Host, HostFacts, Tables};
+use loden_datapath::{Datapath, DeviceName, Host, HostFacts, Tables};
 use loden_proto::model::{Backend, Family, Network};
 
 use super::Reconcile;
@@ -21,7 +21,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         let lower = self.choice.as_ref().map(|choice| choice.device);
         let link = lower.filter(|_| network.backend.is_routed());
         Devices {
-            pods: pods(&self.facts, held),
+            pods: pods(&self.facts, held).map(|device| device.to_string()).collect(),
             links: tunnels.chain(link).map(|device| device.to_string()).collect(),
             lower: lower.map(|device| device.to_string()).into_iter().collect(),
             families: desired.me().underlay.families().collect(),
@@ -31,23 +31,25 @@ impl<D: Datapath + Host> Reconcile<D> {
     /// What of the host's settings is in the way. Where nothing is programmed, nobody here knows how packets go.
     pub(super) fn warnings(&self) -> Vec<String> {
         let (Some((held, network)), Some(choice)) = (&self.lease, &self.choice) else { return Vec::new() };
+        let mut told: Vec<_> = self.without_v6().into_iter().collect();
         if network.backend == Backend::Alloc {
-            return Vec::new();
+            return told;
         }
-        let mut warnings = warnings(&self.facts, choice, held, network);
+        told.extend(warnings(&self.facts, choice, held, network));
         if let Some(desired) = self.program.desired() {
-            warnings.extend(crowds(&self.facts, desired.tables()));
+            told.extend(crowds(&self.facts, desired.tables()));
         }
-        warnings
+        told
     }
 }
 
 /// The devices, not ours, that have an address of the node's own subnets: the pods' bridge.
-fn pods(facts: &HostFacts, held: &Held) -> BTreeSet<String> {
+pub(super) fn pods(facts: &HostFacts, held: &Held) -> impl Iterator<Item = DeviceName> {
     let own = |address: &ipnet::IpNet| held.subnets.iter().any(|subnet| subnet.contains(&address.addr()));
     let interfaces = facts.interfaces.iter().filter(|interface| !interface.ours);
-    let behind = interfaces.filter(|interface| interface.addresses.iter().any(|address| own(&address.net)));
-    behind.map(|interface| interface.name.to_string()).collect()
+    let behind =
+        interfaces.filter(move |interface| interface.addresses.iter().any(|address| own(&address.net)));
+    behind.map(|interface| interface.name)
 }
 
 fn warnings(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) -> Vec<String> {
@@ -78,11 +80,11 @@ fn warnings(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) 
 
 /// Devices by which packets come that are not sent on, on a host that forwards.
 fn deaf(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) -> Vec<String> {
-    let pods = pods(facts, held).into_iter().map(|name| (name, "what its pods send"));
-    let link = network.backend.is_routed().then(|| choice.device.to_string());
+    let pods = pods(facts, held).map(|name| (name, "what its pods send"));
+    let link = network.backend.is_routed().then_some(choice.device);
     let link = link.map(|name| (name, "what other nodes send to pods here"));
-    let is_deaf = |name: &str| facts.interfaces.iter().any(|nic| nic.name.as_str() == name && !nic.forwards);
-    let told = pods.chain(link).filter(|(name, _)| is_deaf(name));
+    let is_deaf = |name: DeviceName| facts.interface(name).is_some_and(|nic| !nic.forwards);
+    let told = pods.chain(link).filter(|(name, _)| is_deaf(*name));
     told.map(|(name, what)| {
         format!("net.ipv4.conf.{name}.forwarding is 0: {what} is not forwarded; set it to 1")
     })
@@ -230,10 +232,10 @@ mod tests {
 
     #[test]
     fn pods_are_behind_what_has_an_address_of_their_subnet() {
-        assert!(pods(&facts("192.0.2.9"), &held()).is_empty());
+        assert_eq!(pods(&facts("192.0.2.9"), &held()).count(), 0);
         let mut host = with_bridge(true);
         let ours = Interface { ours: true, name: "loden1a".parse().unwrap(), ..host.interfaces[1].clone() };
         host.interfaces.push(ours);
-        assert_eq!(pods(&host, &held()).into_iter().collect::<Vec<_>>(), ["cni0"]);
+        assert_eq!(pods(&host, &held()).collect::<Vec<_>>(), ["cni0".parse().unwrap()]);
     }
 }

@@ -12,7 +12,7 @@ use loden_transport::{Dialled, explain};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::Reconcile;
+use super::{Reconcile, families};
 use crate::iface::{self, Choice};
 use crate::lease::Local;
 use crate::state::Held;
@@ -159,6 +159,7 @@ pub(super) fn of(
         links: if network.backend.is_routed() { Links::of(facts, &held.subnets) } else { Links::default() },
         unanswered: BTreeSet::new(),
         routed: routed(choice, facts, network),
+        inner: families::inner(facts, choice, network, held),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::status::{Applied, Failure};
 
 impl<D: Datapath + Host> Reconcile<D> {
     pub(super) fn publish(&mut self) {
+        self.look_at_families_again();
         let now = self.local();
         self.ends.local.send_if_modified(|local| {
             let changed = *local != now;
@@ -55,11 +56,14 @@ impl<D: Datapath + Host> Reconcile<D> {
         let waiting = desired.map_or(0, |desired| desired.waiting().len());
         let ungrounded = self.peers.as_ref().is_some_and(|peers| !peers.is_grounded());
         let adopting = "the control plane is still collecting leases and has not told all peers";
+        let subnets = desired.and_then(|desired| desired.me().usable_subnets());
+        let nothing_works = desired.filter(|_| subnets.is_none()).and_then(|_| self.without_v6());
         let unfinished = self
             .no_interface
             .clone()
             .or_else(|| self.swallowing())
             .or_else(|| self.unroutable())
+            .or(nothing_works)
             .or_else(|| self.program.unfinished());
         Applied {
             source: self.source.filter(|_| self.program.desired().is_some()),
@@ -69,6 +73,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             unfinished: unfinished.or_else(|| ungrounded.then(|| adopting.to_owned())),
             unsaved: self.unsaved.clone(),
             lease: self.lease.clone(),
+            subnets,
             mtu: self.mtu(),
             token: self.told.clone().or_else(|| self.peers.as_ref()?.token().cloned()),
             time: self.applied_at,

@@ -135,6 +135,10 @@ impl World {
 }
 
 impl Running {
+    pub(crate) fn readiness(&self) -> watch::Receiver<loden_process::operations::Readiness> {
+        self.agent.readiness()
+    }
+
     /// Waits until it is ready; answers the text.
     pub(crate) async fn ready(&self) -> String {
         self.told(|ready, _| ready).await

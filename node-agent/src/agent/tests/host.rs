@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use loden_datapath::tables::{AddressKey, RouteKey, Tables};
 use loden_datapath::{Error, Hint, HostRoute, Step};
-use loden_proto::model::{Backend, Network};
+use loden_proto::model::{Backend, Network, Peer, Pool, Subnets};
 use loden_proto::v1;
 use tokio::time::{Instant, sleep};
 
 use super::{no_space, settle};
-use crate::testing::{World, facts, network};
+use crate::testing::{World, facts, network, peer};
 
 #[tokio::test(start_paused = true)]
 async fn drift_is_repaired_when_it_is_hinted_at() {
@@ -62,6 +62,60 @@ async fn a_device_that_cannot_be_repaired_makes_the_node_not_ready() {
     assert!(text.contains("loden1a"), "{text}");
     world.kernel.heal();
     agent.ready().await;
+}
+
+/// IPv6 is switched off at the start, comes, goes while the agent runs, and comes without a word of the kernel.
+#[tokio::test(start_paused = true)]
+async fn what_is_ipv4_works_on_a_host_without_ipv6() {
+    let mut both = network();
+    both.pools.push(Pool::new("2001:db8::/48".parse().unwrap(), None).unwrap());
+    let with_v6 = |number: u8| {
+        let v6 = format!("2001:db8:0:{number}::/64").parse().unwrap();
+        Peer { subnets: Subnets::new(peer(number).subnets.iter().chain([v6])).unwrap(), ..peer(number) }
+    };
+    let mut world = World::with(both.clone());
+    world.server.grant_lease(&both, with_v6(9).subnets, 1);
+    world.kernel.change_facts(|host| host.v6_off.all = true);
+    world.kernel.fail(|step| step.to_string().contains("2001:db8:").then(no_space));
+    let agent = world.start();
+    let watch = world.watch().await;
+    watch.snapshot(&both, &[with_v6(1)], false, 1).await;
+    let text = agent.ready().await;
+    let why = "nothing of the network's IPv6 works on this host; set it to 0";
+    let warned = format!("default: 1 peers from server, warning: net.ipv6.conf.all.disable_ipv6 is 1: {why}");
+    assert_eq!(text, warned);
+    assert_eq!(world.routes(), ["10.244.1.0/24"]);
+    assert!(!world.subnet_env().contains("IPV6"), "{}", world.subnet_env());
+
+    world.kernel.heal();
+    world.kernel.change_facts(|host| host.v6_off.all = false);
+    let loopback = AddressKey { device: "lo".parse().unwrap(), address: "::1/128".parse().unwrap() };
+    world.kernel.hint(&Hint::Address(loopback));
+    agent.told(|ready, text| ready && text == "default: 1 peers from server").await;
+    assert_eq!(world.routes(), ["10.244.1.0/24", "2001:db8:0:1::/64"]);
+    settle().await;
+    assert!(world.subnet_env().contains("FLANNEL_IPV6_SUBNET=2001:db8:0:9::1/64"), "{}", world.subnet_env());
+
+    let tunnel = *world.kernel.tables().devices.keys().next().unwrap();
+    let own = AddressKey { device: tunnel, address: "2001:db8:0:9::/128".parse().unwrap() };
+    world.kernel.change_facts(|host| host.v6_off.default = true);
+    world.kernel.change(|tables| {
+        tables.addresses.remove(&own).unwrap();
+        tables.routes.retain(|key, _| key.prefix.addr().is_ipv4());
+    });
+    world.kernel.fail(|step| step.to_string().contains("2001:db8:").then(no_space));
+    world.kernel.hint(&Hint::AddressGone(own));
+    let mut readiness = agent.readiness();
+    let at_once =
+        readiness.wait_for(|now| now.detail.contains("conf.default.disable_ipv6") || !now.ready).await;
+    assert!(at_once.unwrap().ready, "nothing was tried in vain");
+    settle().await;
+    assert!(!world.subnet_env().contains("IPV6"), "{}", world.subnet_env());
+    world.kernel.heal();
+    world.kernel.change_facts(|host| host.v6_off.default = false);
+    let begin = Instant::now();
+    agent.told(|ready, text| ready && text == "default: 1 peers from server").await;
+    assert!(begin.elapsed() < Duration::from_secs(3), "after {:?}", begin.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -107,6 +107,7 @@ async fn me(kernel: &mut Kernel, shape: Shape, network: &Network) -> anyhow::Res
         links: Links::of(&kernel.facts().await?, &subnets),
         unanswered: Default::default(),
         routed: if shape == Shape::HostGw { vec![Family::V4] } else { Vec::new() },
+        inner: vec![Family::V4, Family::V6],
     };
     Ok(Me { node, subnets, underlay, mac, blackhole: false })
 }

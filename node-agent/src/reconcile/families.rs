@@ -1,0 +1,150 @@
+//! Which families of a network work on this host: a host may have IPv6 switched off, as a whole or in part, and what
+//! is IPv4 goes on without it.
+//!
+//! ```text
+//!  disable_ipv6 of all, default, devices ─▶ why nothing of IPv6 works ─▶ Underlay::inner ─▶ tables, files for pods
+//!                                                                 └────▶ a warning
+//! ```
+//!
+//! The setting is the host's own: it is told, not changed. That it is changed back is not always announced, so the
+//! agent looks at it again and again while it is in the way.
+
+use std::time::Duration;
+
+use loden_datapath::{Datapath, DeviceName, Host, HostFacts, V6Off, backend};
+use loden_proto::model::{Backend, Family, Network};
+use tokio::time::Instant;
+
+use super::{Reconcile, settings};
+use crate::conflist;
+use crate::iface::Choice;
+use crate::state::Held;
+
+/// Between looks while IPv6 is switched off.
+const LOOK: Duration = Duration::from_secs(2);
+
+impl<D: Datapath + Host> Reconcile<D> {
+    /// Why nothing of the network's IPv6 works on this host.
+    pub(super) fn without_v6(&self) -> Option<String> {
+        let (held, network) = self.lease.as_ref()?;
+        without_v6(&self.facts, self.choice.as_ref()?, network, held)
+    }
+
+    /// Sees to it that a host whose IPv6 is switched off is looked at again.
+    pub(super) fn look_at_families_again(&mut self) {
+        if self.facts_due.is_none() && self.without_v6().is_some() {
+            self.facts_due = Some(Instant::now() + LOOK);
+        }
+    }
+}
+
+/// The families of a network that work on this host.
+pub(super) fn inner(facts: &HostFacts, choice: &Choice, network: &Network, held: &Held) -> Vec<Family> {
+    let v6 = without_v6(facts, choice, network, held).is_none().then_some(Family::V6);
+    [Family::V4].into_iter().chain(v6).collect()
+}
+
+/// Why nothing of a network's IPv6 works on this host. A network of IPv4 misses nothing.
+fn without_v6(facts: &HostFacts, choice: &Choice, network: &Network, held: &Held) -> Option<String> {
+    let off = &facts.v6_off;
+    if *off == V6Off::default() || !network.families().contains(&Family::V6) {
+        return None;
+    }
+    let nothing = "nothing of the network's IPv6 works on this host";
+    if off.missing {
+        return Some(format!("the kernel has no IPv6: {nothing}"));
+    }
+    let place = if off.all {
+        "all".to_owned()
+    } else {
+        needed(facts, choice, network, held).find_map(|device| switched_off(facts, device))?
+    };
+    Some(format!("net.ipv6.conf.{place}.disable_ipv6 is 1: {nothing}; set it to 0"))
+}
+
+/// The devices that pods' packets have to pass as IPv6; not all of them need be there yet.
+fn needed(
+    facts: &HostFacts,
+    choice: &Choice,
+    network: &Network,
+    held: &Held,
+) -> impl Iterator<Item = DeviceName> {
+    let over = [choice.v4.is_some(), choice.v6.is_some()];
+    let tunnels = backend::scope(network).names.into_iter().zip(over);
+    let is_tunneled = matches!(network.backend, Backend::Vxlan(_));
+    let tunnels = tunnels.filter(move |(_, used)| is_tunneled && *used).map(|(name, _)| name);
+    let mut pods: Vec<_> = settings::pods(facts, held).collect();
+    if pods.is_empty() {
+        pods.extend(conflist::bridge(network.vni).parse::<DeviceName>());
+    }
+    tunnels.chain(pods)
+}
+
+/// Whose setting switches IPv6 off on a device: its own, or where it is yet to come, that of such devices.
+fn switched_off(facts: &HostFacts, device: DeviceName) -> Option<String> {
+    match facts.interface(device) {
+        Some(_) => facts.v6_off.devices.contains(&device).then(|| device.to_string()),
+        None => facts.v6_off.default.then(|| "default".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use loden_proto::model::{Epoch, Pool};
+
+    use super::*;
+    use crate::iface::{Selection, choose};
+    use crate::testing::{facts, network, peer};
+
+    /// The setting that is in the way; "" where there is none.
+    fn in_the_way(facts: &HostFacts, network: &Network) -> String {
+        let choice = choose(&Selection::default(), facts, None, &[]).unwrap();
+        let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
+        let why = without_v6(facts, &choice, network, &held);
+        let families = inner(facts, &choice, network, &held);
+        assert_eq!(families.contains(&Family::V6), why.is_none());
+        assert!(families.contains(&Family::V4));
+        why.map(|why| why.split(':').next().unwrap().to_owned()).unwrap_or_default()
+    }
+
+    fn dual() -> Network {
+        let mut network = network();
+        network.pools.push(Pool::new("fd00::/48".parse().unwrap(), None).unwrap());
+        network
+    }
+
+    fn device(facts: &mut HostFacts, name: &str, net: &str) {
+        let mut interface = crate::testing::facts(net).interfaces.remove(0);
+        interface.name = name.parse().unwrap();
+        interface.ours = name.starts_with("loden");
+        facts.interfaces.push(interface);
+    }
+
+    #[test]
+    fn what_switches_ipv6_off_is_named_where_the_network_has_any() {
+        let off = |change: fn(&mut V6Off)| {
+            let mut host = facts("192.0.2.9");
+            change(&mut host.v6_off);
+            assert_eq!(in_the_way(&host, &network()), "", "a network of IPv4");
+            in_the_way(&host, &dual())
+        };
+        assert_eq!(off(|_| {}), "");
+        assert_eq!(off(|off| off.missing = true), "the kernel has no IPv6");
+        assert_eq!(off(|off| off.all = true), "net.ipv6.conf.all.disable_ipv6 is 1");
+        assert_eq!(off(|off| off.default = true), "net.ipv6.conf.default.disable_ipv6 is 1");
+        assert_eq!(off(|off| off.devices = ["eth0".parse().unwrap()].into()), "", "nothing of ours");
+    }
+
+    #[test]
+    fn a_device_that_is_there_has_its_own_setting() {
+        let mut host = facts("192.0.2.9");
+        host.v6_off.default = true;
+        device(&mut host, "loden1a", "10.244.9.0");
+        device(&mut host, "cni0", "10.244.9.1");
+        assert_eq!(in_the_way(&host, &dual()), "");
+        for name in ["loden1a", "cni0"] {
+            host.v6_off.devices = [name.parse().unwrap()].into();
+            assert_eq!(in_the_way(&host, &dual()), format!("net.ipv6.conf.{name}.disable_ipv6 is 1"));
+        }
+    }
+}
