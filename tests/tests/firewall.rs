@@ -196,6 +196,16 @@ async fn rules_stay_when_the_agent_is_killed_and_are_right_when_it_is_back_witho
     Ok(())
 }
 
+/// Readiness is judged by a task of its own, soon after status and metrics know.
+async fn ready_and_warns(node: &Node, of: &str) -> anyhow::Result<()> {
+    let warns = wait::until("readiness to warn", SOON, async || {
+        let text = node.ready(SOON).await?;
+        ensure!(text.contains(of) && text.contains("--firewall-insert"), "{text}");
+        Ok::<_, anyhow::Error>(())
+    });
+    Ok(warns.await?)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_that_drops_is_named_in_status_and_opened_by_who_was_asked_to() -> anyhow::Result<()> {
     let Stage { pair, world: _world } = stage("drop", &[], &["--firewall-insert"]).await?;
@@ -226,8 +236,7 @@ async fn a_chain_that_drops_is_named_in_status_and_opened_by_who_was_asked_to() 
     ensure!(text.contains("a     default  the chain FORWARD") && text.contains(DROPS), "{text}");
     ensure!(a.metric("loden_agent_warnings").await? == 1.0);
     ensure!(b.metric("loden_agent_warnings").await? == 0.0);
-    let text = a.ready(SOON).await?;
-    ensure!(text.contains(DROPS) && text.contains("--firewall-insert"), "{text}");
+    ready_and_warns(a, DROPS).await?;
     ensure!(!a.host.nft("list chain ip filter FORWARD")?.contains("loden"), "a was not asked to");
 
     b.host.nft("flush chain ip filter FORWARD")?;
@@ -280,8 +289,7 @@ async fn what_is_dropped_before_routing_and_on_its_way_out_is_named_and_opened_b
         Ok::<_, anyhow::Error>(())
     });
     named.await?;
-    let text = a.ready(SOON).await?;
-    ensure!(text.contains("before it is routed") && text.contains("--firewall-insert"), "{text}");
+    ready_and_warns(a, "before it is routed").await?;
     ensure!(!a.host.nft("list ruleset")?.contains("loden-agent"), "a was not asked to");
 
     a.host.nft("delete table ip raw\ndelete table inet wall")?;
