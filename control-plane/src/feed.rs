@@ -30,6 +30,7 @@ use bytes::Bytes;
 use loden_proto::model::{Network, Peer};
 use loden_proto::names::{NetworkId, NodeId};
 
+use crate::knocks::Knocks;
 use crate::ledger::PeerChange;
 
 pub use history::HistoryLimits;
@@ -82,10 +83,11 @@ pub struct Feeds {
 }
 
 impl Feeds {
-    /// No network yet. `key` authenticates tokens and must outlive the store.
+    /// No network yet. `key` authenticates tokens and must outlive the store; as long as `knocks` count it is new,
+    /// and those of another key are taken for its predecessor's.
     #[must_use]
-    pub fn new(key: TokenKey, options: FeedOptions) -> Self {
-        Self { shared: Arc::new(Shared::new(key, options)), feeds: Arc::default() }
+    pub fn new(key: TokenKey, knocks: Knocks, options: FeedOptions) -> Self {
+        Self { shared: Arc::new(Shared::new(key, knocks, options)), feeds: Arc::default() }
     }
 
     /// What has been encoded so far.

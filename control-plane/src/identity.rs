@@ -7,7 +7,7 @@
 //!   admin/            the first admin's bundle
 //!   token.key         authenticates resume tokens, also after the store was lost
 //!   incarnation       of the store that was served last
-//!   unproven          the CA was made here, and no lease has been given since
+//!   unproven          the CA or token.key was made here, and no lease has been given since
 //! ```
 //!
 //! Everything is made at the first start and kept. `issue` needs nothing but the CA's two files, so it works
@@ -44,6 +44,7 @@ const ADMIN: &str = "admin";
 const TOKEN_KEY: &str = "token.key";
 const INCARNATION: &str = "incarnation";
 const UNPROVEN: &str = "unproven";
+const UNPROVEN_TEXT: &[u8] = b"no lease has been given since this CA or token.key was made\n";
 const LOCK: &str = ".lock";
 
 /// The key that authenticates resume tokens.
@@ -126,6 +127,8 @@ impl Pki {
         if file::read(&pki.directory.join(TOKEN_KEY))?.is_none() {
             let mut key = TokenKey::default();
             rand::rng().fill_bytes(&mut key);
+            // Before the key, which may have been lost with the store.
+            file::write_private(&pki.unproven_note(), UNPROVEN_TEXT)?;
             file::write_private(&pki.directory.join(TOKEN_KEY), &key)?;
         }
         Ok(pki)
@@ -192,8 +195,8 @@ impl Pki {
         self.directory.join(INCARNATION)
     }
 
-    /// What is there from the making of the CA until somebody removes it: the cluster may have had another CA
-    /// before.
+    /// What is there from the making of the CA or of the token key until somebody removes it: the cluster may have
+    /// had others before.
     #[must_use]
     pub fn unproven_note(&self) -> PathBuf {
         self.directory.join(UNPROVEN)
@@ -223,7 +226,7 @@ fn open_authority(directory: &Path, cluster: &ClusterName, now: SystemTime) -> R
         };
         let authority = Authority::create(cluster, &key, now)?;
         // Before the certificate, with which the CA is made.
-        file::write_private(&directory.join(UNPROVEN), b"no lease has been given since this CA was made\n")?;
+        file::write_private(&directory.join(UNPROVEN), UNPROVEN_TEXT)?;
         file::write_private(&certificate_path, authority.certificate_pem().as_bytes())?;
         info!(%cluster, directory = %directory.display(), "cluster CA made");
     }
@@ -288,13 +291,18 @@ mod tests {
         fs::remove_file(first.unproven_note()).unwrap();
 
         let second = open(&directory);
-        assert!(!second.unproven_note().exists(), "it comes with the CA only");
+        assert!(!second.unproven_note().exists(), "it comes with what is new only");
         assert_eq!(second.authority().certificate_pem(), first.authority().certificate_pem());
         assert_eq!(second.token_key().unwrap(), first.token_key().unwrap());
         let again = second.server(&"one".parse().unwrap(), &[], SystemTime::now()).unwrap();
         assert_eq!(again, server);
         let admin = Bundle::read(&directory.join("admin")).unwrap();
         assert_eq!(admin.id().to_string(), "spiffe://loden/admin/admin");
+
+        let key = second.token_key().unwrap();
+        fs::remove_file(directory.join("token.key")).unwrap();
+        let third = open(&directory);
+        assert!(third.unproven_note().exists() && third.token_key().unwrap() != key);
     }
 
     #[test]

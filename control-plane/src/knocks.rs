@@ -1,9 +1,9 @@
 //! Knocks: clients of another CA of this very cluster, who tell of a life that was lost with its CA.
 //!
 //! ```text
-//!  CA made ─▶ note beside it ── a lease is given, nobody knocks ──▶ removed: they count no more, for ever
-//!                │
-//!                ▼ meanwhile
+//!  CA or key of tokens made ─▶ note beside it ── a lease is given, nobody knocks ──▶ removed, for ever
+//!                                 │
+//!                                 ▼ meanwhile they count
 //!  handshake that ends for another CA's sake ─▶ knock ─┬─ within 5 min ─▶ no new slot
 //!                                                      └─ then a claim or a token ─▶ adoption
 //! ```
@@ -11,6 +11,7 @@
 //! When the whole state directory was lost, old agents cannot speak with the new life, and only their handshakes
 //! tell of them. Agents dial every five seconds at most, so those that run have knocked when settling ends, and
 //! until then nobody new gets a slot. A cluster that is really new hears nobody and waits for nothing else.
+//! Tokens of another key tell the same; later they would only tell that somebody has made one up.
 
 use std::collections::HashMap;
 use std::fs;

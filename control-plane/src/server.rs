@@ -225,10 +225,10 @@ impl Server {
         pki: Pki,
         store: Arc<S>,
     ) -> Result<Self, StartError> {
-        let options = FeedOptions { heartbeat: config.heartbeat, ..FeedOptions::default() };
-        let feeds = Feeds::new(TokenKey::new(&pki.token_key()?), options);
-        let (streams, settling) = (Streams::default(), Settling::default());
         let knocks = Knocks::noted(pki.unproven_note());
+        let options = FeedOptions { heartbeat: config.heartbeat, ..FeedOptions::default() };
+        let feeds = Feeds::new(TokenKey::new(&pki.token_key()?), knocks.clone(), options);
+        let (streams, settling) = (Streams::default(), Settling::default());
         let now: WallClock = Arc::new(SystemTime::now);
         let clerk_options = ClerkOptions {
             defaults: defaults(&config),

@@ -88,31 +88,6 @@ fn only_a_lost_store_adopts() {
     assert_eq!(beginning(Opened::Lost { predecessor: 9 }, 5, now, ADOPT), Some(again));
 }
 
-/// Store, key and marker were lost: nothing tells of it but a token of the lost key.
-#[tokio::test(start_paused = true)]
-async fn a_token_of_a_lost_key_begins_adoption_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::start(&Arc::new(MemoryStore::new())).await;
-    let adoption = start(&bench, dir.path()).await;
-    bench.create("blue").await;
-    assert_eq!(incarnation(&bench).adopt_until, None);
-    let token = Token { incarnation: 77, point: Point { revision: 900, hash: 1 } };
-    let token = TokenKey::new(b"lost").seal(&"blue".parse().unwrap(), token);
-    let set = Set { token, ..Set::default() };
-
-    drop(open(&adoption, Viewer::Observer, set.clone()).await);
-    let adopting = incarnation(&bench);
-    assert!(adopting.predecessors.contains(&77) && adopting.adopt_until.is_some());
-    assert!(bench.try_acquire("new", 9, None).await.is_err());
-    drop(open(&adoption, Viewer::Observer, set.clone()).await);
-    assert_eq!(incarnation(&bench), adopting, "it is believed once");
-
-    bench.time.pass(ADOPT);
-    bench.clerk.submit(Command::EndAdoption).await.unwrap();
-    drop(open(&adoption, Viewer::Observer, set).await);
-    assert_eq!(incarnation(&bench).adopt_until, None, "also when adoption is over");
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_operator_who_recovers_has_the_next_start_adopt() {
     let dir = tempfile::tempdir().unwrap();

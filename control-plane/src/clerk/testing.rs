@@ -73,7 +73,7 @@ impl Bench {
         options: FeedOptions,
         knocks: Knocks,
     ) -> Self {
-        let feeds = Feeds::new(TokenKey::new(b"key of the tests"), options);
+        let feeds = Feeds::new(TokenKey::new(b"key of the tests"), knocks.clone(), options);
         let (streams, settling, time) = (Streams::default(), Settling::default(), Time::new());
         let options = ClerkOptions {
             defaults,

@@ -223,7 +223,8 @@ async fn a_record_that_cannot_be_read_stops_the_start_and_is_named() {
     let store = Arc::new(MemoryStore::new());
     let change = crate::store::Change::Put { key: "network/blue".into(), value: b"{".as_slice().into() };
     store.commit(vec![change], vec![]).await.unwrap();
-    let feeds = Feeds::new(crate::feed::TokenKey::new(b""), crate::feed::FeedOptions::default());
+    let feeds =
+        Feeds::new(crate::feed::TokenKey::new(b""), Knocks::default(), crate::feed::FeedOptions::default());
     let options = ClerkOptions {
         defaults: Defaults::default(),
         streaming: Arc::new(crate::watch::Streams::default()),
@@ -286,7 +287,7 @@ async fn a_desk_that_died_is_no_quiet_clerk() {
         knocks: Knocks::default(),
         now: Arc::new(|| panic!("no time for this test")),
     };
-    let feeds = Feeds::new(crate::feed::TokenKey::new(b"key"), testing::feed_options());
+    let feeds = Feeds::new(crate::feed::TokenKey::new(b"key"), Knocks::default(), testing::feed_options());
     let (mut tasks, clerk) = Clerk::start(Arc::new(MemoryStore::new()), feeds, options).await.unwrap();
     assert!(matches!(clerk.submit(create("blue")).await, Err(SubmitError::Store(_))));
     assert!(matches!(tasks.ended().await, ClerkError::Died(_)));

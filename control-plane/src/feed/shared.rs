@@ -13,6 +13,7 @@ use super::history::HistoryLimits;
 use super::token::{Point, Token, TokenKey};
 use super::verdict::{Brought, Incarnation, TokenVerdict, judge};
 use super::window::Window;
+use crate::knocks::Knocks;
 use crate::ledger::PeerChange;
 
 /// How feeds behave.
@@ -50,6 +51,8 @@ pub struct FeedCounters {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) key: TokenKey,
+    /// They count as long as the key is unproven.
+    knocks: Knocks,
     pub(super) options: FeedOptions,
     pub(super) counters: FeedCounters,
     pub(super) incarnation: RwLock<Incarnation>,
@@ -58,9 +61,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(key: TokenKey, options: FeedOptions) -> Self {
+    pub(super) fn new(key: TokenKey, knocks: Knocks, options: FeedOptions) -> Self {
         Self {
             key,
+            knocks,
             options,
             counters: FeedCounters::default(),
             incarnation: RwLock::default(),
@@ -103,8 +107,8 @@ impl Shared {
     pub(super) fn judge(&self, network: &NetworkId, token: &[u8]) -> TokenVerdict {
         let token = match (self.key.open(network, token), Token::unproven(token)) {
             (Some(token), _) => Brought::Ours(token),
-            (None, Some(token)) => Brought::Unproven(token),
-            (None, None) => Brought::Nothing,
+            (None, Some(token)) if self.knocks.is_counting() => Brought::Unproven(token),
+            (None, _) => Brought::Nothing,
         };
         let incarnation = self.incarnation.read().unwrap_or_else(PoisonError::into_inner);
         judge(token, &incarnation, |point| {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  none, or made up ───────────▶ Unknown            ─▶ snapshot
-//!  no tag of ours, first life ─▶ OtherKey           ─▶ store and key were lost: begin a new one, adopt
-//!  no tag of ours, later ──────▶ Unknown            ─▶ snapshot
+//!  no tag of ours, new key ────▶ OtherKey           ─▶ store and key were lost: begin a new one, adopt
+//!  no tag of ours otherwise ───▶ Unknown            ─▶ snapshot
 //!  another incarnation, known ─▶ Unknown            ─▶ snapshot
 //!  another incarnation ────────▶ ForeignIncarnation ─▶ the store was lost: begin a new one, adopt
 //!  ours, ahead of the store ───▶ AheadOfStore       ─▶ it was rolled back: the same
@@ -45,8 +45,8 @@ pub enum TokenVerdict {
     /// Nothing: there is none, it is not ours, or it is of a life of the store that we know to be over.
     Unknown,
     /// Its holder has followed somebody before this store, which knows of nobody before itself: the key was
-    /// lost with the store. It proves nothing, so it is believed once in the life of a cluster, which costs
-    /// new nodes a wait if it was made up.
+    /// lost with the store. Anybody can make that up, so it is believed once, and only while the key is so new
+    /// that it has not proved itself.
     OtherKey(Token),
     /// Its holder has seen a later state of this very store.
     AheadOfStore(Token),
@@ -73,9 +73,9 @@ impl TokenVerdict {
 /// What is known of a token before it is compared with the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Brought {
-    /// There is none, or it has not even the form of one.
+    /// There is none, or it is none of ours.
     Nothing,
-    /// Its tag is not ours.
+    /// Its tag is not ours, and our key is new: see [`crate::knocks`].
     Unproven(Token),
     /// We have made it.
     Ours(Token),

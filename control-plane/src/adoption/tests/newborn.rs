@@ -32,6 +32,13 @@ impl Newborn {
     }
 }
 
+/// A client that has followed the network `blue` of somebody with another key.
+fn of_another_key() -> Set {
+    let token = Token { incarnation: 77, point: Point { revision: 900, hash: 1 } };
+    let token = TokenKey::new(b"lost").seal(&"blue".parse().unwrap(), token);
+    Set { token, ..Set::default() }
+}
+
 /// Everything was lost, the CA too, and agents that run have knocked.
 #[tokio::test(start_paused = true)]
 async fn after_knocks_a_claim_begins_adoption_and_the_first_lease_ends_what_they_tell() {
@@ -95,5 +102,44 @@ async fn a_lease_that_is_given_before_the_first_knock_does_not_end_what_the_othe
     bench.try_acquire("a", 1, Some(claimed("10.7.7.0/24"))).await.unwrap();
     tokio::time::sleep(2 * LOOK).await;
     assert!(!note.exists());
+    running.abort();
+}
+
+/// Store, key and marker were lost: nothing tells of it but a token of the lost key.
+#[tokio::test(start_paused = true)]
+async fn a_token_of_a_lost_key_begins_adoption_once() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+    let Newborn { bench, adoption, running, .. } = Newborn::start(&store, dir.path()).await;
+    assert_eq!(incarnation(&bench).adopt_until, None);
+    let set = of_another_key();
+
+    drop(open(&adoption, Viewer::Observer, set.clone()).await);
+    let adopting = incarnation(&bench);
+    assert!(adopting.predecessors.contains(&77) && adopting.adopt_until.is_some());
+    assert!(bench.try_acquire("new", 9, None).await.is_err());
+    drop(open(&adoption, Viewer::Observer, set.clone()).await);
+    assert_eq!(incarnation(&bench), adopting, "it is believed once");
+
+    bench.time.pass(ADOPT);
+    bench.clerk.submit(Command::EndAdoption).await.unwrap();
+    drop(open(&adoption, Viewer::Observer, set).await);
+    assert_eq!(incarnation(&bench).adopt_until, None, "also when adoption is over");
+    running.abort();
+}
+
+/// Whoever is known here can send anything as its token.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_was_made_up_begins_no_adoption_once_the_key_has_proved_itself() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+    let Newborn { bench, adoption, note, running, .. } = Newborn::start(&store, dir.path()).await;
+    tokio::time::sleep(RETURN + LOOK).await;
+    bench.acquire("a", 1).await;
+    tokio::time::sleep(2 * LOOK).await;
+    assert!(!note.exists());
+    let mut client = open(&adoption, Viewer::Observer, of_another_key()).await;
+    client.read().await;
+    assert_eq!(incarnation(&bench).adopt_until, None);
+    assert_eq!(client.set.peers.len(), 1, "it gets a snapshot");
+    bench.acquire("b", 2).await;
     running.abort();
 }

@@ -15,6 +15,7 @@ use tonic::Status;
 use crate::clerk::testing::feed_options;
 use crate::feed::testing::{a_network, a_peer};
 use crate::feed::{FeedOptions, Feeds, Incarnation, Point, Publication, Scene, TokenKey};
+use crate::knocks::Knocks;
 use crate::ledger::PeerChange;
 use crate::watch::{Streams, Viewer, WatchBody, WatchOpen, WatchRefusal};
 
@@ -140,7 +141,7 @@ impl Stage {
     }
 
     pub(crate) fn with(options: FeedOptions) -> Self {
-        let feeds = Feeds::new(TokenKey::new(b"key"), options);
+        let feeds = Feeds::new(TokenKey::new(b"key"), Knocks::default(), options);
         let incarnation = Incarnation { id: 1, ..Incarnation::default() };
         let scene = Scene { incarnation, networks: vec![(a_network("blue"), vec![])] };
         let point = Point { revision: 100, hash: 1 };
