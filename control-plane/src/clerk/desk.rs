@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::{Answer, ClerkOptions, StoreFailure, SubmitError, read};
 use crate::ledger::{Command, Context, Decision, Ledger, Want};
@@ -191,6 +192,9 @@ impl<S: Store> Desk<S> {
             return job.answer(Err(StoreFailure(cause.clone()).into()));
         }
         let Decision { changes, guards, more, want } = decision;
+        for reservation in job.command.drops(&changes) {
+            warn!(%reservation, "dropped: another node holds its subnet since before the store was lost");
+        }
         let expected = self.head.revision().next();
         let batch = Batch {
             revision: expected,

@@ -11,6 +11,7 @@ use loden_proto::model::{
 };
 use loden_proto::names::NetworkId;
 
+use super::key::RecordKey;
 use super::refusal::{Named, Refusal};
 use crate::store::{Change, Guard};
 
@@ -128,6 +129,18 @@ impl Command {
             (Self::DeleteNetwork { id, .. }, Refusal::NotFound(Named::Network(gone))) => id == gone,
             _ => false,
         }
+    }
+
+    /// Reservations that give way to the node that acquires.
+    pub fn drops(&self, changes: &[Change]) -> impl Iterator<Item = LeaseName> {
+        let acquires = matches!(self, Self::AcquireLease { .. });
+        changes.iter().filter(move |_| acquires).filter_map(|change| match change {
+            Change::Delete { key } => match RecordKey::parse(key)? {
+                RecordKey::Reservation(name) => Some(name),
+                _ => None,
+            },
+            Change::Put { .. } => None,
+        })
     }
 }
 

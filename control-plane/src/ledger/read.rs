@@ -9,7 +9,7 @@ use loden_proto::names::{NetworkId, NodeId};
 
 use super::Ledger;
 use super::network::{NetworkLedger, StoredLease};
-use super::record::{LeaseRecord, ReservationRecord, Stored};
+use super::record::{Incarnation, LeaseRecord, ReservationRecord, Stored};
 use crate::store::Revision;
 
 /// A node's subnets in a network.
@@ -215,6 +215,11 @@ impl Ledger {
     #[must_use]
     pub fn is_adopting(&self) -> bool {
         self.cluster.as_ref().is_some_and(|cluster| cluster.record.adopt_until.is_some())
+    }
+
+    /// The life of the store that everything is made in now.
+    pub(super) fn present_incarnation(&self) -> Incarnation {
+        self.cluster.as_ref().map_or(Incarnation(0), |cluster| cluster.record.incarnation)
     }
 
     /// Whether a lease was acquired in this life of the store.

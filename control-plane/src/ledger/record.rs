@@ -47,7 +47,7 @@ impl From<Stamp> for SystemTime {
 }
 
 /// The identity of one life of the store, kept as 32 hexadecimal digits.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) struct Incarnation(pub(super) u128);
 
@@ -190,6 +190,9 @@ pub(super) struct VniRecord {
 pub(super) struct ReservationRecord {
     pub(super) subnets: Subnets,
     pub(super) created: Stamp,
+    /// In which it was made; 0 in records from before that was noted.
+    #[serde(default)]
+    pub(super) incarnation: Incarnation,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]

@@ -8,12 +8,13 @@ use loden_proto::names::NodeId;
 
 use super::draft::{Draft, revision_of};
 use super::endpoint;
+use super::reservation::{expires_from_now_on, unbind};
 use super::subnets::{Asking, Assignment, check_slots};
 use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, Want};
 use crate::ledger::key::RecordKey;
 use crate::ledger::network::{NetworkLedger, StoredLease};
-use crate::ledger::record::{ExpiryRecord, Incarnation, LeaseRecord, Stamp};
+use crate::ledger::record::{ExpiryRecord, LeaseRecord, Stamp};
 use crate::ledger::refusal::Refusal;
 
 impl Ledger {
@@ -53,7 +54,7 @@ impl Ledger {
         let overruled = self.overrule(entry, endpoint, name)?;
 
         let assignment = if let Some(subnets) = running.filter(|_| self.is_adopting()) {
-            Assignment { subnets: *subnets, losers: BTreeSet::new() }
+            Assignment { subnets: *subnets, losers: BTreeSet::new(), revoked: BTreeSet::new() }
         } else {
             let own = current.map(|lease| lease.record.subnets);
             let may_move = current
@@ -123,12 +124,12 @@ impl Ledger {
             instance,
             created: current.map_or_else(|| Stamp::from(context.now), |lease| lease.record.created),
             held_since: None,
-            incarnation: self.cluster.as_ref().map_or(Incarnation(0), |cluster| cluster.record.incarnation),
+            incarnation: self.present_incarnation(),
             underlay: underlay.to_vec(),
         }
     }
 
-    /// Claims the assigned slots, ends the losers' leases, and lets what is left over cool down.
+    /// Claims the assigned slots, ends the losers' leases and reservations, and lets what is left over cool down.
     fn settle(
         &self,
         draft: &mut Draft,
@@ -139,6 +140,14 @@ impl Ledger {
     ) {
         let until = Stamp::from(context.now).plus(context.defaults.cooldown);
         let gets = |slot| assignment.subnets.iter().any(|subnet| subnet == slot);
+        for node in &assignment.revoked {
+            let Some(reservation) = entry.reservations.get(node) else { continue };
+            unbind(draft, entry, node, reservation, context);
+            let lease = entry.leases.get(node).filter(|_| !assignment.losers.contains(node));
+            if let Some(lease) = lease {
+                expires_from_now_on(draft, entry, node, lease, context);
+            }
+        }
         for loser in &assignment.losers {
             if let Some(lease) = entry.leases.get(loser) {
                 draft.end_lease(entry, loser, lease, until, gets);

@@ -172,6 +172,46 @@ mod tests {
         rig.check();
     }
 
+    /// The copy is from before the reservation was deleted and its slot given to another node.
+    #[test]
+    fn what_a_node_holds_wins_over_a_reservation_of_before() {
+        for leased in [false, true] {
+            let mut rig = Rig::new();
+            rig.must(network("blue", &["10.1.0.0/22"]));
+            rig.must(reserve("blue", "y", "10.1.2.0/24"));
+            if leased {
+                rig.must(acquire("blue", "y", 1));
+            }
+            rig.must(begin(&rig, 2));
+            rig.refused(acquire("blue", "y", 1));
+            rig.must(claim("blue", "x", 2, "10.1.2.0/24"));
+            assert_eq!(rig.subnets("blue", "x"), "10.1.2.0/24");
+            assert_eq!(rig.ledger.reservations(None, None).count(), 0, "leased {leased}");
+            rig.check();
+            rig.pass(601);
+            rig.must(Command::EndAdoption);
+            rig.must(acquire("blue", "y", 1));
+            assert_ne!(rig.subnets("blue", "y"), "10.1.2.0/24");
+            rig.check();
+        }
+    }
+
+    /// Its node lives on another slot.
+    #[test]
+    fn a_lease_whose_reservation_gives_way_lives_on() {
+        let mut rig = Rig::new();
+        rig.must(network("blue", &["10.1.0.0/22"]));
+        rig.must(acquire("blue", "y", 1));
+        let own = rig.subnets("blue", "y");
+        let other = ["10.1.1.0/24", "10.1.2.0/24"].into_iter().find(|slot| *slot != own).unwrap();
+        rig.must(reserve("blue", "y", other));
+        rig.must(begin(&rig, 2));
+        rig.must(claim("blue", "y", 1, &own));
+        rig.must(claim("blue", "x", 2, other));
+        assert_eq!((rig.subnets("blue", "y"), rig.subnets("blue", "x")), (own, other.to_owned()));
+        rig.check();
+    }
+
     #[test]
     fn a_lost_store_gives_every_claimant_its_own_and_no_one_anothers() {
         let mut rig = Rig::new();

@@ -16,6 +16,8 @@ use crate::store::{Change, Guard, Key, Revision};
 pub(super) struct Draft {
     changes: BTreeMap<Key, Change>,
     guards: BTreeMap<Key, Guard>,
+    /// Claims that were changed: the next change goes on from there.
+    claims: BTreeMap<Key, SlotRecord>,
 }
 
 impl Draft {
@@ -55,10 +57,12 @@ impl Draft {
 
     /// Changes the claim to a slot.
     pub(super) fn claim(&mut self, entry: &NetworkLedger, slot: IpNet, change: impl FnOnce(&mut SlotRecord)) {
-        let claim = entry.slots.claim(slot);
-        let mut record = claim.map(|claim| claim.record.clone()).unwrap_or_default();
-        change(&mut record);
         let key = RecordKey::Slot(entry.network.id.clone(), slot);
+        let claim = entry.slots.claim(slot);
+        let begun = self.claims.remove(&key.key()).or_else(|| Some(claim?.record.clone()));
+        let mut record = begun.unwrap_or_default();
+        change(&mut record);
+        self.claims.insert(key.key(), record.clone());
         let now = claim.map(|claim| claim.revision);
         match now {
             Some(now) if record == SlotRecord::default() => self.delete(&key, now),

@@ -9,8 +9,8 @@ use super::subnets::check_slots;
 use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, Want};
 use crate::ledger::key::RecordKey;
-use crate::ledger::network::NetworkLedger;
-use crate::ledger::record::{ExpiryRecord, Made, ReservationRecord, SlotRecord, Stamp};
+use crate::ledger::network::{NetworkLedger, StoredLease};
+use crate::ledger::record::{ExpiryRecord, Made, ReservationRecord, SlotRecord, Stamp, Stored};
 use crate::ledger::refusal::{Named, Refusal};
 
 impl Ledger {
@@ -40,7 +40,8 @@ impl Ledger {
             }
             draft.claim(entry, slot, |record| record.reserved = Some(name.node.clone()));
         }
-        let record = ReservationRecord { subnets: *subnets, created: now };
+        let record =
+            ReservationRecord { subnets: *subnets, created: now, incarnation: self.present_incarnation() };
         draft.put(&RecordKey::Reservation(name.clone()), &record, None);
         self.remember(&mut draft, request_id, &content, Made::Reservation(name.clone()), context);
         draft.guard(&RecordKey::Network(name.network.clone()), Some(entry.revision()));
@@ -56,23 +57,48 @@ impl Ledger {
         let missing = || Refusal::NotFound(Named::Reservation(name.clone()));
         let entry = self.networks.get(&name.network).ok_or_else(missing)?;
         let reservation = entry.reservations.get(&name.node).ok_or_else(missing)?;
-        let now = Stamp::from(context.now);
         let mut draft = Draft::default();
-        draft.delete(&RecordKey::Reservation(name.clone()), reservation.revision);
-        for slot in reservation.record.subnets.iter() {
-            draft.claim(entry, slot, |record| {
-                record.reserved = None;
-                record.cooling = record.cooling.take().filter(|cooling| cooling.until > now);
-            });
-        }
-        if let Some(lease) = entry.leases.get(&name.node).filter(|lease| lease.record.held_since.is_none()) {
-            let ttl = entry.lease_ttl(context.defaults.lease_ttl);
-            draft.guard(&RecordKey::Lease(name.clone()), Some(lease.revision));
-            let expires = now.plus(ttl.saturating_add(ttl / 4));
-            draft.put_over(&RecordKey::Expiry(name.clone()), &ExpiryRecord { expires });
+        unbind(&mut draft, entry, &name.node, reservation, context);
+        if let Some(lease) = entry.leases.get(&name.node) {
+            expires_from_now_on(&mut draft, entry, &name.node, lease, context);
         }
         Ok(draft.finish(Want::Nothing))
     }
+}
+
+/// Takes a reservation away; a lease of its node is left as it is.
+pub(super) fn unbind(
+    draft: &mut Draft,
+    entry: &NetworkLedger,
+    node: &NodeId,
+    reservation: &Stored<ReservationRecord>,
+    context: &Context<'_>,
+) {
+    let now = Stamp::from(context.now);
+    draft.delete(&RecordKey::Reservation(entry.name(node)), reservation.revision);
+    for slot in reservation.record.subnets.iter() {
+        draft.claim(entry, slot, |record| {
+            record.reserved = None;
+            record.cooling = record.cooling.take().filter(|cooling| cooling.until > now);
+        });
+    }
+}
+
+/// A lease that was reserved lives one lifetime from now on, unless it has expired already.
+pub(super) fn expires_from_now_on(
+    draft: &mut Draft,
+    entry: &NetworkLedger,
+    node: &NodeId,
+    lease: &StoredLease,
+    context: &Context<'_>,
+) {
+    if lease.record.held_since.is_some() {
+        return;
+    }
+    let ttl = entry.lease_ttl(context.defaults.lease_ttl);
+    draft.guard(&RecordKey::Lease(entry.name(node)), Some(lease.revision));
+    let expires = Stamp::from(context.now).plus(ttl.saturating_add(ttl / 4));
+    draft.put_over(&RecordKey::Expiry(entry.name(node)), &ExpiryRecord { expires });
 }
 
 /// A slot may be reserved for a node when nobody else has or had it.

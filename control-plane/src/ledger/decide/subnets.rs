@@ -4,7 +4,7 @@
 //!  reservation ─▶ the lease's own ─▶ claimed and free ─▶ given back by itself ─▶ free ─▶ stolen ─▶ Exhausted
 //!  (of a new instance, or of none)                                          └─▶ Settling: nothing new
 //!
-//!  while adopting:  claimed, even from a lease that is not confirmed ─▶ own ─▶ reservation ─▶ Adopting
+//!  while adopting:  claimed, even from a lease or reservation of before ─▶ own ─▶ reservation ─▶ Adopting
 //! ```
 
 use std::collections::BTreeSet;
@@ -20,10 +20,11 @@ use crate::ledger::network::NetworkLedger;
 use crate::ledger::record::{Cooling, Stamp};
 use crate::ledger::refusal::Refusal;
 
-/// What a node gets, and whose leases end for it.
+/// What a node gets, whose leases end for it, and whose reservations go.
 pub(super) struct Assignment {
     pub(super) subnets: Subnets,
     pub(super) losers: BTreeSet<NodeId>,
+    pub(super) revoked: BTreeSet<NodeId>,
 }
 
 /// Who asks for subnets.
@@ -69,11 +70,11 @@ impl Ledger {
         context: &Context<'_>,
     ) -> Result<Assignment, Refusal> {
         let mut chosen = Vec::new();
-        let mut losers = BTreeSet::new();
+        let (mut losers, mut revoked) = (BTreeSet::new(), BTreeSet::new());
         let mut missing = Vec::new();
         for family in entry.network.families() {
             let slot = if self.is_adopting() {
-                Some(self.adopt(entry, asking, family, context, &mut losers)?)
+                Some(self.adopt(entry, asking, family, context, (&mut losers, &mut revoked))?)
             } else {
                 self.choose(entry, asking, family, context)?
             };
@@ -83,7 +84,7 @@ impl Ledger {
             }
         }
         steal(entry, asking.name, missing, context, &mut chosen, &mut losers)?;
-        Ok(Assignment { subnets: Subnets::new(chosen)?, losers })
+        Ok(Assignment { subnets: Subnets::new(chosen)?, losers, revoked })
     }
 
     /// The slot that a node gets without harm to others; `None` when none is free.
@@ -123,7 +124,7 @@ impl Ledger {
         asking: &Asking<'_>,
         family: Family,
         context: &Context<'_>,
-        losers: &mut BTreeSet<NodeId>,
+        (losers, revoked): (&mut BTreeSet<NodeId>, &mut BTreeSet<NodeId>),
     ) -> Result<IpNet, Refusal> {
         let node = &asking.name.node;
         let reservation = entry.reservations.get(node).map(|stored| &stored.record.subnets);
@@ -134,7 +135,14 @@ impl Ledger {
         };
         let Some(claim) = entry.slots.claim(slot).map(|claim| &claim.record) else { return Ok(slot) };
         if let Some(other) = claim.reserved.as_ref().filter(|other| *other != node) {
-            return Err(self.adopting(format!("the claimed subnet {slot} is reserved for {other}"), context));
+            // One that was made since the store was lost is the operator's word of now.
+            let made = entry.reservations.get(other).map(|stored| stored.record.incarnation);
+            if made == Some(self.present_incarnation()) {
+                return Err(
+                    self.adopting(format!("the claimed subnet {slot} is reserved for {other}"), context)
+                );
+            }
+            revoked.insert(other.clone());
         }
         let Some(other) = claim.lease.as_ref().filter(|other| *other != node) else { return Ok(slot) };
         if entry.leases.get(other).is_some_and(|lease| self.is_confirmed(&lease.record)) {
