@@ -13,3 +13,4 @@ pub mod logging;
 pub mod operations;
 pub mod settings;
 pub mod signals;
+pub mod source;

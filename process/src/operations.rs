@@ -26,8 +26,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::source::{Share, Shares};
+
 /// Connections at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 64;
+/// Of them, of one source; more are closed at once.
+const CONNECTIONS_OF_SOURCE: usize = 16;
 /// How long a connection may take, from its beginning to the end of the answer.
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long requests may still take once the process is ending.
@@ -59,9 +63,10 @@ impl Readiness {
     }
 }
 
-/// Serves until `shutdown` resolves. So many connections at once, each for one
-/// request and not longer than it may take: nobody who is not even asked for a
-/// certificate can hold descriptors that others need.
+/// Serves until `shutdown` resolves. So many connections at once, of all and of
+/// one source, each for one request and not longer than it may take: nobody who
+/// is not even asked for a certificate can hold descriptors that others need,
+/// and no single host can keep the others out.
 ///
 /// # Errors
 /// The runtime is not one that has sockets.
@@ -74,23 +79,24 @@ pub async fn serve(
     listener.local_addr()?;
     let service = TowerToHyperService::new(routes(readiness, metrics));
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let shares = Shares::default();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = accept(&listener, &permits, &shares) => accepted,
             Some(_) = connections.join_next() => continue,
         };
         match accepted {
-            Ok((stream, permit)) => {
+            Ok((stream, room)) => {
                 let connection = http1::Builder::new()
                     .keep_alive(false)
                     .serve_connection(TokioIo::new(stream), service.clone());
                 connections.spawn(async move {
                     // Whether a client got its answer is the client's business.
                     let _ = timeout(REQUEST, connection).await;
-                    drop(permit);
+                    drop(room);
                 });
             }
             // No descriptor is left, or the client has gone: neither is for ever.
@@ -107,10 +113,15 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    shares: &Shares,
+) -> io::Result<(TcpStream, (OwnedSemaphorePermit, Share))> {
     let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
+    loop {
+        let (stream, remote) = listener.accept().await?;
+        if let Some(share) = shares.take(remote.ip().into(), CONNECTIONS_OF_SOURCE) {
+            return Ok((stream, (permit, share)));
+        }
+    }
 }
 
 fn routes(readiness: watch::Receiver<Readiness>, metrics: Metrics) -> Router {
@@ -148,7 +159,7 @@ mod tests {
 
     use prometheus_client::metrics::counter::Counter;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpSocket, TcpStream};
     use tokio::sync::oneshot;
 
     use super::*;
@@ -199,6 +210,30 @@ mod tests {
         server.await.unwrap().unwrap();
     }
 
+    /// From another loopback address than others.
+    async fn connect(host: u8, to: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
+        socket.connect(to).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_host_that_says_nothing_does_not_keep_the_others_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_ready, readiness) = watch::channel(Readiness::yes(""));
+        let metrics = Arc::new(Mutex::new(Registry::default()));
+        let server = tokio::spawn(serve(listener, readiness, metrics, std::future::pending()));
+        let mut silent = Vec::new();
+        for _ in 0..2 * CONNECTIONS {
+            silent.push(connect(2, address).await);
+        }
+        let answer = fetch(address, "/livez");
+        let answer = timeout(REQUEST / 2, answer).await.expect("one host holds the door");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        server.abort();
+    }
+
     #[tokio::test]
     async fn whoever_says_nothing_makes_room_for_those_who_ask() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -207,8 +242,9 @@ mod tests {
         let metrics = Arc::new(Mutex::new(Registry::default()));
         let server = tokio::spawn(serve(listener, readiness, metrics, std::future::pending()));
         let mut silent = Vec::new();
-        for _ in 0..CONNECTIONS {
-            silent.push(TcpStream::connect(address).await.unwrap());
+        for number in 0..CONNECTIONS {
+            let host = u8::try_from(number / CONNECTIONS_OF_SOURCE).unwrap();
+            silent.push(connect(host + 2, address).await);
         }
         let answer = timeout(4 * REQUEST, fetch(address, "/livez")).await.expect("the silent hold the door");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

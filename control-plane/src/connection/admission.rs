@@ -10,9 +10,10 @@
 //! A source waits for its own turns first, so what it has too much of waits behind itself.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use loden_process::source::Source;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How much is let in.
@@ -33,19 +34,6 @@ impl Default for Limits {
     /// would be served in vain.
     fn default() -> Self {
         Self { turns: 256, turns_of_source: 64, places: 8192, places_of_source: 2048 }
-    }
-}
-
-/// Where connections come from: an IPv4 address, or an IPv6 /64, of which one host has all addresses.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-struct Source(IpAddr);
-
-impl From<IpAddr> for Source {
-    fn from(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(v4) => v4.into(),
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
-        })
     }
 }
 
@@ -187,14 +175,5 @@ mod tests {
         assert!(enter(&admission, "192.0.2.7").is_none());
         drop(places);
         assert!(enter(&admission, "192.0.2.7").is_some());
-    }
-
-    #[test]
-    fn a_host_with_many_ipv6_addresses_is_one_source() {
-        let source = |address: &str| Source::from(address.parse::<IpAddr>().unwrap());
-        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:2"));
-        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
-        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
-        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
     }
 }
