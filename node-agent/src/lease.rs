@@ -142,6 +142,10 @@ impl Lease {
                 wanted.receivers.clear();
             }
             if wanted == published {
+                if std::mem::take(&mut failures) > 0 {
+                    // What was refused is wanted no more.
+                    self.recovered(taken);
+                }
                 tokio::select! {
                     () = self.again.notified() => break,
                     changed = self.local.changed() => changed.map_err(|_| Ending)?,

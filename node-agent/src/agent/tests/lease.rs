@@ -113,6 +113,24 @@ async fn an_endpoint_that_belongs_to_another_is_told_until_it_is_accepted() {
     agent.ready().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_what_is_wanted_no_more_is_told_no_more() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    let message = "192.0.2.99 is the address of node-4";
+    world.server.refuse_endpoints(Some(reason::status(Code::InvalidArgument, Reason::Taken, message)));
+    let moves = |to: &str| {
+        world.kernel.change_facts(|host| *host = facts(to));
+        world.kernel.hint(&Hint::Overrun);
+    };
+    moves("192.0.2.99");
+    agent.told(|_, text| text.contains("node-4")).await;
+    moves("192.0.2.9");
+    let text = agent.told(|_, text| !text.contains("node-4")).await;
+    assert_eq!(text, "default: 1 peers from server");
+}
+
 /// The network has got a pool of another family, of which the node has nothing yet, and the server has just started.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_waits_for_another_family_goes_on_with_the_one_that_it_has() {
