@@ -143,7 +143,8 @@ impl Verb {
         let mut client = connection.networks();
         match self {
             Self::Create(create) => {
-                let request = v1::CreateNetworkRequest { network: Some(create.into()), ..Default::default() };
+                let network = Some(create.network()?);
+                let request = v1::CreateNetworkRequest { network, ..Default::default() };
                 let network = client.create_network(request).await?.into_inner();
                 output.one(&NetworkView::from(network))?;
             }
@@ -194,28 +195,37 @@ impl Masquerade {
     }
 }
 
-impl From<Create> for v1::Network {
-    fn from(create: Create) -> Self {
-        let backend = match create.backend {
-            Backend::Vxlan => v1::network::Backend::Vxlan(v1::VxlanBackend {
-                port: create.port,
-                learning: create.learning,
-                gbp: create.gbp,
-                direct_routing: create.direct_routing,
-            }),
+impl Create {
+    /// The network that is asked for.
+    fn network(self) -> Result<v1::Network, Failure> {
+        let Self { port, learning, gbp, direct_routing, .. } = self;
+        let of_vxlan = [
+            ("--port", port.is_some()),
+            ("--learning", learning),
+            ("--gbp", gbp),
+            ("--direct-routing", direct_routing),
+        ];
+        let given = of_vxlan.into_iter().find(|(_, given)| *given);
+        if let Some((flag, _)) = given.filter(|_| !matches!(self.backend, Backend::Vxlan)) {
+            return Err(Failure::Usage(format!("{flag} is for --backend vxlan alone")));
+        }
+        let backend = match self.backend {
+            Backend::Vxlan => {
+                v1::network::Backend::Vxlan(v1::VxlanBackend { port, learning, gbp, direct_routing })
+            }
             Backend::HostGw => v1::network::Backend::HostGw(v1::HostGwBackend {}),
             Backend::Alloc => v1::network::Backend::Alloc(v1::AllocBackend {}),
         };
-        Self {
-            name: name(&create.network),
-            pools: create.pools.into_iter().map(Into::into).collect(),
-            vni: create.vni,
-            mtu: create.mtu,
+        Ok(v1::Network {
+            name: name(&self.network),
+            pools: self.pools.into_iter().map(Into::into).collect(),
+            vni: self.vni,
+            mtu: self.mtu,
             backend: Some(backend),
-            lease_ttl: create.lease_ttl.map(|ttl| loden_proto::convert::duration(ttl.into())),
-            masquerade: create.masquerade.policy(),
+            lease_ttl: self.lease_ttl.map(|ttl| loden_proto::convert::duration(ttl.into())),
+            masquerade: self.masquerade.policy(),
             ..Default::default()
-        }
+        })
     }
 }
 

@@ -40,7 +40,7 @@ fn create_sends_what_was_typed() {
     let line = "create blue --pool 10.0.0.1/8:99 --vni 0 --learning --lease-ttl 90s \
                 --masquerade --masquerade-except 10.0.0.1/9 --masquerade-random-fully";
     let Verb::Create(create) = verb(line) else { panic!("not a create") };
-    let sent = v1::Network::from(create);
+    let sent = create.network().unwrap();
     assert_eq!(
         sent,
         v1::Network {
@@ -59,6 +59,18 @@ fn create_sends_what_was_typed() {
     );
     let spared_alone = "network create blue --pool 10.0.0.0/8 --masquerade-except 10.0.0.0/9";
     assert!(Line::try_parse_from(spared_alone.split(' ')).is_err());
+}
+
+#[test]
+fn what_only_vxlan_has_is_refused_with_another_backend() {
+    for (backend, flag) in
+        [("host-gw", "--port 7"), ("alloc", "--port 7"), ("host-gw", "--direct-routing"), ("alloc", "--gbp")]
+    {
+        let line = format!("create blue --pool 10.0.0.0/8 --backend {backend} {flag}");
+        let Verb::Create(create) = verb(&line) else { panic!("not a create") };
+        let told = create.network().unwrap_err().to_string();
+        assert_eq!(told, format!("{} is for --backend vxlan alone", flag.split(' ').next().unwrap()));
+    }
 }
 
 #[test]
