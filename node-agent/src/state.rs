@@ -197,14 +197,15 @@ impl StateDir {
     }
 }
 
-/// Puts a whole file in place, durable when it returns.
+/// Puts a whole file in place, durable when it returns. Its directory may have been removed.
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let draft = path.with_extension(DRAFT);
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     File::open(directory)?.sync_all()
 }
 

@@ -14,6 +14,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use loden_proto::model::{Network, Peer};
@@ -133,6 +134,10 @@ impl NetworkFile {
             self.file = None;
         }
         let Some(mut file) = self.file.take() else { return Ok(false) };
+        if file.metadata()?.nlink() == 0 {
+            // Somebody has removed it: what is written to it would be kept for nobody.
+            return Ok(false);
+        }
         let mut bytes = Vec::new();
         frame(record, &mut bytes)?;
         // Not put back after a failure: half a record may be at the end.

@@ -61,6 +61,20 @@ fn read_back(bytes: &[u8]) -> Kept {
 }
 
 #[tokio::test]
+async fn a_file_that_somebody_has_removed_is_written_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = StateDir::open(home.path()).unwrap();
+    let (mut file, _) = dir.network(&network().id);
+    let mut kept = Kept { lease: Some((held(), network())), peers: Some(set(&[1, 2])), ..Kept::default() };
+    file.rewrite(content(&kept)).await.unwrap();
+    fs::remove_dir_all(home.path().join("networks")).unwrap();
+    assert!(!file.append(&delta(3)).unwrap(), "nobody would find it");
+    kept.peers.as_mut().unwrap().apply(Update::Delta(delta(3)));
+    file.rewrite(content(&kept)).await.unwrap();
+    assert_eq!(read_back(&fs::read(file_path(&dir)).unwrap()), kept);
+}
+
+#[tokio::test]
 async fn what_was_kept_is_read_back() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
