@@ -160,7 +160,11 @@ pub fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
 /// What this host receives on, as its kernel reports it: to be published.
 #[must_use]
 pub fn receivers(network: &Network, me: &Me, actual: &Tables) -> Vec<Receiver> {
-    vxlan::receivers(actual).map(Receiver::Vxlan).chain(routed::receivers(network, me)).collect()
+    let vteps: Vec<_> = match network.backend {
+        Backend::Alloc | Backend::HostGw => Vec::new(),
+        Backend::Vxlan(backend) => vxlan::receivers(network, backend, actual).collect(),
+    };
+    vteps.into_iter().map(Receiver::Vxlan).chain(routed::receivers(network, me)).collect()
 }
 
 /// MTU for pods, in bytes: the smallest of all tunnels that the network may

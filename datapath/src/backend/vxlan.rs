@@ -10,7 +10,6 @@
 //! the link. IPv6 goes via the link-local address made from the peer's MAC: it
 //! needs no `onlink`, which the kernel would check against the main table.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -172,10 +171,16 @@ fn list(items: impl Iterator<Item = String>) -> String {
     if items.is_empty() { "nothing".to_owned() } else { items.join("; ") }
 }
 
-/// The VTEPs among devices that exist and are up.
-pub(super) fn receivers(actual: &Tables) -> impl Iterator<Item = VxlanReceiver> {
-    let up: &BTreeMap<_, _> = &actual.devices;
-    up.values().filter(|device| device.up).map(|device| VxlanReceiver {
+/// The VTEPs among devices that exist, are up and are the network's as it is: one of a VNI that it had before it was
+/// deleted and made again is no use to anybody, and the control plane takes none.
+pub(super) fn receivers(
+    network: &Network,
+    backend: VxlanBackend,
+    actual: &Tables,
+) -> impl Iterator<Item = VxlanReceiver> {
+    let is_present =
+        move |device: &&Device| device.up && (device.vni, device.gbp) == (network.vni, backend.gbp);
+    actual.devices.values().filter(is_present).map(|device| VxlanReceiver {
         family: Family::of(device.local),
         vni: device.vni,
         port: device.port,

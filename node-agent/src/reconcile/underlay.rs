@@ -107,7 +107,16 @@ impl<D: Datapath + Host> Reconcile<D> {
         let dialled = self.place.dialled.addresses().into_iter().map(IpNet::from);
         let mut prefixes: Vec<_> = dialled.chain(connected(choice.device, &self.facts)).collect();
         prefixes.truncate(MAX_PREFIXES);
-        Some(Local { endpoint: endpoint(choice, self.program.receivers()), prefixes })
+        Some(Local { endpoint: endpoint(choice, self.receivers()), prefixes })
+    }
+
+    /// What the kernel receives on; nothing while it is still programmed for another VNI than the network's.
+    fn receivers(&self) -> &[Receiver] {
+        let (programmed, leased) = (self.program.desired(), self.lease.as_ref());
+        let is_present = programmed
+            .zip(leased)
+            .is_some_and(|(desired, (_, network))| desired.network().vni == network.vni);
+        if is_present { self.program.receivers() } else { &[] }
     }
 
     async fn choose(&mut self) -> Result<(Choice, HostFacts), String> {
