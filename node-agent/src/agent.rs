@@ -30,6 +30,7 @@ use tracing::{error, info, warn};
 use crate::control::ControlPlane;
 use crate::firewall::{Keeper, Seat};
 use crate::follow::Follow;
+use crate::heirs::{Claims, Siblings};
 use crate::iface::Selection;
 use crate::lease::Lease;
 use crate::left_behind::{self, LeftBehind};
@@ -138,6 +139,7 @@ impl Agent {
         let mut seats = BTreeMap::new();
         let mut metrics = Vec::new();
         let handouts = Handouts::new(&config);
+        let claims = watch::Sender::new(Claims::new());
         for network in &config.networks {
             if overviews.contains_key(network) {
                 return Err(AgentError::NetworkTwice(network.clone()));
@@ -157,7 +159,8 @@ impl Agent {
             };
             let (filter, filtered) = watch::channel(Filter::default());
             let changed = changed.clone();
-            let parts = Parts { control, timing: config.timing, place, filtered, changed };
+            let siblings = Siblings::new(network.clone(), &claims);
+            let parts = Parts { control, timing: config.timing, place, siblings, filtered, changed };
             let (file, kept) = state.network(network);
             if kept.lease.is_none() {
                 handouts.withdraw(network);
@@ -219,6 +222,7 @@ struct Parts {
     control: ControlPlane,
     timing: Timing,
     place: Place,
+    siblings: Siblings,
     filtered: watch::Receiver<Filter>,
     changed: watch::Sender<()>,
 }
@@ -232,7 +236,7 @@ impl Parts {
         file: NetworkFile,
         kept: Kept,
     ) -> watch::Receiver<Overview> {
-        let Self { control, timing, place, filtered, changed } = self;
+        let Self { control, timing, place, siblings, filtered, changed } = self;
         let resume = kept.peers.as_ref().and_then(PeerSet::token).cloned();
         let (feed, fed) = mpsc::channel(4);
         let (view, lease) = watch::channel(LeaseView { held: kept.lease.clone(), ..LeaseView::default() });
@@ -247,7 +251,8 @@ impl Parts {
         let named = |task: &str| format!("{task} of the network {network}");
         let failed = datapath.failed();
         tasks.spawn(named("the datapath"), failed);
-        let ends = Ends { feed: fed, lease: lease.clone(), local, wanting, applied };
+        let ends =
+            Ends { feed: fed, lease: lease.clone(), view: view.clone(), siblings, local, wanting, applied };
         let reconcile = Reconcile::new(place, ends, datapath, file, kept);
         tasks.spawn(named("reconcile"), reconcile.run());
         let keeper = Lease {

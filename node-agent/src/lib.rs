@@ -17,6 +17,7 @@ pub mod conflist;
 mod control;
 mod firewall;
 mod follow;
+mod heirs;
 pub mod iface;
 mod lease;
 mod left_behind;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use loden_datapath::backend::{self, Desired};
 use loden_datapath::tables::{FdbKey, NeighbourKey, RouteKey};
-use loden_datapath::{Datapath, Error, Plan, Report, Step, plan};
-use loden_proto::model::{Peer, Receiver};
+use loden_datapath::{Datapath, Error, Plan, Report, Step, Tables, plan};
+use loden_proto::model::{Network, Peer, Receiver};
 use loden_proto::names::NodeId;
 use loden_transport::explain;
 use tokio::time::Instant;
@@ -148,6 +148,30 @@ impl<D: Datapath> Program<D> {
         }
         self.charge(report, peers, self.broken.clone());
         false
+    }
+
+    /// Takes the network out of the kernel, save what `remains` leaves out of all that is seen of it; true when
+    /// nothing is left to do. Nothing is wanted any more then.
+    pub(crate) async fn withdraw(
+        &mut self,
+        network: &Network,
+        remains: impl FnOnce(Tables) -> Tables,
+    ) -> bool {
+        let actual = match self.datapath.observe(&backend::scope(network)).await {
+            Ok(actual) => actual,
+            Err(error) => return self.unreadable(&error),
+        };
+        let plan = plan(&remains(actual), &Tables::default());
+        let report = self.datapath.execute(&plan).await;
+        let before = self.broken.take();
+        if let Some(broken) = Failures::of(report).rest() {
+            self.broken_by(broken, before);
+            return false;
+        }
+        self.desired = None;
+        self.failed.clear();
+        self.receivers.clear();
+        true
     }
 
     fn unreadable(&mut self, error: &Error) -> bool {

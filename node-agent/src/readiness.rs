@@ -88,6 +88,9 @@ pub(crate) async fn judge(
         let mut unwritten = false;
         for (network, overview) in &overviews {
             let overview = overview.borrow().clone();
+            if overview.applied.ended.is_some() {
+                handouts.withdraw(network);
+            }
             let mut one = overview.readiness(network);
             if one.ready
                 && let Err(error) = handouts.write(network, &overview)

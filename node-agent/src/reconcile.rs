@@ -11,7 +11,9 @@
 //! own lease. What is known is on disk before it is in the kernel.
 
 mod agenda;
+mod ending;
 mod families;
+mod keeping;
 mod neighbours;
 mod settings;
 mod silence;
@@ -29,15 +31,15 @@ use loden_proto::names::{NetworkId, NodeId};
 use loden_transport::{Dialled, Origins};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
 
 use self::silence::Silence;
 use crate::follow::Feed;
+use crate::heirs::Siblings;
 use crate::iface::{Choice, Selection};
 use crate::lease::Local;
 use crate::peers::{Changes, PeerSet, Token, Update};
 use crate::program::Program;
-use crate::state::{Content, Held, Kept, NetworkFile};
+use crate::state::{Held, Kept, NetworkFile};
 use crate::status::{Applied, LeaseView, Source};
 use crate::upkeep::{heard, next_audit};
 
@@ -58,6 +60,10 @@ pub(crate) struct Place {
 pub(crate) struct Ends {
     pub(crate) feed: mpsc::Receiver<Feed>,
     pub(crate) lease: watch::Receiver<LeaseView>,
+    /// The same, for a network that has ended: what was held is not claimed again.
+    pub(crate) view: watch::Sender<LeaseView>,
+    /// The other networks of the agent.
+    pub(crate) siblings: Siblings,
     pub(crate) local: watch::Sender<Option<Local>>,
     /// How many members the network has, while its pools are of a family that our lease lacks.
     pub(crate) wanting: watch::Sender<Option<usize>>,
@@ -68,6 +74,8 @@ pub(crate) struct Ends {
 enum Event {
     Fed(Feed),
     Leased,
+    /// Another network of the agent, or this one, takes up something else.
+    Claimed,
     Heard(Hint),
     /// The control plane's name stands for other addresses.
     Dialled,
@@ -98,6 +106,10 @@ pub(crate) struct Reconcile<D> {
     /// Why there is no interface; the last one stays in use.
     no_interface: Option<String>,
     unsaved: Option<String>,
+    /// Why the network has ended.
+    ended: Option<String>,
+    /// Why it cannot be programmed before another one has ended.
+    waits: Option<String>,
     source: Option<Source>,
     /// The server has confirmed the set and is not adopting.
     current: bool,
@@ -137,6 +149,8 @@ impl<D: Datapath + Host> Reconcile<D> {
             shaken: false,
             no_interface: None,
             unsaved: None,
+            ended: None,
+            waits: None,
             source: None,
             current: false,
             swept: false,
@@ -167,6 +181,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             let event = tokio::select! {
                 feed = self.ends.feed.recv() => feed.map_or(Event::Ending, Event::Fed),
                 changed = self.ends.lease.changed() => changed.map_or(Event::Ending, |()| Event::Leased),
+                () = self.ends.siblings.changed() => Event::Claimed,
                 // The sender is ours as well.
                 Ok(()) = dialled.changed() => Event::Dialled,
                 hint = heard(&mut hints) => hint.map_or(Event::Deaf, Event::Heard),
@@ -175,6 +190,8 @@ impl<D: Datapath + Host> Reconcile<D> {
             match event {
                 Event::Fed(feed) => self.fed(feed).await,
                 Event::Leased => self.leased().await,
+                // Below, as after everything else.
+                Event::Claimed => {}
                 Event::Dialled => self.rebuild("control plane's address").await,
                 Event::Heard(hint) => {
                     self.heard(&hint).await;
@@ -193,6 +210,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             if self.may_delete() && !self.swept && self.pass_due.is_none() {
                 self.pass("first whole set").await;
             }
+            self.heed_siblings().await;
             self.publish();
         }
     }
@@ -204,7 +222,12 @@ impl<D: Datapath + Host> Reconcile<D> {
     }
 
     async fn fed(&mut self, feed: Feed) {
+        if self.ended.is_some() {
+            // Granted anew, perhaps: that comes before its peers.
+            self.leased().await;
+        }
         match feed {
+            _ if self.ended.is_some() => {}
             Feed::Current { adopting, token } => {
                 self.current = !adopting;
                 self.told = token.or_else(|| self.told.take());
@@ -297,30 +320,11 @@ impl<D: Datapath + Host> Reconcile<D> {
         if self.lease.as_ref() == Some(&(held, network.clone())) {
             return;
         }
+        self.ended = None;
         let kept = self.file.append_lease(held, &network);
         self.lease = Some((held, network));
         self.saved(kept).await;
         self.rebuild("lease").await;
-    }
-
-    /// Writes the whole state where a change alone could not be kept. What
-    /// cannot be kept is programmed all the same: the kernel is what counts.
-    async fn saved(&mut self, kept: std::io::Result<bool>) {
-        if matches!(kept, Ok(true)) {
-            return;
-        }
-        let content = Content::of(self.lease.as_ref(), self.peers.as_ref(), &self.sends_from);
-        let written = match content {
-            Ok(content) => self.file.rewrite(content).await,
-            Err(error) => Err(error),
-        };
-        let unsaved = written.err().map(|error| error.to_string());
-        match (&self.unsaved, &unsaved) {
-            (None, Some(error)) => warn!(error, "state not saved"),
-            (Some(_), None) => info!("state saved again"),
-            _ => {}
-        }
-        self.unsaved = unsaved;
     }
 
     /// Makes what is desired anew where the host, the lease or the network
@@ -330,7 +334,12 @@ impl<D: Datapath + Host> Reconcile<D> {
         else {
             return;
         };
-        if self.swallowing().is_some() {
+        if self.ended.is_some() || self.swallowing().is_some() {
+            return;
+        }
+        self.ends.siblings.tell(self.claim());
+        self.waits = self.ends.siblings.waits();
+        if self.waits.is_some() {
             return;
         }
         if self.source.is_none() {
@@ -365,6 +374,9 @@ impl<D: Datapath + Host> Reconcile<D> {
         self.audit_due = next_audit();
         let delete = self.may_delete();
         let (Some(peers), Some(_)) = (&self.peers, self.program.desired()) else { return };
+        if self.ended.is_some() {
+            return;
+        }
         if self.program.pass(peers, delete, why).await {
             self.retries = 0;
             self.swept = delete;

@@ -52,6 +52,8 @@ pub struct Applied {
     pub failures: BTreeMap<String, Failure>,
     /// Why the kernel does not hold the whole set.
     pub unfinished: Option<String>,
+    /// Why the network has ended: another one has what was its own.
+    pub ended: Option<String>,
     /// Why the state on disk is behind.
     pub unsaved: Option<String>,
     /// The lease and network that are programmed.
@@ -184,6 +186,9 @@ impl Overview {
     #[must_use]
     pub fn unready(&self) -> Option<String> {
         let Self { applied, lease, .. } = self;
+        if applied.ended.is_some() {
+            return applied.ended.clone();
+        }
         if lease.lost.is_some() {
             return lease.lost.clone();
         }
@@ -292,6 +297,8 @@ mod tests {
         assert_eq!(text(&overview), warned);
         overview.lease.lost = Some("SUBNET_TAKEN".into());
         assert_eq!(text(&overview), "no default: SUBNET_TAKEN");
+        overview.applied.ended = Some("its VNI 8 belongs to the network green now".into());
+        assert_eq!(text(&overview), "no default: its VNI 8 belongs to the network green now");
     }
 
     #[test]

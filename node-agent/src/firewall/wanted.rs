@@ -26,6 +26,9 @@ impl Wanted {
         let mut wanted = Self { all_known: true, ..Self::default() };
         for (_, overview) in overviews {
             let applied = &overview.applied;
+            if applied.ended.is_some() {
+                continue;
+            }
             let Some((held, network)) = &applied.lease else {
                 wanted.all_known = false;
                 continue;

@@ -62,6 +62,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             .no_interface
             .clone()
             .or_else(|| self.swallowing())
+            .or_else(|| self.waits.clone())
             .or_else(|| self.unroutable())
             .or(nothing_works)
             .or_else(|| self.program.unfinished());
@@ -72,6 +73,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             failures,
             unfinished: unfinished.or_else(|| ungrounded.then(|| adopting.to_owned())),
             unsaved: self.unsaved.clone(),
+            ended: self.ended.clone(),
             lease: self.lease.clone(),
             subnets,
             mtu: self.mtu(),

@@ -147,6 +147,18 @@ impl NetworkFile {
         Ok(true)
     }
 
+    /// Removes what is kept; a whole state is due next.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn forget(&mut self) -> io::Result<()> {
+        (self.file, self.base, self.changes) = (None, 0, 0);
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Keeps a whole state, durable when it returns.
     ///
     /// # Errors
