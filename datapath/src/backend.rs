@@ -27,7 +27,7 @@ pub use desired::{Delta, Desired};
 pub use links::Links;
 pub use reason::{Reason, Refused};
 pub use screen::{Screen, Verdict};
-pub(crate) use vxlan::device_name;
+pub use vxlan::{device_names, is_device_name};
 
 use crate::hint::Scope;
 use crate::name::DeviceName;
@@ -182,12 +182,11 @@ pub fn pod_mtu(network: &Network, underlay: &Underlay) -> u32 {
     }
 }
 
-/// What to ask a datapath for, to see a network's part of the kernel.
+/// What to ask a datapath for, to see a network's part of the kernel; `mac` is that of the node's VTEPs.
 #[must_use]
-pub fn scope(network: &Network) -> Scope {
-    let names = [Family::V4, Family::V6].map(|family| device_name(network.vni, family));
+pub fn scope(network: &Network, mac: Mac) -> Scope {
     let pools = network.pools.iter().map(Pool::cidr).collect();
-    Scope { network: network.id.clone(), names: names.to_vec(), pools }
+    Scope { network: network.id.clone(), vni: network.vni, mac, pools }
 }
 
 /// The MAC address of a node's VTEPs in a network: always the same, locally

@@ -191,10 +191,7 @@ impl Host for Fake {
 /// The part of the tables on devices of a network.
 fn of_network(tables: &Tables, scope: &Scope) -> Tables {
     let mut part = tables.clone();
-    part.devices.retain(|name, device| match &device.alias {
-        Some(alias) => alias.network == scope.network,
-        None => scope.names.contains(name),
-    });
+    part.devices.retain(|name, device| scope.has(*name, device));
     let Tables { devices, sysctls, addresses, fdb, neighbours, routes, blackholes, rivals } = &mut part;
     sysctls.retain(|key, _| devices.contains_key(&key.device));
     addresses.retain(|key, ()| devices.contains_key(&key.device));

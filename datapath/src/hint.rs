@@ -7,11 +7,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use loden_proto::model::Mac;
+use loden_proto::model::{Mac, Vni};
 use loden_proto::names::NetworkId;
 use tokio::sync::mpsc;
 
-use crate::backend::Links;
+use crate::backend::{Links, device_names};
 use crate::name::DeviceName;
 use crate::tables::{AddressKey, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, SysctlKey, Tables};
 
@@ -140,15 +140,28 @@ impl Hint {
 pub struct Scope {
     /// The network: devices whose alias names it, and what is on them.
     pub network: NetworkId,
-    /// Names of devices that are the network's even without an alias: left by
-    /// a process that ended between creating and naming them.
-    pub names: Vec<DeviceName>,
+    /// Its VNI; see [`Self::has`].
+    pub vni: Vni,
+    /// MAC address of the node's VTEPs; see [`Self::has`].
+    pub mac: Mac,
     /// Pools of the network: routes of ours to prefixes within are the
     /// network's, also over devices that are not.
     pub pools: Vec<IpNet>,
 }
 
 impl Scope {
+    /// Whether a VXLAN device is the network's. One without an alias is when it has the name, the VNI and the MAC
+    /// address that we give at its creation: a process that ended before it gave the alias has left it.
+    #[must_use]
+    pub fn has(&self, name: DeviceName, device: &Device) -> bool {
+        match &device.alias {
+            Some(alias) => alias.network == self.network,
+            None => {
+                (device.vni, device.mac) == (self.vni, self.mac) && device_names(self.vni).contains(&name)
+            }
+        }
+    }
+
     /// Whether a prefix lies in the network's pools.
     #[must_use]
     pub fn covers(&self, prefix: &IpNet) -> bool {

@@ -45,6 +45,12 @@ fn everything_of_ours_goes_and_nothing_else() {
             "link set vxlan9 alias loden-but-not-ours up",
             "link add loden1 type bridge",
             "link set loden1 up",
+            // What is ours in part only: the name, or the alias.
+            "link add loden8a type vxlan id 8 dstport 4788 local 192.0.2.1",
+            "link add loden9a type vxlan id 99 dstport 4787 local 192.0.2.1",
+            "link set loden9a alias loden:blue:vxlan-ipv4",
+            "link add loden10a type bridge",
+            "link set loden10a alias loden:blue:vxlan-ipv4",
             "route add 10.244.9.0/24 via 192.0.2.9 metric 5",
             "route add 198.51.100.0/24 via 192.0.2.9 proto 77",
             "route add blackhole 203.0.113.0/24",
@@ -59,8 +65,9 @@ fn everything_of_ours_goes_and_nothing_else() {
         me.blackhole = true;
         net.converge(&network, &desired(&network, &me, &[peer(&network, 2), peer(&network, 3)])).await;
         for line in [
-            // A tunnel whose agent ended before it named it, of another network.
+            // A tunnel of another network.
             "link add loden7a type vxlan id 7 dstport 8473 local 192.0.2.1",
+            "link set loden7a alias loden:blue:vxlan-ipv4",
             // Routes of ours that no device of ours takes away, in the main table and in another one.
             "route add 10.244.77.0/24 via 192.0.2.7 proto 76 metric 3",
             "-6 route add 2001:db8:0:77::/64 via 2001:db8:ffff::7 proto 76 metric 3 table 100",

@@ -5,23 +5,14 @@
 mod support;
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
-use loden_datapath::backend::{self, Me};
+use loden_datapath::backend::Me;
 use loden_datapath::tables::{Setting, SysctlKey};
 use loden_datapath::{Datapath, Hint, Hints, Host, Strays, Tables, plan};
 use loden_proto::model::Network;
-use support::netns::{Net, concerned, desired, in_namespace, lines, name};
+use support::netns::{Net, concerned, desired, foreign, in_namespace, lines, name, scope};
 use support::{me, network, peer};
-
-/// Has iproute2 do something in the namespace of the thread; answers what it prints.
-fn foreign(line: &str) -> String {
-    let mut words = line.split_ascii_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// Waits until something with the look of ours is there that nobody wants.
 async fn stray(hints: &mut Hints, network: &Network, desired: &Tables) {
@@ -84,7 +75,7 @@ fn whatever_takes_the_place_of_a_route_of_ours_gives_it_back() {
         for way in ways {
             way.iter().for_each(|line| drop(foreign(line)));
             concerned(&mut hints, &wanted).await;
-            let actual = net.kernel.observe(&backend::scope(&network)).await.unwrap();
+            let actual = net.kernel.observe(&scope(&network)).await.unwrap();
             let undone = plan(&actual, &wanted);
             assert_eq!(undone.clone().without_removals(), undone, "before anybody is known as well");
             net.converge(&network, &wanted).await;
@@ -116,7 +107,7 @@ fn a_route_of_others_where_none_of_ours_belongs_stays() {
         ];
         theirs.iter().for_each(|route| drop(foreign(&format!("ip route add {route}"))));
         let before = foreign("ip -o route show");
-        let scope = backend::scope(&network);
+        let scope = scope(&network);
         let actual = net.kernel.observe(&scope).await.unwrap();
         assert_eq!(lines(&plan(&actual, &wanted)), Vec::<String>::new());
         assert_eq!(foreign("ip -o route show"), before);

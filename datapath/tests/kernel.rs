@@ -6,12 +6,12 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use loden_datapath::backend::{self};
+use loden_datapath::backend;
 use loden_datapath::tables::{FdbKey, NeighbourKey, RouteKey, metric};
 use loden_datapath::{Datapath, Error, Step, plan};
 use loden_proto::model::{Family, Peer, Receiver};
 use rtnetlink::{LinkVxlan, RouteMessageBuilder};
-use support::netns::{Net, desired, in_namespace, lines, name};
+use support::netns::{Net, desired, in_namespace, lines, name, scope};
 use support::{dual_underlay, me, network, network_v4, peer, receiver, vtep};
 
 #[test]
@@ -64,7 +64,7 @@ fn a_new_mac_leaves_no_old_entry() {
             changed.endpoint.receivers = vec![Receiver::Vxlan(receiver(&network, Family::V4, mac))];
             net.converge(&network, &desired(&network, &me, &[changed.clone()])).await;
         }
-        let actual = net.kernel.observe(&backend::scope(&network)).await.unwrap();
+        let actual = net.kernel.observe(&scope(&network)).await.unwrap();
         assert_eq!(actual.fdb.len(), 1);
         assert_eq!(actual.neighbours.len(), 2);
     });
@@ -79,7 +79,7 @@ fn what_a_former_process_left_is_swept_but_not_before_it_is_known() {
         net.converge(&network, &desired(&network, &me, &all)).await;
 
         let few = desired(&network, &me, &all[..3]);
-        let scope = backend::scope(&network);
+        let scope = scope(&network);
         let actual = net.kernel.observe(&scope).await.unwrap();
         assert!(plan(&actual, &few).without_removals().is_empty());
         net.converge(&network, &few).await;
@@ -124,7 +124,7 @@ fn foreign_objects_are_never_touched() {
 
         assert!(net.converge(&network, &wanted).await.is_empty());
         net.converge(&network, &desired(&network, &me, &[])).await;
-        let empty = net.kernel.observe(&backend::scope(&network)).await.unwrap();
+        let empty = net.kernel.observe(&scope(&network)).await.unwrap();
         assert!(plan(&empty, &desired(&network, &me, &[])).is_empty());
         for other in ["flannel.7", "loden9a"] {
             assert!(net.index(other).await.is_some(), "{other}");
@@ -229,7 +229,7 @@ fn peers_of_both_families_go_over_the_underlay_that_both_have() {
         net.converge(&network, &wanted).await;
 
         let device = name("loden1b");
-        let actual = net.kernel.observe(&backend::scope(&network)).await.unwrap();
+        let actual = net.kernel.observe(&scope(&network)).await.unwrap();
         assert_eq!(actual.devices[&device].mtu, 1430);
         assert_eq!(actual.devices[&name("loden1a")].mtu, 1450);
         assert_eq!(backend::pod_mtu(&network, &me.underlay), 1430);

@@ -7,14 +7,14 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use loden_datapath::backend::{self, Links, Me};
+use loden_datapath::backend::{Links, Me};
 use loden_datapath::tables::RouteKey;
 use loden_datapath::{Datapath, Hint, Hints, Host};
 use loden_proto::model::{Backend, Family, Network, Peer, VxlanBackend};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
-use support::netns::{Net, desired, in_namespace, lines, name};
+use support::netns::{Net, desired, in_namespace, lines, name, scope};
 use support::{links, me, network, peer, routed};
 
 fn host_gw() -> Network {
@@ -60,7 +60,7 @@ fn routes_of_both_families_come_change_and_leave() {
         peers.clear();
         let left = net.converge(&network, &desired(&network, &me, &peers)).await;
         assert_eq!(left.len(), 4);
-        assert!(net.kernel.observe(&backend::scope(&network)).await.unwrap().is_empty());
+        assert!(net.kernel.observe(&scope(&network)).await.unwrap().is_empty());
     });
 }
 
@@ -134,13 +134,13 @@ fn a_lost_carrier_keeps_the_routes_and_a_link_that_was_down_gets_them_back() {
         for change in down_and_up("far0") {
             net.set(change).await;
             hint(&mut hints, |hint| hint.concerns_links(&me.underlay.links)).await;
-            let actual = net.kernel.observe(&backend::scope(&network)).await.unwrap();
+            let actual = net.kernel.observe(&scope(&network)).await.unwrap();
             assert_eq!(actual, wanted, "without a write of ours");
         }
         let [down, up] = down_and_up("eth0");
         net.set(down).await;
         hint(&mut hints, |hint| hint.concerns_links(&me.underlay.links)).await;
-        let actual = net.kernel.observe(&backend::scope(&network)).await.unwrap();
+        let actual = net.kernel.observe(&scope(&network)).await.unwrap();
         assert!(actual.routes.keys().all(|key| key.prefix.addr().is_ipv6()), "{:?}", actual.routes);
         net.set(up).await;
         hint(&mut hints, |hint| hint.concerns_links(&me.underlay.links)).await;

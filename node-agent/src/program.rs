@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use loden_datapath::backend::{self, Desired};
 use loden_datapath::tables::{FdbKey, NeighbourKey, RouteKey};
-use loden_datapath::{Datapath, Error, Plan, Report, Step, Tables, plan};
-use loden_proto::model::{Network, Peer, Receiver};
+use loden_datapath::{Datapath, Error, Plan, Report, Scope, Step, Tables, plan};
+use loden_proto::model::{Peer, Receiver};
 use loden_proto::names::NodeId;
 use loden_transport::explain;
 use tokio::time::Instant;
@@ -84,7 +84,7 @@ impl<D: Datapath> Program<D> {
     pub(crate) async fn pass(&mut self, peers: &PeerSet, delete: bool, why: &str) -> bool {
         let Some(desired) = &self.desired else { return true };
         let begin = Instant::now();
-        let scope = backend::scope(desired.network());
+        let scope = backend::scope(desired.network(), desired.me().mac);
         let actual = match self.datapath.observe(&scope).await {
             Ok(actual) => actual,
             Err(error) => return self.unreadable(&error),
@@ -150,14 +150,10 @@ impl<D: Datapath> Program<D> {
         false
     }
 
-    /// Takes the network out of the kernel, save what `remains` leaves out of all that is seen of it; true when
+    /// Takes a network out of the kernel, save what `remains` leaves out of all that is seen of it; true when
     /// nothing is left to do. Nothing is wanted any more then.
-    pub(crate) async fn withdraw(
-        &mut self,
-        network: &Network,
-        remains: impl FnOnce(Tables) -> Tables,
-    ) -> bool {
-        let actual = match self.datapath.observe(&backend::scope(network)).await {
+    pub(crate) async fn withdraw(&mut self, scope: &Scope, remains: impl FnOnce(Tables) -> Tables) -> bool {
+        let actual = match self.datapath.observe(scope).await {
             Ok(actual) => actual,
             Err(error) => return self.unreadable(&error),
         };

@@ -25,7 +25,7 @@ use crate::tables::{
 const SMALLEST_MTU: u32 = 68;
 
 /// `loden<vni>` and a letter for the underlay's family.
-pub(crate) fn device_name(vni: Vni, underlay: Family) -> DeviceName {
+fn device_name(vni: Vni, underlay: Family) -> DeviceName {
     let letter = match underlay {
         Family::V4 => 'a',
         Family::V6 => 'b',
@@ -33,6 +33,20 @@ pub(crate) fn device_name(vni: Vni, underlay: Family) -> DeviceName {
     let name = format!("loden{vni}{letter}");
     // A VNI has at most 8 digits: at most 14 bytes.
     name.parse().unwrap_or_else(|_| unreachable!("{name} is a device name"))
+}
+
+/// Whether a name is one that tunnels have, of whatever VNI.
+#[must_use]
+pub fn is_device_name(name: DeviceName) -> bool {
+    let digits = name.as_str().strip_prefix("loden").and_then(|rest| rest.strip_suffix(['a', 'b']));
+    let vni = digits.and_then(|digits| Vni::try_from(digits.parse::<u32>().ok()?).ok());
+    vni.is_some_and(|vni| device_names(vni).contains(&name))
+}
+
+/// The names of the tunnels of a VNI: over IPv4, over IPv6.
+#[must_use]
+pub fn device_names(vni: Vni) -> [DeviceName; 2] {
+    [Family::V4, Family::V6].map(|underlay| device_name(vni, underlay))
 }
 
 /// MTU of a tunnel in bytes: what the lower device leaves, or the network's

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 
 use ipnet::IpNet;
-use loden_proto::model::{Family, Vni};
+use loden_proto::model::Vni;
 use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -11,7 +11,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::decode::{self, Link};
 use super::requests::Requests;
 use super::{encode, observe};
-use crate::backend::device_name;
+use crate::backend::device_names;
 use crate::tables::PROTOCOL;
 use crate::{DeviceName, Error};
 
@@ -86,15 +86,11 @@ pub(super) fn everything(requests: &mut Requests, bridges: &[DeviceName]) -> Res
     Ok(cleared)
 }
 
-/// By its alias; or a tunnel by the name that we give to one of its VNI, left by a process that ended between
-/// creating it and naming it ours.
+/// A tunnel with an alias of ours and the name that we give to one of its VNI.
 fn is_ours(link: &Link) -> bool {
-    let unnamed = || {
-        let vni = link.vni_and_port().and_then(|(vni, _)| Vni::try_from(vni).ok());
-        let names = vni.map(|vni| [Family::V4, Family::V6].map(|family| device_name(vni, family)));
-        link.alias.is_none() && names.is_some_and(|names| names.contains(&link.name))
-    };
-    link.parsed_alias().is_some() || unnamed()
+    let vni = link.vni_and_port().and_then(|(vni, _)| Vni::try_from(vni).ok());
+    let is_named_so = vni.is_some_and(|vni| device_names(vni).contains(&link.name));
+    is_named_so && link.parsed_alias().is_some()
 }
 
 fn routes(requests: &mut Requests, family: AddressFamily) -> Result<Vec<RouteMessage>, Error> {

@@ -18,6 +18,7 @@ use netlink_packet_route::route::{
 };
 
 use crate::DeviceName;
+use crate::backend::device_names;
 use crate::tables::{Alias, Device, FdbEntry, PROTOCOL, RouteKey};
 
 /// A link as far as anybody here wants to know it.
@@ -35,6 +36,17 @@ pub(super) struct Link {
     pub(super) no_link_local: bool,
     /// The bridge or bond that it is attached to.
     pub(super) controller: Option<u32>,
+}
+
+/// Whose a device is, to be written to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Owner {
+    /// A tunnel that is named ours.
+    Ours,
+    /// A tunnel as we create it, without an alias: whether it is ours, who has observed it knows.
+    Unnamed,
+    /// Somebody else's, whatever its name.
+    Another,
 }
 
 impl Link {
@@ -76,6 +88,16 @@ impl Link {
 
     pub(super) fn parsed_alias(&self) -> Option<Alias> {
         self.alias.as_deref().and_then(Alias::parse)
+    }
+
+    /// Whose it is, to be written to.
+    pub(super) fn owner(&self) -> Owner {
+        let vni = self.vni_and_port().and_then(|(vni, _)| Vni::try_from(vni).ok());
+        match vni.map(device_names) {
+            Some(_) if self.parsed_alias().is_some() => Owner::Ours,
+            Some(names) if self.alias.is_none() && names.contains(&self.name) => Owner::Unnamed,
+            _ => Owner::Another,
+        }
     }
 
     /// VNI and port of a VXLAN device; of one that is controlled from outside,

@@ -6,9 +6,10 @@ use std::io;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 
-use super::decode::Link;
+use super::decode::{Link, Owner};
 use super::requests::{Batch, Requests};
 use super::{encode, observe, sysctl};
+use crate::backend::is_device_name;
 use crate::step::{Change, Step};
 use crate::tables::Device;
 use crate::{DeviceName, Error, KernelError, Plan, Report};
@@ -18,7 +19,7 @@ pub(super) fn execute(requests: &mut Requests, plan: &Plan) -> Report {
     let mut run = Run {
         requests,
         plan,
-        indexes: HashMap::new(),
+        devices: HashMap::new(),
         batch: Batch::default(),
         batched: Vec::new(),
         executed: 0,
@@ -36,14 +37,29 @@ pub(super) fn execute(requests: &mut Requests, plan: &Plan) -> Report {
 struct Run<'a> {
     requests: &'a mut Requests,
     plan: &'a Plan,
-    /// Indexes by name, `None` where there is no device; for the time of this
-    /// plan, since a device that is created again has another one.
-    indexes: HashMap<DeviceName, Option<u32>>,
+    /// Devices by name, `None` where there is none; for the time of this
+    /// plan, since a device that is created again is another one.
+    devices: HashMap<DeviceName, Option<Known>>,
     batch: Batch,
     /// The steps in the batch.
     batched: Vec<usize>,
     executed: usize,
     failed: Vec<(usize, Error)>,
+}
+
+/// A device as far as a plan has to know it.
+struct Known {
+    index: u32,
+    owner: Owner,
+    /// What it is, where it may be in the way.
+    described: String,
+}
+
+impl Known {
+    fn of(link: &Link, owner: Owner) -> Self {
+        let described = if owner == Owner::Ours { String::new() } else { describe(link) };
+        Self { index: link.index, owner, described }
+    }
 }
 
 impl Run<'_> {
@@ -63,7 +79,7 @@ impl Run<'_> {
             }
             Step::SetSysctl(key, value) => {
                 self.flush();
-                sysctl::write(*key, *value)
+                self.owned(key.device, &[Owner::Ours]).and_then(|_| sysctl::write(*key, *value))
             }
             entry => match self.entry(entry) {
                 Ok((message, flags)) => {
@@ -74,7 +90,7 @@ impl Run<'_> {
                     }
                     return;
                 }
-                Err(Error::NoDevice(_)) if is_unset(entry) => Ok(()),
+                Err(Error::NoDevice(_) | Error::NameTaken(..)) if is_unset(entry) => Ok(()),
                 Err(error) => Err(error),
             },
         };
@@ -96,7 +112,11 @@ impl Run<'_> {
             step => step.device(),
         };
         let device = device.ok_or_else(|| Error::Decode(format!("{step} is about no device")))?;
-        let index = self.index(device)?;
+        let index = match step {
+            // Next hops are on links of the host's.
+            Step::SetRoute(..) | Step::UnsetRoute(..) if !is_device_name(device) => self.index(device)?,
+            _ => self.owned(device, &[Owner::Ours])?,
+        };
         Ok(match step {
             Step::SetAddress(key) => {
                 (RouteNetlinkMessage::NewAddress(encode::address(index, key)), encode::SET)
@@ -136,7 +156,7 @@ impl Run<'_> {
 
     fn create(&mut self, name: DeviceName, device: &Device) -> Result<(), Error> {
         let lower = device.lower.map(|lower| self.index(lower)).transpose()?;
-        self.indexes.remove(&name);
+        self.devices.remove(&name);
         match self.requests.write_one(encode::device(name, device, lower), encode::CREATE) {
             Err(Error::Kernel(error)) if error.errno == libc::EEXIST => {
                 Err(self.who_is_there(name, device, error))
@@ -149,6 +169,8 @@ impl Run<'_> {
     fn who_is_there(&mut self, name: DeviceName, device: &Device, error: KernelError) -> Error {
         let Ok(links) = observe::links(self.requests) else { return Error::Kernel(error) };
         if let Some(link) = links.iter().find(|link| link.name == name) {
+            // Whatever it looks like: who has observed it has not found it ours.
+            self.devices.insert(name, Some(Known::of(link, Owner::Another)));
             return Error::NameTaken(name, describe(link));
         }
         let wanted = (device.vni.get(), device.port.get());
@@ -159,18 +181,21 @@ impl Run<'_> {
     }
 
     fn delete(&mut self, name: DeviceName) -> Result<(), Error> {
-        let index = match self.index(name) {
+        let index = match self.owned(name, &[Owner::Ours, Owner::Unnamed]) {
             Ok(index) => index,
-            Err(Error::NoDevice(_)) => return Ok(()),
+            Err(Error::NoDevice(_) | Error::NameTaken(..)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        self.indexes.remove(&name);
+        self.devices.remove(&name);
         absent_is_done(self.requests.write_one(encode::delete_device(index), encode::PLAIN))
     }
 
     fn change(&mut self, name: DeviceName, change: &Change) -> Result<(), Error> {
-        let index = self.index(name)?;
+        let index = self.owned(name, &[Owner::Ours, Owner::Unnamed])?;
         let message = encode::change(index, change, &mut |name| self.index(name))?;
+        if matches!(change, Change::Alias(_)) {
+            self.devices.remove(&name);
+        }
         match self.requests.write_one(message, encode::PLAIN) {
             // Without IPv6 no link-local address is made.
             Err(Error::Kernel(error))
@@ -182,23 +207,40 @@ impl Run<'_> {
         }
     }
 
-    fn index(&mut self, name: DeviceName) -> Result<u32, Error> {
-        if let Some(index) = self.indexes.get(&name) {
-            return index.ok_or(Error::NoDevice(name));
+    /// The index of a tunnel that one of `owners` has. Nothing is written to a device of anybody else's,
+    /// whatever its name.
+    fn owned(&mut self, name: DeviceName, owners: &[Owner]) -> Result<u32, Error> {
+        let known = self.known(name)?;
+        if owners.contains(&known.owner) {
+            Ok(known.index)
+        } else {
+            Err(Error::NameTaken(name, known.described.clone()))
         }
+    }
+
+    fn index(&mut self, name: DeviceName) -> Result<u32, Error> {
+        self.known(name).map(|known| known.index)
+    }
+
+    fn known(&mut self, name: DeviceName) -> Result<&Known, Error> {
+        if !self.devices.contains_key(&name) {
+            let known = self.look(name)?;
+            self.devices.insert(name, known);
+        }
+        self.devices.get(&name).and_then(Option::as_ref).ok_or(Error::NoDevice(name))
+    }
+
+    fn look(&mut self, name: DeviceName) -> Result<Option<Known>, Error> {
         let mut question = LinkMessage::default();
         question.attributes.push(LinkAttribute::IfName(name.to_string()));
         question.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         match self.requests.ask(RouteNetlinkMessage::GetLink(question)) {
-            Ok(RouteNetlinkMessage::NewLink(link)) => {
-                self.indexes.insert(name, Some(link.header.index));
-                Ok(link.header.index)
-            }
+            Ok(RouteNetlinkMessage::NewLink(message)) => match Link::new(message) {
+                Some(link) => Ok(Some(Known::of(&link, link.owner()))),
+                None => Err(Error::Decode(format!("the device {name} has no name"))),
+            },
             Ok(_) => Err(Error::Decode("the answer to a question for a link is not a link".to_owned())),
-            Err(Error::Kernel(error)) if error.errno == libc::ENODEV => {
-                self.indexes.insert(name, None);
-                Err(Error::NoDevice(name))
-            }
+            Err(Error::Kernel(error)) if error.errno == libc::ENODEV => Ok(None),
             Err(error) => Err(error),
         }
     }

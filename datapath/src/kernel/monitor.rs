@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -101,6 +102,7 @@ impl Links {
         }
         let Some(message) = frame.message()? else { return Ok(Vec::new()) };
         Ok(match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => self.link(link),
             NetlinkPayload::InnerMessage(inner) => self.hint(inner).into_iter().collect(),
             NetlinkPayload::Overrun(_) => vec![Hint::Overrun],
             _ => Vec::new(),
@@ -136,20 +138,21 @@ impl Links {
         self.0.get(&index).filter(|link| link.ours).map(|link| link.name)
     }
 
+    /// Under its name before there is no device any more.
+    fn link(&mut self, message: LinkMessage) -> Vec<Hint> {
+        let Some(link) = Some(message).filter(|message| !is_of_a_port(message)).and_then(Link::new) else {
+            return Vec::new();
+        };
+        let before = self.name(link.index).filter(|name| *name != link.name);
+        self.note(&link);
+        let device = link.device(|index| self.name(index)).map(Box::new);
+        let now = Hint::Device { name: link.name, device };
+        before.map(Hint::DeviceGone).into_iter().chain([now]).collect()
+    }
+
     fn hint(&mut self, message: RouteNetlinkMessage) -> Option<Hint> {
         match message {
-            // Bridges announce their ports under AF_BRIDGE: nothing new.
-            RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)
-                if message.header.interface_family == AddressFamily::Bridge =>
-            {
-                None
-            }
-            RouteNetlinkMessage::NewLink(message) => {
-                let link = Link::new(message)?;
-                self.note(&link);
-                let device = link.device(|index| self.name(index)).map(Box::new);
-                Some(Hint::Device { name: link.name, device })
-            }
+            RouteNetlinkMessage::DelLink(message) if is_of_a_port(&message) => None,
             RouteNetlinkMessage::DelLink(message) => {
                 let known = self.0.remove(&message.header.index)?;
                 Some(Hint::DeviceGone(known.name))
@@ -205,6 +208,11 @@ impl Links {
             (true, false) => Hint::Route(key, None),
         })
     }
+}
+
+/// Bridges announce their ports under `AF_BRIDGE`: nothing new.
+fn is_of_a_port(message: &LinkMessage) -> bool {
+    message.header.interface_family == AddressFamily::Bridge
 }
 
 /// What a neighbour on a link of the host's has come to.

@@ -37,14 +37,11 @@ pub(super) fn tables(requests: &mut Requests, scope: &Scope) -> Result<Tables, E
     let names: HashMap<u32, DeviceName> = links.iter().map(|link| (link.index, link.name)).collect();
     let mut tables = Tables::default();
     for link in &links {
-        let in_scope = match link.parsed_alias() {
-            Some(alias) => alias.network == scope.network,
-            None => link.alias.is_none() && scope.names.contains(&link.name),
-        };
-        if !in_scope {
+        let device = link.device(|index| names.get(&index).copied());
+        let not_anothers = link.alias.is_none() || link.parsed_alias().is_some();
+        let Some(device) = device.filter(|device| not_anothers && scope.has(link.name, device)) else {
             continue;
-        }
-        let Some(device) = link.device(|index| names.get(&index).copied()) else { continue };
+        };
         tables.devices.insert(link.name, device);
         settings(link.name, &mut tables)?;
         addresses(requests, link, &mut tables)?;

@@ -5,10 +5,11 @@
 //! it.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::thread;
 
 use loden_datapath::backend::{self, Me};
-use loden_datapath::{Datapath, DeviceName, Hint, Hints, Kernel, Plan, Report, Step, Tables, plan};
+use loden_datapath::{Datapath, DeviceName, Hint, Hints, Kernel, Plan, Report, Scope, Step, Tables, plan};
 use loden_proto::model::{Network, Peer};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_route::link::LinkAttribute;
@@ -94,6 +95,19 @@ pub(crate) fn lines(plan: &Plan) -> Vec<String> {
     plan.steps().iter().map(ToString::to_string).collect()
 }
 
+/// Has iproute2 do something in the namespace of the thread; answers what it prints.
+pub(crate) fn foreign(line: &str) -> String {
+    let mut words = line.split_ascii_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What node 1 asks for.
+pub(crate) fn scope(network: &Network) -> Scope {
+    backend::scope(network, super::me(network).mac)
+}
+
 pub(crate) fn desired(network: &Network, me: &Me, peers: &[Peer]) -> Tables {
     let (tables, refused) = backend::tables(network, me, peers);
     assert!(refused.is_empty(), "{refused:?}");
@@ -103,7 +117,7 @@ pub(crate) fn desired(network: &Network, me: &Me, peers: &[Peer]) -> Tables {
 impl Net {
     /// One pass, as an agent does it. The second look must find nothing to do.
     pub(crate) async fn converge(&mut self, network: &Network, desired: &Tables) -> Plan {
-        let scope = backend::scope(network);
+        let scope = scope(network);
         let todo = plan(&self.kernel.observe(&scope).await.unwrap(), desired);
         let report = self.kernel.execute(&todo).await;
         assert!(report.is_complete(), "{:#?}", report.failed);

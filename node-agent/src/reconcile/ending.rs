@@ -6,7 +6,7 @@
 //!                        └─▶ waits for another's end? ─▶ it is over ─▶ rebuild
 //! ```
 
-use loden_datapath::{Datapath, Host};
+use loden_datapath::{Datapath, Host, backend};
 use tonic::Code;
 use tracing::{info, warn};
 
@@ -53,7 +53,8 @@ impl<D: Datapath + Host> Reconcile<D> {
         }
         (self.ended, self.waits) = (Some(why), None);
         let siblings = &self.ends.siblings;
-        if !self.program.withdraw(network, |seen| siblings.remains(seen)).await {
+        let scope = backend::scope(network, backend::mac_of(&self.place.node, &self.place.network));
+        if !self.program.withdraw(&scope, |seen| siblings.remains(seen)).await {
             return self.retry();
         }
         if let Err(error) = self.file.forget() {

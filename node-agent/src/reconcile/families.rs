@@ -70,7 +70,7 @@ fn needed(
     held: &Held,
 ) -> impl Iterator<Item = DeviceName> {
     let over = [choice.v4.is_some(), choice.v6.is_some()];
-    let tunnels = backend::scope(network).names.into_iter().zip(over);
+    let tunnels = backend::device_names(network.vni).into_iter().zip(over);
     let is_tunneled = matches!(network.backend, Backend::Vxlan(_));
     let tunnels = tunnels.filter(move |(_, used)| is_tunneled && *used).map(|(name, _)| name);
     let mut pods: Vec<_> = settings::pods(facts, held).collect();

@@ -5,6 +5,7 @@
 
 mod left_behind;
 mod leftovers;
+mod name_taken;
 mod trace;
 
 use std::{

@@ -45,7 +45,7 @@ impl Stage {
     pub(super) async fn ours(&self, shape: Shape, network: &Network, peers: &[Peer]) -> anyhow::Result<Took> {
         let mut kernel = self.ours.enter(Kernel::open)?;
         let me = me(&mut kernel, shape, network).await?;
-        let scope = backend::scope(network);
+        let scope = backend::scope(network, me.mac);
 
         let begin = Instant::now();
         let mut desired = Desired::new(network.clone(), me);
