@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use loden_datapath::firewall::{Firewall, FirewallError};
-use loden_datapath::{DeviceName, Host, HostFacts, Kernel};
+use loden_datapath::{DeviceName, Host, HostFacts, Interface, Kernel, backend};
 use loden_transport::explain;
 
+use crate::presence::{self, Unclaimed};
 use crate::state::{Kept, StateDir, StateError};
-use crate::{conflist, presence, subnet_file};
+use crate::{conflist, subnet_file};
 
 /// Where agents put what they leave.
 #[derive(Clone, Debug)]
@@ -36,12 +37,9 @@ pub struct Places {
 /// Nothing was touched.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
-    /// It would put everything back.
-    #[error("an agent runs, process {0}: stop it first")]
-    Running(u32),
-    /// Whether one runs is not known.
-    #[error("it cannot be seen whether an agent runs")]
-    Unseen(#[source] io::Error),
+    /// An agent runs, which would put everything back, or may run.
+    #[error(transparent)]
+    Unclaimed(#[from] Unclaimed),
     /// The state is in use or cannot be read.
     #[error(transparent)]
     State(#[from] StateError),
@@ -67,9 +65,7 @@ pub async fn run(
     kernel: &Kernel,
     firewall: &mut impl Firewall,
 ) -> Result<Outcome, CleanupError> {
-    if let Some(process) = presence::running().map_err(CleanupError::Unseen)?.into_iter().next() {
-        return Err(CleanupError::Running(process));
-    }
+    let _claim = presence::claim().await?;
     let state = StateDir::open_existing(&places.state_dir)?;
     let known = state.as_ref().map(StateDir::kept).unwrap_or_default();
     let mut outcome = Outcome::default();
@@ -97,7 +93,10 @@ pub async fn run(
         Err(error) => outcome.failed.push(format!("devices and routes: {}", explain(&error))),
     }
     match kernel.clone().facts().await {
-        Ok(facts) => outcome.kept.extend(strange(&facts, &bridges, &places.state_dir)),
+        Ok(facts) => {
+            outcome.kept.extend(strange_devices(&facts));
+            outcome.kept.extend(strange(&facts, &bridges, &places.state_dir));
+        }
         Err(error) => outcome.failed.push(format!("bridges: {}", explain(&error))),
     }
     if let Some(state) = state {
@@ -110,6 +109,21 @@ pub async fn run(
 fn bridges(known: &[Kept]) -> BTreeSet<DeviceName> {
     let networks = known.iter().filter_map(|kept| kept.lease.as_ref());
     networks.filter_map(|(_, network)| conflist::bridge(network.vni).parse().ok()).collect()
+}
+
+/// Devices that are not wholly as ours are. A process that ended between creating and naming one leaves such a one,
+/// and so may anybody else.
+fn strange_devices(facts: &HostFacts) -> Vec<String> {
+    let interfaces = facts.interfaces.iter();
+    let strange =
+        interfaces.filter(|interface| interface.network.is_some() || backend::is_device_name(interface.name));
+    let told = strange.map(|Interface { name, .. }| {
+        format!(
+            "device {name}: its kind, name, VNI and alias are not together those of a tunnel of ours; if it is \
+             Loden's: ip link delete {name}"
+        )
+    });
+    told.collect()
 }
 
 /// Bridges with a name as ours have, of which nothing says that they are.

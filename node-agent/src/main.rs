@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail, ensure};
 use loden_agent::agent::{Agent, Connection};
+use loden_agent::cleanup;
 use loden_agent::config::{Command, Flags};
-use loden_agent::{cleanup, presence};
+use loden_agent::presence::{self, Unclaimed};
 use loden_datapath::Kernel;
 use loden_datapath::firewall::Nft;
 use loden_process::{completions, exit, operations, settings, signals};
-use loden_transport::{ConnectOptions, Credentials, Dialled, Role, connect_lazy};
+use loden_transport::{ConnectOptions, Credentials, Dialled, Role, connect_lazy, explain};
 use prometheus_client::registry::Registry;
 use tikv_jemallocator::Jemalloc;
 use tokio::net::TcpListener;
@@ -73,8 +74,11 @@ async fn clean_up(flags: &Flags) -> anyhow::Result<()> {
 #[tokio::main]
 async fn run(flags: &Flags) -> anyhow::Result<()> {
     let shutdown = signals::shutdown()?;
-    let _present = presence::announce()
-        .inspect_err(|error| warn!(%error, "a cleanup will not notice that this agent runs"));
+    match presence::claim().await {
+        Ok(claim) => drop(tokio::spawn(claim.keep())),
+        Err(taken @ Unclaimed::Taken(_)) => return Err(taken.into()),
+        Err(error) => warn!(error = explain(&error), "another agent or a cleanup will not be noticed"),
+    }
     let credentials = Credentials::watched(&flags.identity)?;
     let Role::Node(node) = credentials.id().role else {
         bail!("{}: the identity is {}, not a node's", flags.identity.display(), credentials.id());

@@ -1,6 +1,5 @@
 //! Which files go and which stay.
 
-use loden_datapath::Interface;
 use loden_proto::model::Epoch;
 
 use super::*;
