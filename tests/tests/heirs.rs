@@ -20,6 +20,7 @@ const SOON: Duration = Duration::from_secs(30);
 const WHILE: Duration = Duration::from_secs(2);
 const FLAGS: &[&str] = &["--network", "green", "--network", "blue"];
 const BLUE: &str = "10.8.0.0/16";
+const CREATE_BLUE: [&str; 7] = ["network", "create", "blue", "--pool", BLUE, "--vni", "8"];
 const CONFLIST: &str = "20-loden-blue.conflist";
 
 /// Waits until `/readyz` says all of this.
@@ -54,10 +55,33 @@ async fn is_quiet(nodes: [&Node; 2], pods: &[Container; 2]) -> anyhow::Result<()
     Ok(())
 }
 
+/// Neither in the kernel nor on the disk.
+async fn nothing_of_blue_is_left(node: &Node) -> anyhow::Result<()> {
+    let conflist = node.cni_config_dir().join(CONFLIST);
+    let gone = wait::until("blue's CNI configuration to go", SOON, async || {
+        ensure!(!conflist.exists(), "{} is there", conflist.display());
+        anyhow::Ok(())
+    });
+    gone.await?;
+    ensure!(!node.home.join("state/networks/blue.state").exists(), "blue is still on disk");
+    let links = format!("{:?}", node.host.links().await?);
+    ensure!(!links.contains("loden:blue:"), "a device of blue is there: {links}");
+    Ok(())
+}
+
+/// And back: one of the agents has ended blue itself, the other one was started since.
+async fn blue_comes_back(deployment: &Deployment, nodes: [&Node; 2]) -> anyhow::Result<()> {
+    deployment.lodenctl(&["network", "delete", "green", "--force"]).await?;
+    wait::until("the cooldown", SOON, async || deployment.lodenctl(&CREATE_BLUE).await).await?;
+    for node in nodes {
+        says(node, &["blue: 1 peers from server", "belongs to the network blue now"]).await?;
+    }
+    Ok(())
+}
+
 async fn inherits(name: &str, green: &[&str], what: &str) -> anyhow::Result<()> {
     let deployment = Deployment::start(name, &["--cooldown", "1s"]).await?;
-    let create_blue = ["network", "create", "blue", "--pool", BLUE, "--vni", "8"];
-    deployment.lodenctl(&create_blue).await?;
+    deployment.lodenctl(&CREATE_BLUE).await?;
     let mut a = deployment.add_node("a", 11, FLAGS).await?;
     let b = deployment.add_node("b", 12, FLAGS).await?;
     for node in [&a, &b] {
@@ -76,15 +100,7 @@ async fn inherits(name: &str, green: &[&str], what: &str) -> anyhow::Result<()> 
     let told = format!("blue: its {what} belongs to the network green now; nothing is programmed");
     for node in [&a, &b] {
         says(node, &["green: 1 peers from server", &told]).await?;
-        let conflist = node.cni_config_dir().join(CONFLIST);
-        wait::until("blue's CNI configuration to go", SOON, async || {
-            ensure!(!conflist.exists(), "{} is there", conflist.display());
-            anyhow::Ok(())
-        })
-        .await?;
-        ensure!(!node.home.join("state/networks/blue.state").exists(), "blue is still on disk");
-        let links = format!("{:?}", node.host.links().await?);
-        ensure!(!links.contains("loden:blue:"), "a device of blue is there: {links}");
+        nothing_of_blue_is_left(node).await?;
     }
     let pods = [a.attach("pod-a").await?, b.attach("pod-b").await?];
     is_quiet([&a, &b], &pods).await?;
@@ -93,13 +109,7 @@ async fn inherits(name: &str, green: &[&str], what: &str) -> anyhow::Result<()> 
     says(&a, &["green: 1 peers from server"]).await?;
     is_quiet([&a, &b], &pods).await?;
 
-    // And back: one of the agents has ended blue itself, the other one was started since.
-    deployment.lodenctl(&["network", "delete", "green", "--force"]).await?;
-    wait::until("the cooldown", SOON, async || deployment.lodenctl(&create_blue).await).await?;
-    for node in [&a, &b] {
-        says(node, &["blue: 1 peers from server", "belongs to the network blue now"]).await?;
-    }
-    Ok(())
+    blue_comes_back(&deployment, [&a, &b]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
