@@ -43,7 +43,7 @@ pub(super) struct Link {
 pub(super) enum Owner {
     /// A tunnel that is named ours.
     Ours,
-    /// A tunnel as we create it, without an alias: whether it is ours, who has observed it knows.
+    /// A tunnel that is called as ours and has no alias of ours: whether it is ours, who has observed it knows.
     Unnamed,
     /// Somebody else's, whatever its name.
     Another,
@@ -95,7 +95,7 @@ impl Link {
         let vni = self.vni_and_port().and_then(|(vni, _)| Vni::try_from(vni).ok());
         match vni.map(device_names) {
             Some(_) if self.parsed_alias().is_some() => Owner::Ours,
-            Some(names) if self.alias.is_none() && names.contains(&self.name) => Owner::Unnamed,
+            Some(names) if names.contains(&self.name) => Owner::Unnamed,
             _ => Owner::Another,
         }
     }

@@ -38,10 +38,7 @@ pub(super) fn tables(requests: &mut Requests, scope: &Scope) -> Result<Tables, E
     let mut tables = Tables::default();
     for link in &links {
         let device = link.device(|index| names.get(&index).copied());
-        let not_anothers = link.alias.is_none() || link.parsed_alias().is_some();
-        let Some(device) = device.filter(|device| not_anothers && scope.has(link.name, device)) else {
-            continue;
-        };
+        let Some(device) = device.filter(|device| scope.has(link.name, device)) else { continue };
         tables.devices.insert(link.name, device);
         settings(link.name, &mut tables)?;
         addresses(requests, link, &mut tables)?;
