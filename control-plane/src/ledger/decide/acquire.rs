@@ -9,12 +9,12 @@ use loden_proto::names::NodeId;
 use super::draft::{Draft, revision_of};
 use super::endpoint;
 use super::reservation::{expires_from_now_on, unbind};
-use super::subnets::{Asking, Assignment, check_slots};
+use super::subnets::{Asking, Assignment, Losers, check_slots};
 use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, Want};
 use crate::ledger::key::RecordKey;
 use crate::ledger::network::{NetworkLedger, StoredLease};
-use crate::ledger::record::{ExpiryRecord, LeaseRecord, Stamp};
+use crate::ledger::record::{LeaseRecord, Stamp};
 use crate::ledger::refusal::Refusal;
 
 impl Ledger {
@@ -54,7 +54,7 @@ impl Ledger {
         let overruled = self.overrule(entry, endpoint, name)?;
 
         let assignment = if let Some(subnets) = running.filter(|_| self.is_adopting()) {
-            Assignment { subnets: *subnets, losers: BTreeSet::new(), revoked: BTreeSet::new() }
+            Assignment { subnets: *subnets, losers: Losers::default() }
         } else {
             let own = current.map(|lease| lease.record.subnets);
             let may_move = current
@@ -64,10 +64,9 @@ impl Ledger {
         let lease = self.lease_for(current, assignment.subnets, instance, endpoint, underlay, context);
         let mut draft = Draft::default();
         self.settle(&mut draft, entry, name, &assignment, context);
-        for other in overruled
-            .iter()
-            .filter(|other| !(other.network == name.network && assignment.losers.contains(&other.node)))
-        {
+        for other in overruled.iter().filter(|other| {
+            !(other.network == name.network && assignment.losers.leases.contains(&other.node))
+        }) {
             self.hold(&mut draft, other, context);
         }
         let (key, revision) = (RecordKey::Lease(name.clone()), current.map(|current| current.revision));
@@ -140,15 +139,15 @@ impl Ledger {
     ) {
         let until = Stamp::from(context.now).plus(context.defaults.cooldown);
         let gets = |slot| assignment.subnets.iter().any(|subnet| subnet == slot);
-        for node in &assignment.revoked {
+        for node in &assignment.losers.reservations {
             let Some(reservation) = entry.reservations.get(node) else { continue };
             unbind(draft, entry, node, reservation, context);
-            let lease = entry.leases.get(node).filter(|_| !assignment.losers.contains(node));
+            let lease = entry.leases.get(node).filter(|_| !assignment.losers.leases.contains(node));
             if let Some(lease) = lease {
                 expires_from_now_on(draft, entry, node, lease, context);
             }
         }
-        for loser in &assignment.losers {
+        for loser in &assignment.losers.leases {
             if let Some(lease) = entry.leases.get(loser) {
                 draft.end_lease(entry, loser, lease, until, gets);
             }
@@ -185,13 +184,12 @@ impl Ledger {
         context: &Context<'_>,
     ) {
         let ttl = entry.lease_ttl(context.defaults.lease_ttl);
-        let now = Stamp::from(context.now);
-        let covered = entry.leases.get(node).is_some_and(|lease| lease.covers(now.plus(ttl)));
+        let needed = Stamp::from(context.now).plus(ttl);
+        let covered = entry.leases.get(node).is_some_and(|lease| lease.covers(needed));
         if covered || entry.binds(node, subnets) {
             return;
         }
-        let expires = now.plus(ttl.saturating_add(ttl / 4));
-        draft.put_over(&RecordKey::Expiry(entry.name(node)), &ExpiryRecord { expires });
+        draft.live_on(entry, node, context);
     }
 }
 

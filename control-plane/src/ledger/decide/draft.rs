@@ -6,10 +6,10 @@ use ipnet::IpNet;
 use loden_proto::names::NodeId;
 use serde::Serialize;
 
-use crate::ledger::command::{Decision, Want};
+use crate::ledger::command::{Context, Decision, Want};
 use crate::ledger::key::RecordKey;
 use crate::ledger::network::{NetworkLedger, StoredLease};
-use crate::ledger::record::{Cooling, SlotRecord, Stamp, Stored, encode};
+use crate::ledger::record::{Cooling, ExpiryRecord, SlotRecord, Stamp, Stored, encode};
 use crate::store::{Change, Guard, Key, Revision};
 
 #[derive(Default)]
@@ -92,6 +92,13 @@ impl Draft {
         for slot in lease.record.subnets.iter().filter(|slot| !kept(*slot)) {
             self.vacate(entry, slot, node, until);
         }
+    }
+
+    /// A lease that is guarded lives one lifetime from now on.
+    pub(super) fn live_on(&mut self, entry: &NetworkLedger, node: &NodeId, context: &Context<'_>) {
+        let ttl = entry.lease_ttl(context.defaults.lease_ttl);
+        let expires = Stamp::from(context.now).plus(ttl.saturating_add(ttl / 4));
+        self.put_over(&RecordKey::Expiry(entry.name(node)), &ExpiryRecord { expires });
     }
 
     /// Deletes a lease's expiry; the lease is guarded.

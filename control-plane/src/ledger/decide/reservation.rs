@@ -10,7 +10,7 @@ use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, Want};
 use crate::ledger::key::RecordKey;
 use crate::ledger::network::{NetworkLedger, StoredLease};
-use crate::ledger::record::{ExpiryRecord, Made, ReservationRecord, SlotRecord, Stamp, Stored};
+use crate::ledger::record::{Made, ReservationRecord, SlotRecord, Stamp, Stored};
 use crate::ledger::refusal::{Named, Refusal};
 
 impl Ledger {
@@ -95,10 +95,8 @@ pub(super) fn expires_from_now_on(
     if lease.record.held_since.is_some() {
         return;
     }
-    let ttl = entry.lease_ttl(context.defaults.lease_ttl);
     draft.guard(&RecordKey::Lease(entry.name(node)), Some(lease.revision));
-    let expires = Stamp::from(context.now).plus(ttl.saturating_add(ttl / 4));
-    draft.put_over(&RecordKey::Expiry(entry.name(node)), &ExpiryRecord { expires });
+    draft.live_on(entry, node, context);
 }
 
 /// A slot may be reserved for a node when nobody else has or had it.

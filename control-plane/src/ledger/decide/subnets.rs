@@ -20,11 +20,17 @@ use crate::ledger::network::NetworkLedger;
 use crate::ledger::record::{Cooling, Stamp};
 use crate::ledger::refusal::Refusal;
 
-/// What a node gets, whose leases end for it, and whose reservations go.
+/// What a node gets, and who loses by it.
 pub(super) struct Assignment {
     pub(super) subnets: Subnets,
-    pub(super) losers: BTreeSet<NodeId>,
-    pub(super) revoked: BTreeSet<NodeId>,
+    pub(super) losers: Losers,
+}
+
+/// Whose leases end, and whose reservations go.
+#[derive(Default)]
+pub(super) struct Losers {
+    pub(super) leases: BTreeSet<NodeId>,
+    pub(super) reservations: BTreeSet<NodeId>,
 }
 
 /// Who asks for subnets.
@@ -77,11 +83,11 @@ impl Ledger {
         context: &Context<'_>,
     ) -> Result<Assignment, Refusal> {
         let mut chosen = Vec::new();
-        let (mut losers, mut revoked) = (BTreeSet::new(), BTreeSet::new());
+        let mut losers = Losers::default();
         let mut missing = Vec::new();
         for family in entry.network.families() {
             let slot = if self.is_adopting() {
-                Some(self.adopt(entry, asking, family, context, (&mut losers, &mut revoked))?)
+                Some(self.adopt(entry, asking, family, context, &mut losers)?)
             } else {
                 self.choose(entry, asking, family, context)?
             };
@@ -90,12 +96,12 @@ impl Ledger {
                 None => missing.push(family),
             }
         }
-        match steal(entry, asking.name, missing, context, &mut chosen, &mut losers) {
+        match steal(entry, asking.name, missing, context, &mut chosen, &mut losers.leases) {
             // Who starts anew goes on with the families that it has; who runs on is told that there is no more.
             Err(Refusal::Exhausted { .. }) if !chosen.is_empty() && asking.starts_with_some(context) => {}
             stolen => stolen?,
         }
-        Ok(Assignment { subnets: Subnets::new(chosen)?, losers, revoked })
+        Ok(Assignment { subnets: Subnets::new(chosen)?, losers })
     }
 
     /// The slot that a node gets without harm to others; `None` when none is free.
@@ -135,7 +141,7 @@ impl Ledger {
         asking: &Asking<'_>,
         family: Family,
         context: &Context<'_>,
-        (losers, revoked): (&mut BTreeSet<NodeId>, &mut BTreeSet<NodeId>),
+        losers: &mut Losers,
     ) -> Result<IpNet, Refusal> {
         let node = &asking.name.node;
         let reservation = entry.reservations.get(node).map(|stored| &stored.record.subnets);
@@ -153,14 +159,14 @@ impl Ledger {
                     self.adopting(format!("the claimed subnet {slot} is reserved for {other}"), context)
                 );
             }
-            revoked.insert(other.clone());
+            losers.reservations.insert(other.clone());
         }
         let Some(other) = claim.lease.as_ref().filter(|other| *other != node) else { return Ok(slot) };
         if entry.leases.get(other).is_some_and(|lease| self.is_confirmed(&lease.record)) {
             let reason = format!("the claimed subnet {slot} has been confirmed by {other}");
             return Err(self.adopting(reason, context));
         }
-        losers.insert(other.clone());
+        losers.leases.insert(other.clone());
         Ok(slot)
     }
 
