@@ -95,7 +95,7 @@ pub async fn run(
     match kernel.clone().facts().await {
         Ok(facts) => {
             outcome.kept.extend(strange_devices(&facts));
-            outcome.kept.extend(strange(&facts, &bridges, &places.state_dir));
+            outcome.kept.extend(strange_bridges(&facts, &bridges, &places.state_dir));
         }
         Err(error) => outcome.failed.push(format!("bridges: {}", explain(&error))),
     }
@@ -127,7 +127,7 @@ fn strange_devices(facts: &HostFacts) -> Vec<String> {
 }
 
 /// Bridges with a name as ours have, of which nothing says that they are.
-fn strange(facts: &HostFacts, known: &BTreeSet<DeviceName>, state_dir: &Path) -> Vec<String> {
+fn strange_bridges(facts: &HostFacts, known: &BTreeSet<DeviceName>, state_dir: &Path) -> Vec<String> {
     let bridges = facts.interfaces.iter().filter(|interface| interface.kind.as_deref() == Some("bridge"));
     let strange =
         bridges.filter(|bridge| conflist::is_bridge(bridge.name.as_str()) && !known.contains(&bridge.name));

@@ -3,7 +3,6 @@
 use std::fmt::{self, Display};
 
 use ipnet::IpNet;
-use loden_proto::model::Vni;
 use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -11,7 +10,6 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::decode::{self, Link};
 use super::requests::Requests;
 use super::{encode, observe};
-use crate::backend::device_names;
 use crate::tables::PROTOCOL;
 use crate::{DeviceName, Error};
 
@@ -88,9 +86,7 @@ pub(super) fn everything(requests: &mut Requests, bridges: &[DeviceName]) -> Res
 
 /// A tunnel with an alias of ours and the name that we give to one of its VNI.
 fn is_ours(link: &Link) -> bool {
-    let vni = link.vni_and_port().and_then(|(vni, _)| Vni::try_from(vni).ok());
-    let is_named_so = vni.is_some_and(|vni| device_names(vni).contains(&link.name));
-    is_named_so && link.parsed_alias().is_some()
+    link.has_our_name() && link.parsed_alias().is_some()
 }
 
 fn routes(requests: &mut Requests, family: AddressFamily) -> Result<Vec<RouteMessage>, Error> {

@@ -92,12 +92,20 @@ impl Link {
 
     /// Whose it is, to be written to.
     pub(super) fn owner(&self) -> Owner {
-        let vni = self.vni_and_port().and_then(|(vni, _)| Vni::try_from(vni).ok());
-        match vni.map(device_names) {
+        match self.vni() {
             Some(_) if self.parsed_alias().is_some() => Owner::Ours,
-            Some(names) if names.contains(&self.name) => Owner::Unnamed,
+            Some(_) if self.has_our_name() => Owner::Unnamed,
             _ => Owner::Another,
         }
+    }
+
+    /// Whether it is called as we call a tunnel of its VNI.
+    pub(super) fn has_our_name(&self) -> bool {
+        self.vni().is_some_and(|vni| device_names(vni).contains(&self.name))
+    }
+
+    fn vni(&self) -> Option<Vni> {
+        self.vni_and_port().and_then(|(vni, _)| Vni::try_from(vni).ok())
     }
 
     /// VNI and port of a VXLAN device; of one that is controlled from outside,

@@ -57,7 +57,7 @@ fn a_bridge_that_may_be_ours_is_told_with_how_to_remove_it() {
     let known = BTreeSet::from(["lodenbr1".parse().unwrap()]);
     let text = "bridge lodenbr2: neither the state in /nowhere nor a CNI configuration of ours names it; if it is \
                 Loden's: ip link delete lodenbr2";
-    assert_eq!(strange(&host, &known, Path::new("/nowhere")), [text]);
+    assert_eq!(strange_bridges(&host, &known, Path::new("/nowhere")), [text]);
 }
 
 #[tokio::test]
