@@ -271,17 +271,30 @@ impl Fleet {
 
     /// Where the others send what is for c.
     pub(crate) async fn c_is_reached_at(&self, address: &str) -> anyhow::Result<()> {
-        for name in self.nodes.keys().filter(|name| *name != "c") {
-            let host = &self.nodes[name].host;
+        let others: Vec<_> = self.nodes.keys().map(String::as_str).filter(|name| *name != "c").collect();
+        for name in &others {
+            let host = &self.nodes[*name].host;
             let what = format!("{name} to send to {address}");
             let sent = wait::until(&what, PATIENCE, async || {
                 let fdb = host.tunnel(DEVICE).await?.fdb;
-                let expected = fdb.values().any(|to| *to == ip(address));
-                let old = fdb.values().any(|to| *to == ip("192.0.2.13"));
-                ensure!(expected && !old, "it sends to {fdb:?}");
+                ensure!(fdb.values().any(|to| *to == ip(address)), "it sends to {fdb:?}");
                 anyhow::Ok(())
             });
             sent.await?;
+        }
+        self.nobody_sends_to("192.0.2.13", &others).await
+    }
+
+    /// These nodes have nobody at an address.
+    pub(crate) async fn nobody_sends_to(&self, address: &str, names: &[&str]) -> anyhow::Result<()> {
+        for name in names {
+            let what = format!("{name} to have nobody at {address}");
+            let forgotten = wait::until(&what, PATIENCE, async || {
+                let fdb = self.nodes[*name].host.tunnel(DEVICE).await?.fdb;
+                ensure!(fdb.values().all(|to| *to != ip(address)), "it sends to {fdb:?}");
+                anyhow::Ok(())
+            });
+            forgotten.await?;
         }
         Ok(())
     }
