@@ -17,6 +17,7 @@ mod calm;
 mod fleet;
 mod forgotten;
 mod newcomer;
+mod reserved;
 
 use std::collections::BTreeSet;
 use std::fs;

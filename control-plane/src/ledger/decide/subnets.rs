@@ -3,8 +3,9 @@
 //! ```text
 //!  reservation ─▶ the lease's own ─▶ claimed and free ─▶ given back by itself ─▶ free ─▶ stolen ─▶ Exhausted
 //!  (of a new instance, or of none)                                          └─▶ Settling: nothing new
+//!  while settling, only what the node holds
 //!
-//!  while adopting:  claimed, even from a lease or reservation of before ─▶ own ─▶ reservation ─▶ Adopting
+//!  while adopting:  claimed, even from a lease or reservation of before ─▶ own ─▶ reservation of now ─▶ Adopting
 //! ```
 
 use std::collections::BTreeSet;
@@ -116,22 +117,27 @@ impl Ledger {
         let reservation = entry.reservations.get(node).map(|stored| &stored.record.subnets);
         let own = of_family(asking.own.as_ref(), family);
         let reserved = of_family(reservation, family).filter(|_| asking.may_move || own.is_none());
+        let claimed = of_family(asking.claim, family);
         if let Some(known) = reserved.or(own) {
-            return Ok(Some(known));
+            // Of an old copy, a running node may hold it, and is only on its way.
+            let is_held =
+                claimed == Some(known) || (claimed.is_none() && !asking.may_move && own == Some(known));
+            return match context.settling.filter(|_| !is_held) {
+                Some(retry_after) => Err(Refusal::Settling { retry_after }),
+                None => Ok(Some(known)),
+            };
         }
         if let Some(knocked) = context.knocked {
             return Err(Refusal::Knocked(knocked));
         }
-        let known = of_family(asking.claim, family)
-            .filter(|slot| is_grantable(entry, *slot, node, now))
-            .or_else(|| entry.slots.previous(node, family));
+        let known = claimed.filter(|slot| is_grantable(entry, *slot, node, now));
         if known.is_some() {
             return Ok(known);
         }
         if let Some(retry_after) = context.settling {
             return Err(Refusal::Settling { retry_after });
         }
-        Ok(entry.slots.choose(node, family, now))
+        Ok(entry.slots.previous(node, family).or_else(|| entry.slots.choose(node, family, now)))
     }
 
     /// The slot that a node says it holds, while leases are being collected.
@@ -144,7 +150,12 @@ impl Ledger {
         losers: &mut Losers,
     ) -> Result<IpNet, Refusal> {
         let node = &asking.name.node;
-        let reservation = entry.reservations.get(node).map(|stored| &stored.record.subnets);
+        // One that was made since the store was lost is the operator's word of now.
+        let present = |node: &NodeId| {
+            let stored = entry.reservations.get(node)?;
+            (stored.record.incarnation == self.present_incarnation()).then_some(&stored.record.subnets)
+        };
+        let reservation = present(node);
         let claimed = of_family(asking.claim, family);
         let own = || of_family(asking.own.as_ref(), family);
         let Some(slot) = claimed.or_else(own).or_else(|| of_family(reservation, family)) else {
@@ -152,9 +163,7 @@ impl Ledger {
         };
         let Some(claim) = entry.slots.claim(slot).map(|claim| &claim.record) else { return Ok(slot) };
         if let Some(other) = claim.reserved.as_ref().filter(|other| *other != node) {
-            // One that was made since the store was lost is the operator's word of now.
-            let made = entry.reservations.get(other).map(|stored| stored.record.incarnation);
-            if made == Some(self.present_incarnation()) {
+            if present(other).is_some() {
                 return Err(
                     self.adopting(format!("the claimed subnet {slot} is reserved for {other}"), context)
                 );
