@@ -27,6 +27,7 @@ use tracing::debug;
 use crate::credentials::{Credentials, Loaded};
 use crate::options::ConnectOptions;
 use crate::origins::Rooted;
+use crate::race::race;
 use crate::server_address::ServerAddress;
 use crate::spiffe::{Role, SpiffeId};
 use crate::unreachable::{Attempt, AttemptError, Unreachable};
@@ -35,8 +36,9 @@ use crate::unreachable::{Attempt, AttemptError, Unreachable};
 /// that speaks HTTP/2 sends its settings at once (RFC 9113 §3.4).
 const ACCEPTANCE: Duration = Duration::from_secs(1);
 
-/// Dials the servers in turn: the first connection goes to the first one that
-/// answers, the next connection to the one after it.
+/// Dials the servers in turn, and not long after one also the next: the first
+/// connection goes to the first one that answers, the next connection to the
+/// one after it.
 #[derive(Clone)]
 pub(crate) struct Connector {
     shared: Arc<Shared>,
@@ -83,19 +85,17 @@ impl Shared {
     async fn dial(&self) -> Result<Stream, Unreachable> {
         let count = self.servers.len();
         let first = self.next.load(Ordering::Relaxed);
-        let mut attempts = Vec::new();
-        for index in (first..first + count).map(|index| index % count) {
+        let attempts = (first..first + count).map(|index| index % count).map(async |index| {
             let server = &self.servers[index];
             match self.attempt(server).await {
-                Ok(stream) => {
-                    debug!(%server, "connected");
-                    self.next.store((index + 1) % count, Ordering::Relaxed);
-                    return Ok(stream);
-                }
-                Err(error) => attempts.push(Attempt { server: server.clone(), error }),
+                Ok(stream) => Ok((index, stream)),
+                Err(error) => Err(Attempt { server: server.clone(), error }),
             }
-        }
-        Err(Unreachable { attempts })
+        });
+        let (index, stream) = race(attempts).await.map_err(|attempts| Unreachable { attempts })?;
+        debug!(server = %self.servers[index], "connected");
+        self.next.store((index + 1) % count, Ordering::Relaxed);
+        Ok(stream)
     }
 
     /// Every address of one server, until one answers.
@@ -106,14 +106,12 @@ impl Shared {
         let addresses = timeout(limit, lookup).await.map_err(silent)?.map_err(AttemptError::Lookup)?;
         let addresses: Vec<SocketAddr> = addresses.collect();
         self.options.dialled.note(server, addresses.iter().map(SocketAddr::ip));
-        let mut failure = AttemptError::Lookup(io::ErrorKind::NotFound.into());
-        for address in addresses {
-            match timeout(limit, self.open(address)).await.map_err(silent).and_then(|opened| opened) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
+        let opened = addresses
+            .into_iter()
+            .map(async |address| timeout(limit, self.open(address)).await.map_err(silent)?);
+        race(opened).await.map_err(|mut failures| {
+            failures.pop().unwrap_or_else(|| AttemptError::Lookup(io::ErrorKind::NotFound.into()))
+        })
     }
 
     async fn open(&self, address: SocketAddr) -> Result<Stream, AttemptError> {

@@ -21,6 +21,7 @@ mod error;
 mod explain;
 mod options;
 mod origins;
+mod race;
 mod server;
 mod server_address;
 mod spiffe;
