@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use loden_proto::model::{Endpoint, Epoch, Family, Network};
-use loden_proto::reason;
+use loden_proto::reason::{self, Reason};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Code, Status};
@@ -70,15 +70,17 @@ impl Lease {
         // What of ours was refused as invalid, one time after the other: our receivers first, then our claim too.
         // A network that was deleted and made again has another VNI and perhaps other pools, and tells them with
         // the lease. Any other answer says that what was left out may be right again: a server that collects
-        // leases waits for the claim.
+        // leases waits for the claim, and nothing is asked of it without one until it is done.
         let mut invalid = 0;
+        let mut collected = Instant::now();
         loop {
             let Local { mut endpoint, prefixes } = self.local().await?;
             if invalid > 0 {
                 endpoint.receivers.clear();
             }
             let held = self.view.borrow().held.clone();
-            let claim = held.as_ref().filter(|_| invalid < 2).map(|(held, _)| held.subnets);
+            let claims = invalid < 2 || Instant::now() < collected;
+            let claim = held.as_ref().filter(|_| claims).map(|(held, _)| held.subnets);
             match self.control.acquire(claim, &endpoint, &prefixes).await {
                 Ok(granted) => {
                     (failures, invalid) = (0, 0);
@@ -86,9 +88,18 @@ impl Lease {
                     self.hold(granted.held.epoch, endpoint, taken).await?;
                 }
                 Err(status) => {
-                    self.note("acquire", &status);
+                    let mut wait = wait(&self.timing, failures, &status);
+                    if held.is_some() && claim.is_none() && is_about_new_subnets(&status) {
+                        // Why the claim was refused is what counts, and still holds.
+                        debug!(%status, "nothing is given without the claim");
+                        if Reason::Adopting.is_of(&status) {
+                            collected = Instant::now() + reason::retry_after(&status).unwrap_or_default();
+                            wait = wait.min(REFUSED);
+                        }
+                    } else {
+                        self.note("acquire", &status, false);
+                    }
                     invalid = if status.code() == Code::InvalidArgument { invalid + 1 } else { 0 };
-                    let wait = wait(&self.timing, failures, &status);
                     failures = failures.saturating_add(1);
                     tokio::select! {
                         () = sleep(wait) => {}
@@ -163,7 +174,7 @@ impl Lease {
                                 taken = self.settle(&granted, held);
                             }
                             Err(status) => {
-                                self.note("extend", &status);
+                                self.note("extend", &status, taken);
                                 if means_lost(&status) {
                                     break;
                                 }
@@ -182,7 +193,7 @@ impl Lease {
                 self.recovered(taken);
                 continue;
             };
-            self.note("keep", &status);
+            self.note("keep", &status, taken);
             if means_lost(&status) && status.code() != Code::AlreadyExists {
                 break;
             }
@@ -220,7 +231,8 @@ impl Lease {
         });
     }
 
-    fn note(&self, what: &str, status: &Status) {
+    /// Keeps what a refusal says. Why the lease is lost is what the last one says; that our subnets were `taken` stays.
+    fn note(&self, what: &str, status: &Status, taken: bool) {
         let problem = Problem::of(status);
         debug!(%problem, "could not {what} the lease");
         self.view.send_modify(|view| {
@@ -228,8 +240,12 @@ impl Lease {
             // more was asked for.
             let exhausted = status.code() == Code::ResourceExhausted;
             let given_away = exhausted && view.held.is_some() && !view.confirmed;
-            if means_lost(status) || given_away {
+            let lost = means_lost(status) || given_away;
+            let refused_anew = view.lost.is_some() && matches!(problem, Problem::Refused { .. });
+            if lost {
                 view.confirmed = false;
+            }
+            if (lost || refused_anew) && !taken {
                 view.lost = Some(problem.to_string());
             }
             view.problem = Some(problem);
@@ -260,6 +276,12 @@ async fn at(time: Option<Instant>) {
 /// else may pass and says nothing about the lease.
 fn means_lost(status: &Status) -> bool {
     matches!(status.code(), Code::NotFound | Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition)
+}
+
+/// Whether who asks without a claim is only told that nothing new is given, or not now.
+fn is_about_new_subnets(status: &Status) -> bool {
+    let refused = matches!(Problem::of(status), Problem::Refused { .. });
+    refused && matches!(status.code(), Code::Unavailable | Code::ResourceExhausted)
 }
 
 /// Why what was granted cannot be used: a subnet of ours was given away meanwhile.

@@ -3,6 +3,7 @@
 use loden_datapath::Hint;
 use loden_proto::InvalidValue;
 use loden_proto::reason::{self, Reason};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tonic::{Code, Status};
 
@@ -69,4 +70,42 @@ async fn a_node_whose_subnet_was_given_away_is_not_ready_and_keeps_its_datapath(
     let text = agent.not_ready().await;
     assert!(text.contains("EXHAUSTED: no subnet is free"), "{text}");
     assert_eq!(world.kernel.tables(), programmed);
+}
+
+/// The store is lost, the network is made again, with other pools first; leases are collected.
+#[tokio::test(start_paused = true)]
+async fn why_a_lost_lease_does_not_come_back_is_what_was_said_last_of_the_claim() {
+    let mut world = World::new();
+    let (agent, watch) = world.ready_with(&[1], 1).await;
+    let missing = || reason::status(Code::NotFound, Reason::NotFound, "networks/default does not exist");
+    let says = Arc::new(Mutex::new(missing()));
+    let (told, adopted) = (Arc::clone(&says), Duration::from_secs(600));
+    let adopting =
+        move || reason::status_retry(Code::Unavailable, Reason::Adopting, "a claim is needed", adopted);
+    let without_claim = adopting();
+    world.server.refuse_acquires(move |request| {
+        let told = told.lock().unwrap().clone();
+        let unclaimed = told.code() == Code::InvalidArgument && request.claim.is_empty();
+        Some(if unclaimed { without_claim.clone() } else { told })
+    });
+    world.server.refuse_watches(Some(missing()));
+    watch.end(missing()).await;
+    let text = agent.not_ready().await;
+    assert_eq!(text, "default: NOT_FOUND: networks/default does not exist (NOT_FOUND)");
+
+    *says.lock().unwrap() = InvalidValue::new("10.244.9.0/24", "is not a subnet").at("claim[0]").into();
+    let text = agent.told(|_, text| !text.contains("NOT_FOUND")).await;
+    let invalid = "default: INVALID_FIELD: claim[0]: \"10.244.9.0/24\" is not a subnet (INVALID_ARGUMENT)";
+    assert_eq!(text, invalid);
+    let mut acquires = world.server.acquires();
+    let asked = acquires.borrow().len();
+    let hidden = agent.told(|_, text| text != invalid);
+    assert!(tokio::time::timeout(Duration::from_secs(100), hidden).await.is_err(), "it stays what is shown");
+    let asked = acquires.wait_for(|acquires| acquires.len() >= asked + 12).await.unwrap()[asked..].to_vec();
+    let unclaimed = asked.iter().filter(|request| request.claim.is_empty()).count();
+    assert!(unclaimed <= 1, "{unclaimed} of {} were without the claim", asked.len());
+
+    *says.lock().unwrap() = adopting();
+    let text = agent.told(|_, text| !text.contains("INVALID_FIELD")).await;
+    assert_eq!(text, "default: ADOPTING: a claim is needed (UNAVAILABLE)");
 }
