@@ -9,6 +9,9 @@
 //! Nothing is decided here: values go to the control plane as they were typed,
 //! and its message comes back as it is.
 
+// They panic when nobody takes what is printed; see `loden_process::lines`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod age;
 mod arguments;
 mod connection;
@@ -27,7 +30,7 @@ use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use loden_process::{completions, exit, settings};
+use loden_process::{completions, exit, lines, settings};
 
 use crate::arguments::{Arguments, ConnectionArgs, Noun, RemoteNoun, default_files};
 use crate::connection::Connection;
@@ -41,7 +44,7 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough of it.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(exit::OK),
         Err(failure) => {
-            eprintln!("lodenctl: {failure}");
+            lines::error(format_args!("lodenctl: {failure}"));
             ExitCode::from(failure.exit_code())
         }
     }

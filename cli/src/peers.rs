@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use clap::Subcommand;
+use loden_process::lines;
 use loden_proto::v1;
 use serde::Serialize;
 use tonic::{Code, Status};
@@ -42,9 +43,9 @@ impl Verb {
         loop {
             match follower.follow(connection, &network).await {
                 Ok(Next::Done) => return Ok(()),
-                Ok(Next::Resume) => eprintln!("lodenctl: the stream has ended; going on"),
+                Ok(Next::Resume) => lines::error("lodenctl: the stream has ended; going on"),
                 Err(Failure::Status(status)) if is_passing(&status) && !once => {
-                    eprintln!("lodenctl: {}; going on", Failure::Status(status));
+                    lines::error(format_args!("lodenctl: {}; going on", Failure::Status(status)));
                 }
                 Err(failure) => return Err(failure),
             }

@@ -4,6 +4,9 @@
 //!  connection ─▶ service ─▶ clerk ─▶ ledger::decide ─▶ store ─▶ ledger::apply ─▶ feed ─▶ watch ─▶ connection
 //! ```
 
+// They panic when nobody takes what is printed; see `loden_process::lines`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod adoption;
 pub mod clerk;
 pub mod config;

@@ -1,5 +1,8 @@
 //! The control plane's program: settings, log, serve, signals.
 
+// They panic when nobody takes what is printed; see `loden_process::lines`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -12,7 +15,7 @@ use loden_control_plane::adoption;
 use loden_control_plane::config::{Arguments, Command, Config, DEFAULT_FILE, IssueArgs};
 use loden_control_plane::identity::{self, IssueError, Order, issue};
 use loden_control_plane::server::{Ending, Server};
-use loden_process::{completions, exit, settings, signals};
+use loden_process::{completions, exit, lines, settings, signals};
 use nix::sys::stat::{Mode, umask};
 use sd_notify::NotifyState;
 use tracing::{info, warn};
@@ -29,7 +32,7 @@ fn main() -> ExitCode {
         }
         Some(Command::Issue(order)) => match issue_bundle(&arguments.config, order) {
             Err(error) if error.is_usage() => {
-                eprintln!("error: {error}");
+                lines::error(format_args!("error: {error}"));
                 return ExitCode::from(exit::USAGE);
             }
             issued => issued.map_err(Into::into),
@@ -37,11 +40,11 @@ fn main() -> ExitCode {
         Some(Command::Recover) => recover(&arguments.config),
         None | Some(Command::Serve) => {
             if let Err(invalid) = arguments.config.check() {
-                eprintln!("error: {invalid}");
+                lines::error(format_args!("error: {invalid}"));
                 return ExitCode::from(exit::USAGE);
             }
             if let Err(error) = arguments.log.init() {
-                eprintln!("error: {error}");
+                lines::error(format_args!("error: {error}"));
                 return ExitCode::from(exit::USAGE);
             }
             serve(arguments.config)
@@ -50,7 +53,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::from(exit::OK),
         Err(error) => {
-            eprintln!("error: {}", explain(&error));
+            lines::error(format_args!("error: {}", explain(&error)));
             ExitCode::from(exit::FAILED)
         }
     }
@@ -72,14 +75,14 @@ fn issue_bundle(config: &Config, order: IssueArgs) -> Result<(), IssueError> {
     let IssueArgs { role, name, out, validity, force } = order;
     let order = Order { role, name, out, validity, force };
     let bundle = issue(&config.pki_dir(), &order, SystemTime::now())?;
-    println!("{} in {}", bundle.id(), order.out.display());
+    lines::out(format_args!("{} in {}", bundle.id(), order.out.display()));
     Ok(())
 }
 
 fn recover(config: &Config) -> anyhow::Result<()> {
     let marker = identity::incarnation_marker(&config.pki_dir())?;
     adoption::recover(&marker)?;
-    println!("noted in {}: the next start collects leases from the agents", marker.display());
+    lines::out(format_args!("noted in {}: the next start collects leases from the agents", marker.display()));
     Ok(())
 }
 

@@ -13,6 +13,9 @@
 //! its way: see [`tables::Rival`], and addresses and forwarding entries on our
 //! devices.
 
+// They panic when nobody takes what is printed.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod backend;
 mod error;
 mod facts;

@@ -8,6 +8,9 @@
 //!
 //! Unknown is not empty, and whatever fails, what forwards keeps forwarding.
 
+// They panic when nobody takes what is printed; see `loden_process::lines`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod agent;
 mod announce;
 mod boot;

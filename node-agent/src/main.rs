@@ -1,5 +1,8 @@
 //! `loden-agent`: wires the agent to the kernel and waits.
 
+// They panic when nobody takes what is printed; see `loden_process::lines`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -11,7 +14,7 @@ use loden_agent::config::{Command, Flags};
 use loden_agent::presence::{self, Unclaimed};
 use loden_datapath::Kernel;
 use loden_datapath::firewall::Nft;
-use loden_process::{completions, exit, operations, settings, signals};
+use loden_process::{completions, exit, lines, operations, settings, signals};
 use loden_transport::{ConnectOptions, Credentials, Dialled, Role, connect_lazy, explain};
 use prometheus_client::registry::Registry;
 use tikv_jemallocator::Jemalloc;
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
         Some(Command::Cleanup) => clean_up(&flags),
         None => {
             if let Err(invalid) = flags.check() {
-                eprintln!("loden-agent: {invalid}");
+                lines::error(format_args!("loden-agent: {invalid}"));
                 return exit::USAGE.into();
             }
             flags.log.init().map_err(Into::into).and_then(|()| run(&flags))
@@ -46,7 +49,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => exit::OK.into(),
         Err(error) => {
-            eprintln!("loden-agent: {error:#}");
+            lines::error(format_args!("loden-agent: {error:#}"));
             exit::FAILED.into()
         }
     }
@@ -56,16 +59,16 @@ fn main() -> ExitCode {
 async fn clean_up(flags: &Flags) -> anyhow::Result<()> {
     let outcome = cleanup::run(&flags.places(), &Kernel::open()?, &mut Nft).await?;
     for line in &outcome.removed {
-        println!("removed: {line}");
+        lines::out(format_args!("removed: {line}"));
     }
     for line in &outcome.kept {
-        println!("kept: {line}");
+        lines::out(format_args!("kept: {line}"));
     }
     if outcome.removed.is_empty() && outcome.failed.is_empty() {
-        println!("nothing of Loden's was found");
+        lines::out("nothing of Loden's was found");
     }
     for line in &outcome.failed {
-        eprintln!("not removed: {line}");
+        lines::error(format_args!("not removed: {line}"));
     }
     ensure!(outcome.failed.is_empty(), "{} things could not be removed", outcome.failed.len());
     Ok(())

@@ -7,8 +7,12 @@
 //!
 //! Nothing here knows what a network or a lease is.
 
+// They panic when nobody takes what is printed; see `lines`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod completions;
 pub mod exit;
+pub mod lines;
 pub mod logging;
 pub mod operations;
 pub mod settings;

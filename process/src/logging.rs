@@ -61,14 +61,16 @@ impl LogArgs {
     }
 }
 
-/// Starts logging to standard error for the whole process.
+/// Starts logging to standard error for the whole process. A line that cannot be written, because the disk is
+/// full or the reader is gone, is lost, and nothing else is.
 ///
 /// # Errors
 /// The filter is not valid, or logging was started before.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), LoggingError> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })?;
-    let lines = fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Else an error would be printed to the same place, by a macro that panics when that fails too.
+    let lines = fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
@@ -83,7 +85,31 @@ fn filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> 
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::process::Command;
+
     use super::*;
+    use crate::lines;
+
+    #[test]
+    fn a_line_that_nobody_takes_ends_nothing() {
+        const CHILD: &str = "LODEN_LOGGING_TEST_CHILD";
+        if let Ok(format) = std::env::var(CHILD) {
+            init("info", LogFormat::from_str(&format, true).unwrap()).unwrap();
+            tracing::error!("not written");
+            lines::error("nor this");
+            return;
+        }
+        for format in ["text", "json"] {
+            let child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "--nocapture", "logging::tests::a_line_that_nobody_takes_ends_nothing"])
+                .env(CHILD, format)
+                .stderr(File::options().write(true).open("/dev/full").unwrap())
+                .output()
+                .unwrap();
+            assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        }
+    }
 
     #[test]
     fn a_wrong_filter_is_refused_where_it_is_given() {

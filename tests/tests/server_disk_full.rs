@@ -1,5 +1,5 @@
-//! The real control plane on a disk that is full: writers are told why, everybody else is served, and once
-//! there is space it goes on by itself.
+//! The real control plane on a disk that is full, its log with it: writers are told why, everybody else is
+//! served, and once there is space it goes on by itself.
 //!
 //! ```text
 //!  small disk: state directory + filler ─▶ writes until one is refused ─▶ look at everything ─▶ space ─▶ on
@@ -35,7 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_writers_with_the_cause_serves_everybody_else_and_heals_by_itself()
 -> anyhow::Result<()> {
-    let mut site = Site::start("disk-full").await?;
+    // Where a log on the same disk would be, without the rest of its last page.
+    let mut site = Site::start("disk-full", Some("/dev/full")).await?;
     let mut follower = Follower::node(NETWORK, site.instance(0)?);
     follower.open(&site.nodes[0]).await?;
     ensure!(matches!(follower.next().await?, Seen::Snapshot { .. }));
@@ -87,7 +88,7 @@ async fn a_full_disk_refuses_writers_with_the_cause_serves_everybody_else_and_he
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_control_plane_starts_on_a_full_disk_again_and_again_and_serves_reads() -> anyhow::Result<()> {
-    let mut site = Site::start("full-start").await?;
+    let mut site = Site::start("full-start", None).await?;
     site.fill_up().await?;
     for round in 0..5 {
         site.deployment.control.kill9().await?;
@@ -129,12 +130,13 @@ struct Site {
 
 impl Site {
     /// With a network, a lease for everybody, and space.
-    async fn start(name: &str) -> anyhow::Result<Self> {
+    async fn start(name: &str, log: Option<&str>) -> anyhow::Result<Self> {
         let flags = ["--settle", "0s", "--heartbeat", "300ms"];
         let mut deployment = Deployment::prepare(name, &flags).await?;
         // From here on this thread and the processes that it starts are alone with the disk.
         let disk = Disk::small(DISK_BYTES)?;
         deployment.control.state = disk.path().join("state");
+        deployment.control.log = log.map(PathBuf::from);
         deployment.control.start().await?;
         let home = deployment.lab.directory().join("identities");
         let issuer = Identities::of(&deployment.control, &home)?;

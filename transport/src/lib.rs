@@ -11,6 +11,9 @@
 //! certificate) and take the identity from the certificate's SPIFFE URI. What
 //! a role may do is the server's table, not ours.
 
+// They panic when nobody takes what is printed.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod accept;
 mod bundle;
 mod client;

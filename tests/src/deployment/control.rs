@@ -32,6 +32,8 @@ pub struct ControlPlane {
     pub host: Host,
     /// Its state directory.
     pub state: PathBuf,
+    /// A file of the test's that its log goes to from its next start on, in place of the lab's.
+    pub log: Option<PathBuf>,
     underlay: Underlay,
     binaries: Binaries,
     flags: Vec<String>,
@@ -54,6 +56,7 @@ impl ControlPlane {
             process: None,
             host,
             state,
+            log: None,
             underlay,
             binaries,
             flags,
@@ -77,7 +80,15 @@ impl ControlPlane {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(&mut self) -> anyhow::Result<()> {
-        let mut command = Command::new(&self.binaries.control_plane);
+        let program = &self.binaries.control_plane;
+        let mut command = match &self.log {
+            None => Command::new(program),
+            Some(log) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", r#"log=$1; shift; exec "$@" 2>>"$log""#, "sh"]).arg(log).arg(program);
+                shell
+            }
+        };
         command
             .args(["--listen", &self.address().to_string()])
             .args(["--operations", &self.operations().to_string()])

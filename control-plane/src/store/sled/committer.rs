@@ -33,28 +33,40 @@ const STALLED: Duration = Duration::from_secs(30);
 
 type Outcomes = Vec<Result<Revision, CommitError>>;
 
-/// Writes group after group, until the queue is closed or a write fails.
+/// Writes group after group, until the queue is closed. Whatever else ends it has poisoned the queue first:
+/// before anything is said of it, since a log may be on the disk that is full.
 pub(super) fn run(database: Database, published: &Published, queue: &Queue) {
-    while let Some(group) = queue.take(GROUP, GROUP_BYTES) {
-        let cause = match catch_unwind(AssertUnwindSafe(|| write(&database, published, group))) {
-            Ok(Ok((staged, outcomes))) => {
-                if queue.settle(outcomes, || published.publish(staged)) {
-                    continue;
-                }
-                None
-            }
-            Ok(Err(error)) => Some(Cause::from(error.to_string())),
-            Err(panic) => Some(Cause::from(format!("panic in the committer: {}", panic_words(&*panic)))),
-        };
-        if let Some(cause) = cause {
-            error!(%cause, "store poisoned");
-            queue.poison(cause);
-        }
-        // Dropping the handle would flush, which may hang or write what has failed. The lock stays ours
-        // until the process ends, as it must while sled's own threads may still write.
-        std::mem::forget(database);
-        return;
+    let cause = match catch_unwind(AssertUnwindSafe(|| write_all(&database, published, queue))) {
+        Ok(Ok(Ended::Closed)) => return,
+        Ok(Ok(Ended::Poisoned)) => None,
+        Ok(Err(error)) => Some(Cause::from(error.to_string())),
+        Err(panic) => Some(Cause::from(format!("panic in the committer: {}", panic_words(&*panic)))),
+    };
+    // Dropping the handle would flush, which may hang or write what has failed. The lock stays ours
+    // until the process ends, as it must while sled's own threads may still write.
+    std::mem::forget(database);
+    if let Some(cause) = cause {
+        queue.poison(cause.clone());
+        error!(%cause, "store poisoned");
     }
+}
+
+/// How writing ends without an error of its own.
+enum Ended {
+    /// As the queue's owner wished.
+    Closed,
+    /// By the supervisor, while a group was written.
+    Poisoned,
+}
+
+fn write_all(database: &Database, published: &Published, queue: &Queue) -> Result<Ended, WriteError> {
+    while let Some(group) = queue.take(GROUP, GROUP_BYTES) {
+        let (staged, outcomes) = write(database, published, group)?;
+        if !queue.settle(outcomes, || published.publish(staged)) {
+            return Ok(Ended::Poisoned);
+        }
+    }
+    Ok(Ended::Closed)
 }
 
 /// Ends a stalled group, and looks for a disk that works again once the store is poisoned.
@@ -64,14 +76,14 @@ pub(super) fn supervise(dir: &Path, queue: &Queue) {
             Condition::Closed => return,
             Condition::Working(Some(since)) if since > STALLED => {
                 let cause = Cause::from(format!("a write has not finished for {} s", since.as_secs()));
+                queue.poison(cause.clone());
                 error!(%cause, "store poisoned");
-                queue.poison(cause);
             }
             Condition::Working(_) => {}
             Condition::Poisoned(cause) => {
                 if ballast::probe(dir).is_ok() {
+                    queue.recoverable(cause.clone());
                     info!(%cause, "the store's disk can be written again");
-                    queue.recoverable(cause);
                     return;
                 }
             }
@@ -106,4 +118,76 @@ fn write(
 fn panic_words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, thread};
+
+    use tracing::{
+        Event, Metadata, Subscriber,
+        span::{Attributes, Id, Record},
+    };
+
+    use super::{
+        super::{Change, State, open},
+        *,
+    };
+
+    /// A log that panics, as `eprintln!` does when nobody takes what it prints.
+    struct Panicking;
+
+    impl Subscriber for Panicking {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            panic!("nobody takes the log")
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    fn store(dir: &Path) -> (Database, Published, Queue) {
+        let (database, contents) = open::open(dir, true).unwrap();
+        (database, Published::new(State::restored(contents.loaded, contents.groups, 1 << 20)), Queue::new())
+    }
+
+    fn command(key: &str) -> Command {
+        Command { changes: vec![Change::Delete { key: key.into() }], guards: vec![] }
+    }
+
+    /// Runs the committer until it ends, however that is.
+    fn run_to_its_end(database: Database, published: &Published, queue: &Queue) {
+        thread::scope(|scope| {
+            let committer = scope.spawn(|| {
+                tracing::subscriber::with_default(Panicking, || run(database, published, queue));
+            });
+            let _ = committer.join();
+        });
+    }
+
+    #[test]
+    fn a_write_that_fails_poisons_whatever_becomes_of_its_line_in_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut database, published, queue) = store(dir.path());
+        // No fdatasync of this.
+        database.file = Some(File::open("/dev/null").unwrap());
+        let mut taken = queue.push(command("a")).unwrap();
+        run_to_its_end(database, &published, &queue);
+        let poisoned = CommitError::Poisoned("fdatasync: Invalid argument (os error 22)".into());
+        assert_eq!(taken.try_recv().unwrap(), Err(poisoned.clone()));
+        assert_eq!(queue.push(command("b")).unwrap_err(), poisoned);
+    }
 }
