@@ -30,6 +30,7 @@ use tracing::{error, info, warn};
 use crate::control::ControlPlane;
 use crate::firewall::{Keeper, Seat};
 use crate::follow::Follow;
+use crate::give_back::GiveBack;
 use crate::heirs::{Claims, Siblings};
 use crate::iface::Selection;
 use crate::lease::Lease;
@@ -262,6 +263,7 @@ impl Parts {
             view,
             lacking,
             again: Arc::clone(&again),
+            giving: GiveBack::default(),
         };
         tasks.spawn(named("lease"), keeper.run());
         let session = Session::new(timing, resume, Instant::now());

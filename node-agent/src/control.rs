@@ -1,4 +1,4 @@
-//! The control plane as the agent sees it: four calls, read into the model.
+//! The control plane as the agent sees it: its few calls, read into the model.
 //!
 //! One connection serves all networks; a handle is cheap to clone.
 
@@ -86,6 +86,23 @@ impl ControlPlane {
             endpoint: Some(endpoint.into()),
         };
         answered(self.leases.update_endpoint(request)).await.map(drop)
+    }
+
+    /// The epoch and the endpoint of the lease as peers know it; none when they know none of this instance.
+    pub(crate) async fn published(&mut self) -> Result<Option<(Epoch, Endpoint)>, Status> {
+        let request = v1::GetLeaseRequest { name: self.lease.to_string() };
+        let lease = answered(self.leases.get_lease(request)).await?;
+        if lease.state() != v1::LeaseState::Active || lease.instance_id != self.instance.to_string() {
+            return Ok(None);
+        }
+        let endpoint = lease.endpoint.ok_or_else(|| InvalidValue::missing("endpoint"));
+        let endpoint = endpoint.and_then(Endpoint::try_from).map_err(unreadable)?;
+        Ok(Some((Epoch(lease.epoch), endpoint)))
+    }
+
+    pub(crate) async fn release(&mut self, epoch: Epoch) -> Result<(), Status> {
+        let request = v1::ReleaseLeaseRequest { name: self.lease.to_string(), epoch: epoch.0 };
+        answered(self.leases.release_lease(request)).await
     }
 
     pub(crate) async fn watch(

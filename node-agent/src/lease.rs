@@ -11,6 +11,8 @@
 //! Whatever the server says, the datapath stays as it is: a lost lease makes
 //! the node not ready and is named.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use crate::control::{ControlPlane, Granted};
+use crate::give_back::{self, GiveBack};
 use crate::problem::Problem;
 use crate::session::{Timing, backoff};
 use crate::state::Held;
@@ -34,13 +37,15 @@ const REFUSED: Duration = Duration::from_secs(5);
 /// Between attempts to get more than what is held, at the longest.
 const MORE: Duration = Duration::from_secs(60);
 
-/// What the control plane is told of this host.
+/// What the control plane is told of this host, and what decides over that.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Local {
     /// What peers are told.
     pub(crate) endpoint: Endpoint,
     /// What the host reaches outside of the network.
     pub(crate) prefixes: Vec<IpNet>,
+    /// All addresses of the host that others could send to.
+    pub(crate) addresses: BTreeSet<IpAddr>,
 }
 
 /// Keeps one lease until its channels close.
@@ -54,6 +59,7 @@ pub(crate) struct Lease {
     pub(crate) lacking: watch::Receiver<Option<usize>>,
     /// Somebody has seen that the server may not know the lease.
     pub(crate) again: Arc<Notify>,
+    pub(crate) giving: GiveBack,
 }
 
 /// The other side of a channel is gone: the agent is ending.
@@ -74,7 +80,8 @@ impl Lease {
         let mut invalid = 0;
         let mut collected = Instant::now();
         loop {
-            let Local { mut endpoint, prefixes } = self.local().await?;
+            let Local { endpoint, prefixes, .. } = self.local().await?;
+            let mut endpoint = self.giving.endpoint(endpoint, Instant::now());
             if invalid > 0 {
                 endpoint.receivers.clear();
             }
@@ -84,6 +91,7 @@ impl Lease {
             match self.control.acquire(claim, &endpoint, &prefixes).await {
                 Ok(granted) => {
                     (failures, invalid) = (0, 0);
+                    self.giving.acquired();
                     let taken = self.settle(&granted, held);
                     self.hold(granted.held.epoch, endpoint, taken).await?;
                 }
@@ -101,6 +109,9 @@ impl Lease {
                     }
                     invalid = if status.code() == Code::InvalidArgument { invalid + 1 } else { 0 };
                     failures = failures.saturating_add(1);
+                    if self.gives_back(&status, &endpoint).await {
+                        continue;
+                    }
                     tokio::select! {
                         () = sleep(wait) => {}
                         () = self.again.notified() => {}
@@ -147,12 +158,13 @@ impl Lease {
         let mut unanswered = 0;
         let mut ask = self.when_to_ask();
         loop {
-            let Local { endpoint: mut wanted, prefixes } = self.local().await?;
+            let Local { endpoint: mut wanted, prefixes, .. } = self.local().await?;
             if taken {
                 // Nothing of the new lease is programmed: nobody shall send.
                 wanted.receivers.clear();
             }
             if wanted == published {
+                self.giving.published();
                 if std::mem::take(&mut failures) > 0 {
                     // What was refused is wanted no more.
                     self.recovered(taken);
@@ -197,6 +209,9 @@ impl Lease {
             if means_lost(&status) && status.code() != Code::AlreadyExists {
                 break;
             }
+            if self.gives_back(&status, &wanted).await {
+                break;
+            }
             tokio::select! {
                 () = sleep(wait(&self.timing, failures, &status)) => {}
                 () = self.again.notified() => break,
@@ -205,6 +220,25 @@ impl Lease {
         }
         self.view.send_modify(|view| view.confirmed = false);
         Ok(())
+    }
+
+    /// Gives the lease back where all that it does is to keep its address from another host; true when it did.
+    async fn gives_back(&mut self, status: &Status, wanted: &Endpoint) -> bool {
+        if !self.giving.refused(status, Instant::now()) {
+            return false;
+        }
+        let host = self.local.borrow().as_ref().map(|local| local.addresses.clone()).unwrap_or_default();
+        let Ok(Some((epoch, published))) = self.control.published().await else { return false };
+        if !give_back::is_in_the_way(&published, wanted, &host) {
+            return false;
+        }
+        let released = self.control.release(epoch).await;
+        self.giving.tried(released.is_ok().then(|| published.clone()), Instant::now());
+        match &released {
+            Ok(()) => info!(from = ?published, to = ?wanted, "lease given back for the sake of its address"),
+            Err(status) => debug!(%status, "could not give the lease back"),
+        }
+        released.is_ok()
     }
 
     /// When to ask for what the lease lacks, if it lacks anything.
@@ -323,61 +357,4 @@ fn wait(timing: &Timing, failures: u32, status: &Status) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use loden_proto::model::{Pool, Subnets};
-
-    use super::*;
-    use crate::testing::network;
-
-    fn held(net: &str) -> Held {
-        Held { subnets: Subnets::new([net.parse().unwrap()]).unwrap(), epoch: Epoch(1) }
-    }
-
-    fn granted(net: &str) -> Granted {
-        Granted { held: held(net), network: network() }
-    }
-
-    #[test]
-    fn a_subnet_given_away_is_named_and_the_new_one_is_not_taken() {
-        let ours = (held("10.244.1.0/24"), network());
-        assert_eq!(lost_subnet(Some(&ours), &granted("10.244.1.0/24")), None);
-        assert_eq!(lost_subnet(None, &granted("10.244.2.0/24")), None);
-        let lost = lost_subnet(Some(&ours), &granted("10.244.2.0/24")).unwrap();
-        assert!(lost.starts_with("SUBNET_TAKEN: this node holds 10.244.1.0/24"), "{lost}");
-    }
-
-    #[test]
-    fn a_subnet_of_another_family_is_taken_on_top_of_ours_and_not_in_its_place() {
-        let both = |v4: &str| {
-            let nets = [v4, "2001:db8:0:1::/64"].map(|net| net.parse().unwrap());
-            let held = Held { subnets: Subnets::new(nets).unwrap(), epoch: Epoch(1) };
-            let mut network = network();
-            network.pools.push(Pool::new("2001:db8::/48".parse().unwrap(), None).unwrap());
-            Granted { held, network }
-        };
-        let ours = (held("10.244.1.0/24"), network());
-        assert_eq!(lost_subnet(Some(&ours), &both("10.244.1.0/24")), None);
-        assert!(lost_subnet(Some(&ours), &both("10.244.2.0/24")).is_some());
-        // In a network that has lost the other family's pool.
-        let Granted { held: more, network } = both("10.244.1.0/24");
-        assert_eq!(lost_subnet(Some(&(more, network.clone())), &granted("10.244.1.0/24")), None);
-        assert!(lost_subnet(Some(&(more, network)), &granted("10.244.2.0/24")).is_some());
-    }
-
-    #[test]
-    fn a_family_is_lacking_where_there_is_a_pool_and_no_subnet_of_it() {
-        let (mut network, held) = (network(), held("10.244.1.0/24"));
-        assert!(!lacks_a_family(&held, &network));
-        network.pools.push(Pool::new("10.9.0.0/16".parse().unwrap(), None).unwrap());
-        assert!(!lacks_a_family(&held, &network));
-        network.pools.push(Pool::new("2001:db8::/48".parse().unwrap(), None).unwrap());
-        assert!(lacks_a_family(&held, &network));
-    }
-
-    #[test]
-    fn a_subnet_of_pools_that_are_gone_is_given_up() {
-        let mut new = granted("10.9.2.0/24");
-        new.network.pools = vec![Pool::new("10.9.0.0/16".parse().unwrap(), None).unwrap()];
-        assert_eq!(lost_subnet(Some(&(held("10.244.1.0/24"), network())), &new), None);
-    }
-}
+mod tests;

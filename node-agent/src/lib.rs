@@ -20,6 +20,7 @@ pub mod conflist;
 mod control;
 mod firewall;
 mod follow;
+mod give_back;
 mod heirs;
 pub mod iface;
 mod lease;

@@ -13,8 +13,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use loden_tests::deployment::{Node, Pair, Underlay};
-use loden_tests::hosts::{cidr, ip};
+use loden_tests::deployment::{Node, Pair, SubnetEnv, Underlay};
+use loden_tests::hosts::{Container, cidr, ip};
 use loden_tests::repairs::Repairs;
 use loden_tests::traffic::{Ping, PingReport};
 use loden_tests::wait;
@@ -130,6 +130,62 @@ async fn a_node_that_changes_its_address_keeps_its_subnet_and_is_followed() -> a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_changes_its_address_is_followed_under_strict_filters() -> anyhow::Result<()> {
     survives_another_address(strict(Underlay::V4, "moves-s", DUAL).await?).await
+}
+
+/// `a` and `b` swap their underlay addresses while they are talked to, and a third node sends to both.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_swap_their_addresses_keep_their_subnets_and_are_followed() -> anyhow::Result<()> {
+    let mut pair = Pair::start(Underlay::V4, "swap", DUAL).await?;
+    let c = pair.deployment.add_node("c", 13, &[]).await?;
+    c.ready(SOON).await?;
+    let pod = c.attach("pod-c").await?;
+    let before = (pair.a.subnet_env()?, pair.b.subnet_env()?);
+    let swap = async |pair: &Pair, [of_a, of_b]: [&str; 2]| {
+        for (node, from, to) in [(&pair.a, of_a, of_b), (&pair.b, of_b, of_a)] {
+            node.host.remove_address("eth0", cidr(from)).await?;
+            node.host.add_address("eth0", cidr(to)).await?;
+        }
+        anyhow::Ok(())
+    };
+    let mut repairs = Repairs::default();
+    let mut swapped = Instant::now();
+    let reports = pair.ping_during(async || {
+        swap(&pair, ["192.0.2.11/24", "192.0.2.12/24"]).await?;
+        swapped = Instant::now();
+        Ok(())
+    });
+    note(&mut repairs, "addresses swapped", &reports.await?, swapped)?;
+    stand_with(&pair, [ip("192.0.2.12"), ip("192.0.2.11")], &before).await?;
+
+    // And back, by a reboot of both: the agents start with what is taken.
+    pair.a.kill9().await?;
+    pair.b.kill9().await?;
+    swap(&pair, ["192.0.2.12/24", "192.0.2.11/24"]).await?;
+    pair.a.start()?;
+    pair.b.start()?;
+    stand_with(&pair, [ip("192.0.2.11"), ip("192.0.2.12")], &before).await?;
+    for target in pair.pods.iter().flat_map(Container::addresses) {
+        let ping = Ping::to(target).start(&pod)?;
+        ping.reach(SOON).await.with_context(|| format!("{target} is not reached from c"))?;
+        ping.stop().await?;
+    }
+    Ok(())
+}
+
+/// Waits until both nodes are known at these addresses; they have the subnets that they had.
+async fn stand_with(pair: &Pair, addresses: [IpAddr; 2], had: &(SubnetEnv, SubnetEnv)) -> anyhow::Result<()> {
+    for (node, address) in [&pair.a, &pair.b].into_iter().zip(addresses) {
+        let known = wait::until("the address to be told", SOON, async || {
+            let lease = pair.deployment.lodenctl_json(&["lease", "get", "default", &node.name]).await?;
+            ensure!(lease["endpoint"]["address_v4"] == address.to_string(), "{lease}");
+            anyhow::Ok(())
+        });
+        known.await?;
+        node.ready(SOON).await?;
+    }
+    let have = (pair.a.subnet_env()?, pair.b.subnet_env()?);
+    ensure!(have == *had, "they had {had:?} and have {have:?}");
+    pair.reaches().await
 }
 
 /// Addresses come to `b`, as keepalived, kube-vip or somebody by hand sets them, and its agent is killed and started.

@@ -7,7 +7,7 @@ use loden_proto::InvalidValue;
 use loden_proto::convert::{endpoint_or_missing, parse_prefixes, parse_subnets, timestamp};
 use loden_proto::model::{BootId, Epoch, InstanceId, LeaseName};
 use loden_proto::names::{self, NetworkId};
-use loden_proto::reason::Reason;
+use loden_proto::reason::{self, Reason};
 use loden_proto::v1::lease_service_server::LeaseService;
 use loden_proto::v1::{
     self, AcquireLeaseRequest, AcquireLeaseResponse, CreateReservationRequest, DeleteReservationRequest,
@@ -15,14 +15,14 @@ use loden_proto::v1::{
     ListReservationsResponse, ReleaseLeaseRequest, RenewLeaseRequest, UpdateEndpointRequest,
 };
 use loden_transport::Role;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::network::{not_found, parse_request_id, wrong_answer};
 use super::page::Page;
 use super::refusal::{elsewhere, failed};
 use super::{Shared, caller, watch};
 use crate::clerk::{Answer, SubmitError};
-use crate::ledger::{Command, Lease, LeaseState, Refusal, Reservation};
+use crate::ledger::{Command, Lease, LeaseState, Ledger, Refusal, Reservation};
 use crate::registry::Link;
 
 pub(super) struct Leases(pub(super) Arc<Shared>);
@@ -81,6 +81,12 @@ impl LeaseService for Leases {
             (Role::Admin(_), 0) => None,
             _ => Some(required_epoch(epoch)?),
         };
+        // What nodes hold is only just being collected: that is no time for one of them to let go.
+        if matches!(caller.id.role, Role::Node(_)) && self.0.clerk.read(Ledger::is_adopting) {
+            let message =
+                "the leases held before the store was lost are being collected; a node keeps its own";
+            return Err(reason::status(Code::Unavailable, Reason::Adopting, message));
+        }
         self.0.clerk.submit(Command::ReleaseLease { name, epoch }).await.map_err(failed)?;
         Ok(Response::new(()))
     }

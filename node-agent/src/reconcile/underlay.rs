@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use loden_datapath::backend::{Links, Underlay};
 use loden_datapath::{Datapath, DeviceName, Host, HostFacts};
 use loden_proto::convert::MAX_PREFIXES;
-use loden_proto::model::{Backend, Endpoint, Family, Network, Receiver};
+use loden_proto::model::{Backend, Endpoint, Family, Network, Receiver, check_underlay};
 use loden_transport::{Dialled, explain};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -107,7 +107,10 @@ impl<D: Datapath + Host> Reconcile<D> {
         let dialled = self.place.dialled.addresses().into_iter().map(IpNet::from);
         let mut prefixes: Vec<_> = dialled.chain(connected(choice.device, &self.facts)).collect();
         prefixes.truncate(MAX_PREFIXES);
-        Some(Local { endpoint: endpoint(choice, self.receivers()), prefixes })
+        let all = self.facts.interfaces.iter().flat_map(|interface| &interface.addresses);
+        let addresses = all.map(|address| address.net.addr()).filter(|ip| check_underlay(*ip).is_none());
+        let endpoint = endpoint(choice, self.receivers());
+        Some(Local { endpoint, prefixes, addresses: addresses.collect() })
     }
 
     /// What the kernel receives on; nothing while it is still programmed for another VNI than the network's.

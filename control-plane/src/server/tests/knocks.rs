@@ -64,6 +64,13 @@ async fn whoever_knows_another_ca_holds_new_subnets_until_an_agent_shows_what_it
     assert!(told.adopting_until.is_some() && told.former_life.is_none(), "{told:?}");
     let refused = try_acquire(&fixture.node("new").await, &blue, 1, &[]).await.unwrap_err();
     assert!(Reason::Adopting.is_of(&refused), "{refused:?}");
+
+    // Nobody lets go of what it has shown, unless an admin says so.
+    let release = v1::ReleaseLeaseRequest { name: lease.name, epoch: lease.epoch };
+    let mut own = LeaseServiceClient::new(fixture.node("old").await);
+    let refused = own.release_lease(release.clone()).await.unwrap_err();
+    assert!(Reason::Adopting.is_of(&refused), "{refused:?}");
+    LeaseServiceClient::new(admin).release_lease(release).await.unwrap();
 }
 
 #[tokio::test]
