@@ -334,7 +334,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         else {
             return;
         };
-        if self.ended.is_some() || self.swallowing().is_some() {
+        if self.ended.is_some() || self.swallowing().is_some() || self.cramped().is_some() {
             return;
         }
         self.ends.siblings.tell(self.claim());

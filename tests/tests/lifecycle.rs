@@ -242,6 +242,53 @@ async fn a_lower_device_with_another_mtu_is_followed() -> anyhow::Result<()> {
     pair.reaches().await
 }
 
+/// Waits until `/readyz` of `a` says this, ready or not.
+async fn says(pair: &Pair, ready: bool, text: &str) -> anyhow::Result<()> {
+    let said = wait::until("readiness to tell", SOON, async || {
+        let (status, body) = pair.a.get("/readyz").await?;
+        ensure!(status.is_success() == ready && body.contains(text), "it says {status}: {body}");
+        anyhow::Ok(())
+    });
+    Ok(said.await?)
+}
+
+/// IPv6 needs 1280 bytes in the tunnel, IPv4 68 (RFC 8200, RFC 791).
+async fn survives_small_mtus(pair: Pair, needed: u32) -> anyhow::Result<()> {
+    let before = pair.a.subnet_env()?;
+    let v4 = pair.pods[1].address();
+    pair.a.host.set_mtu("eth0", needed - 1).await?;
+    says(&pair, true, &format!("eth0 has an MTU of {}: IPv6 in a tunnel needs {needed}", needed - 1)).await?;
+    let told = wait::until("subnet.env to follow", SOON, async || {
+        let env = pair.a.subnet_env()?;
+        ensure!(env.subnet == before.subnet && env.subnet_v6.is_none(), "it says {env:?}");
+        anyhow::Ok(())
+    });
+    told.await?;
+    let ping = Ping::to(v4).start(&pair.pods[0])?;
+    ping.reach(SOON).await.context("IPv4 does not go on")?;
+    ping.stop().await?;
+    let nodes = pair.deployment.lodenctl(&["status"]).await?;
+    ensure!(nodes.contains(&format!("needs {needed}")), "{nodes}");
+
+    let least = needed - 1280 + 68;
+    pair.a.host.set_mtu("eth0", least - 1).await?;
+    says(&pair, false, &format!("eth0 has an MTU of {}: IPv4 in a tunnel needs {least}", least - 1)).await?;
+    pair.a.host.set_mtu("eth0", 1500).await?;
+    says(&pair, true, "default: 1 peers from server").await?;
+    let told = wait::until("subnet.env to be as before", SOON, async || {
+        let env = pair.a.subnet_env()?;
+        ensure!(env == before, "it says {env:?}");
+        anyhow::Ok(())
+    });
+    told.await?;
+    pair.reaches().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_mtu_too_small_for_ipv6_leaves_ipv4_and_is_named() -> anyhow::Result<()> {
+    survives_small_mtus(Pair::start(Underlay::V4, "small-mtu", DUAL).await?, 1330).await
+}
+
 /// The NIC of `a` goes, and comes back with another number.
 async fn survives_another_nic(pair: Pair) -> anyhow::Result<()> {
     let (index, mac) = (pair.a.host.link_index("eth0").await?, pair.a.host.link_address(TUNNEL).await?);

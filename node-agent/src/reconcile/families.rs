@@ -1,9 +1,9 @@
-//! Which families of a network work on this host: a host may have IPv6 switched off, as a whole or in part, and what
-//! is IPv4 goes on without it.
+//! Which families of a network work on this host: a host may have IPv6 switched off, as a whole or in part, or an MTU
+//! that is too small for it, and what is IPv4 goes on without it.
 //!
 //! ```text
-//!  disable_ipv6 of all, default, devices ─▶ why nothing of IPv6 works ─▶ Underlay::inner ─▶ tables, files for pods
-//!                                                                 └────▶ a warning
+//!  disable_ipv6 of all, default, devices ─┬▶ why nothing of IPv6 works ─▶ Underlay::inner ─▶ tables, files for pods
+//!  MTU of the interface below ────────────┘                       └────▶ a warning
 //! ```
 //!
 //! The setting is the host's own: it is told, not changed. That it is changed back is not always announced, so the
@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use loden_datapath::{Datapath, DeviceName, Host, HostFacts, V6Off, backend};
-use loden_proto::model::{Backend, Family, Network};
+use loden_proto::model::{Backend, Family, Mtu, Network};
 use tokio::time::Instant;
 
 use super::{Reconcile, settings};
@@ -22,12 +22,20 @@ use crate::state::Held;
 
 /// Between looks while IPv6 is switched off.
 const LOOK: Duration = Duration::from_secs(2);
+/// The smallest MTU that a tunnel can have (RFC 791 §3.1).
+const LEAST_V4: u32 = 68;
 
 impl<D: Datapath + Host> Reconcile<D> {
     /// Why nothing of the network's IPv6 works on this host.
     pub(super) fn without_v6(&self) -> Option<String> {
         let (held, network) = self.lease.as_ref()?;
         without_v6(&self.facts, self.choice.as_ref()?, network, held)
+    }
+
+    /// Why not even IPv4 fits through tunnels on this host.
+    pub(super) fn cramped(&self) -> Option<String> {
+        let ((_, network), choice) = (self.lease.as_ref()?, self.choice.as_ref()?);
+        cramped(choice, network)
     }
 
     /// Sees to it that a host whose IPv6 is switched off is looked at again.
@@ -46,11 +54,17 @@ pub(super) fn inner(facts: &HostFacts, choice: &Choice, network: &Network, held:
 
 /// Why nothing of a network's IPv6 works on this host. A network of IPv4 misses nothing.
 fn without_v6(facts: &HostFacts, choice: &Choice, network: &Network, held: &Held) -> Option<String> {
-    let off = &facts.v6_off;
-    if *off == V6Off::default() || !network.families().contains(&Family::V6) {
+    if !network.families().contains(&Family::V6) {
         return None;
     }
     let nothing = "nothing of the network's IPv6 works on this host";
+    if let Some(narrow) = too_narrow(choice, network, Mtu::MIN_V6, "IPv6") {
+        return Some(format!("{narrow}; {nothing}"));
+    }
+    let off = &facts.v6_off;
+    if *off == V6Off::default() {
+        return None;
+    }
     if off.missing {
         return Some(format!("the kernel has no IPv6: {nothing}"));
     }
@@ -60,6 +74,26 @@ fn without_v6(facts: &HostFacts, choice: &Choice, network: &Network, held: &Held
         needed(facts, choice, network, held).find_map(|device| switched_off(facts, device))?
     };
     Some(format!("net.ipv6.conf.{place}.disable_ipv6 is 1: {nothing}; set it to 0"))
+}
+
+/// Why not even IPv4 fits through a network's tunnels.
+fn cramped(choice: &Choice, network: &Network) -> Option<String> {
+    let is_tunneled = matches!(network.backend, Backend::Vxlan(_));
+    let narrow = is_tunneled.then(|| too_narrow(choice, network, LEAST_V4, "IPv4")).flatten();
+    narrow.map(|narrow| format!("{narrow}; nothing is programmed"))
+}
+
+/// That the interface below leaves less than the `least` MTU. Nobody knows how packets go without a backend.
+fn too_narrow(choice: &Choice, network: &Network, least: u32, what: &str) -> Option<String> {
+    let families = [choice.v4.map(|_| Family::V4), choice.v6.map(|_| Family::V6)].into_iter().flatten();
+    let (overhead, place) = match network.backend {
+        Backend::Vxlan(_) => (families.map(Family::vxlan_overhead).max()?, " in a tunnel"),
+        Backend::HostGw => (0, ""),
+        Backend::Alloc => return None,
+    };
+    let needed = least + overhead;
+    let (device, mtu) = (choice.device, choice.mtu);
+    (mtu < needed).then(|| format!("{device} has an MTU of {mtu}: {what}{place} needs {needed}"))
 }
 
 /// The devices that pods' packets have to pass as IPv6; not all of them need be there yet.
@@ -146,5 +180,38 @@ mod tests {
             host.v6_off.devices = [name.parse().unwrap()].into();
             assert_eq!(in_the_way(&host, &dual()), format!("net.ipv6.conf.{name}.disable_ipv6 is 1"));
         }
+    }
+
+    #[test]
+    fn an_mtu_that_is_too_small_for_a_family_is_named_with_what_it_needs() {
+        let mut host = facts("192.0.2.9");
+        let v6 = facts("2001:db8::9").interfaces.remove(0).addresses;
+        let told = |host: &HostFacts, network: &Network| {
+            let choice = choose(&Selection::default(), host, None, &[]).unwrap();
+            (in_the_way(host, network), cramped(&choice, network).unwrap_or_default())
+        };
+        let with_mtu = |host: &HostFacts, mtu| {
+            let mut host = host.clone();
+            host.interfaces[0].mtu = mtu;
+            host
+        };
+        let none = (String::new(), String::new());
+        assert_eq!(told(&with_mtu(&host, 1330), &dual()), none);
+        let (v6_off, v4_off) = told(&with_mtu(&host, 1329), &dual());
+        assert_eq!((&*v6_off, &*v4_off), ("eth0 has an MTU of 1329", ""));
+        assert_eq!(told(&with_mtu(&host, 118), &network()), none);
+        let (_, v4_off) = told(&with_mtu(&host, 117), &network());
+        assert_eq!(v4_off, "eth0 has an MTU of 117: IPv4 in a tunnel needs 118; nothing is programmed");
+        let routed = Network { backend: Backend::HostGw, ..dual() };
+        assert_eq!(told(&with_mtu(&host, 1280), &routed), none);
+        assert_eq!(told(&with_mtu(&host, 1279), &routed).0, "eth0 has an MTU of 1279");
+        let alloc = Network { backend: Backend::Alloc, ..dual() };
+        assert_eq!(told(&with_mtu(&host, 68), &alloc), none);
+        // Tunnels over both families, of which one takes more.
+        host.interfaces[0].addresses.extend(v6);
+        assert_eq!(told(&with_mtu(&host, 1350), &dual()), none);
+        let choice = choose(&Selection::default(), &with_mtu(&host, 1349), None, &[]).unwrap();
+        let narrow = too_narrow(&choice, &dual(), Mtu::MIN_V6, "IPv6");
+        assert_eq!(narrow.as_deref(), Some("eth0 has an MTU of 1349: IPv6 in a tunnel needs 1350"));
     }
 }

@@ -62,6 +62,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             .no_interface
             .clone()
             .or_else(|| self.swallowing())
+            .or_else(|| self.cramped())
             .or_else(|| self.waits.clone())
             .or_else(|| self.unroutable())
             .or(nothing_works)
