@@ -85,7 +85,8 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the directory where it is missing (0700) and holds it until dropped.
+    /// Makes the directory where it is missing (0700) and holds it until dropped. One that cannot be written to is
+    /// taken as it is.
     ///
     /// # Errors
     /// The disk refuses, or another agent holds it.
@@ -97,7 +98,14 @@ impl StateDir {
         let networks = path.join(NETWORKS);
         DirBuilder::new().recursive(true).mode(0o700).create(&networks).map_err(at(&networks))?;
         let lock = path.join("lock");
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock).map_err(at(&lock))?;
+        let file = match OpenOptions::new().create(true).append(true).mode(0o600).open(&lock) {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                warn!(path = %path.display(), "the state directory is read-only: what is there is used, nothing is kept");
+                File::open(&lock).or_else(|_| File::open(path))
+            }
+            opened => opened,
+        };
+        let file = file.map_err(at(&lock))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StateError::InUse { path: path.to_owned() }),

@@ -70,13 +70,15 @@ pub struct NetworkFile {
     path: PathBuf,
     /// Open for appending; none when a whole state must be written first.
     file: Option<File>,
+    /// Why it could not be opened for that.
+    refused: Option<io::Error>,
     base: u64,
     changes: u64,
 }
 
 impl NetworkFile {
     pub(super) fn open(path: PathBuf) -> (Self, Kept) {
-        let mut this = Self { path, file: None, base: 0, changes: 0 };
+        let mut this = Self { path, file: None, refused: None, base: 0, changes: 0 };
         let bytes = match fs::read(&this.path) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -91,11 +93,20 @@ impl NetworkFile {
             return (this, Kept::default());
         };
         if whole == bytes.len() {
-            this.file = OpenOptions::new().append(true).open(&this.path).ok();
+            match OpenOptions::new().append(true).open(&this.path) {
+                Ok(file) => this.file = Some(file),
+                Err(error) => this.refused = Some(error),
+            }
             // Rewritten at the latest when the changes outgrow it again.
             this.base = bytes.len() as u64;
         }
         (this, kept)
+    }
+
+    /// Why nothing could be written to it when it was opened, though it is there.
+    #[must_use]
+    pub const fn refused(&self) -> Option<&io::Error> {
+        self.refused.as_ref()
     }
 
     /// Keeps a change. False when a whole state is due instead: there is none

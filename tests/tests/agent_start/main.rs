@@ -6,6 +6,7 @@
 mod left_behind;
 mod leftovers;
 mod name_taken;
+mod read_only;
 mod second;
 mod trace;
 
