@@ -124,8 +124,9 @@ pub struct Device {
     /// Whether it carries the group policy extension.
     pub gbp: bool,
     /// Whether nothing else is switched on or off: outer UDP checksums are
-    /// sent and wanted, no ARP proxy, short-circuiting or miss notifications,
-    /// no external control, no default destination.
+    /// sent and wanted, the outer TTL, TOS and DF are the kernel's, no ARP
+    /// proxy, short-circuiting or miss notifications, no external control, no
+    /// default destination, and neighbours are looked up.
     pub plain: bool,
     /// Whether the kernel makes no IPv6 link-local address (`addrgenmode none`).
     pub no_link_local: bool,

@@ -43,7 +43,20 @@ fn whatever_takes_the_place_of_a_route_of_ours_gives_it_back() {
             routes.find(|(key, _)| key.prefix.to_string() == prefix).unwrap().1.gateway.to_string()
         };
         let (v4, v6) = ("10.244.2.0/24 metric 3", "2001:db8:0:2::/64 metric 3");
+        let own = |prefix: &str, more: &str| {
+            let (kind, onlink) = if prefix.contains(':') { ("-6", "") } else { ("-4", "onlink") };
+            let via = gateway(prefix.split(' ').next().unwrap());
+            vec![format!("ip {kind} route replace {prefix} via {via} dev loden1a {onlink} proto 76 {more}")]
+        };
         let ways = [
+            // Ours, altered.
+            own(v4, "mtu 600"),
+            own(v4, "mtu lock 600"),
+            own(v4, "advmss 100 initcwnd 1"),
+            own(v4, "src 192.0.2.1"),
+            own(v6, "mtu 1280"),
+            own(v6, "src 2001:db8:0:1::"),
+            own(v6, "expires 3000"),
             // IPv4 uses the first one.
             vec![format!("ip route prepend {v4} via 192.0.2.9 dev eth0")],
             vec![format!("ip route prepend unreachable {v4}"), format!("ip route prepend prohibit {v4}")],
@@ -84,6 +97,8 @@ fn whatever_takes_the_place_of_a_route_of_ours_gives_it_back() {
             {
                 let routes = foreign(&format!("ip {family} -o route show {prefix}"));
                 assert_eq!(routes.lines().count(), 1, "after {way:?}: {routes}");
+                let altered = ["mtu", "advmss", "src", "expires"].iter().any(|word| routes.contains(word));
+                assert!(!altered, "after {way:?}: {routes}");
                 let lookup = net.kernel.route_to(address.parse().unwrap()).await.unwrap();
                 let lookup = lookup.unwrap_or_else(|| panic!("after {way:?} {address} is not reached"));
                 let to = lookup.gateway.map(|gateway| gateway.to_string());
@@ -216,6 +231,25 @@ fn a_tunnel_that_was_put_into_a_bridge_is_taken_out() {
         let undone = net.converge(&network, &wanted).await;
         assert_eq!(lines(&undone)[0], "~ device loden1a nomaster");
         assert!(!foreign("ip -o link show loden1a").contains("master"));
+    });
+}
+
+#[test]
+fn a_tunnel_that_sends_otherwise_is_made_anew() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, _) = joined(&mut net, false).await;
+        let before = foreign("ip -d link show loden1a");
+        for change in
+            ["type vxlan id 1 ttl 1", "type vxlan id 1 tos 0x20", "type vxlan id 1 df set", "arp off"]
+        {
+            let mut hints = net.kernel.hints().await.unwrap();
+            foreign(&format!("ip link set loden1a {change}"));
+            concerned(&mut hints, &wanted).await;
+            net.converge(&network, &wanted).await;
+            let parts = |text: &str| text.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>();
+            let now = foreign("ip -d link show loden1a");
+            assert_eq!(parts(&now), parts(&before), "after {change}");
+        }
     });
 }
 

@@ -35,8 +35,10 @@ async fn an_agent_goes_on_without_anybody_to_take_its_log() -> anyhow::Result<()
         node.ready(SOON).await?;
         // A repair is a line of the log.
         node.host.iproute("ip link delete loden1a").await?;
-        wait::until("the tunnel to come back", SOON, async || node.host.iproute("ip link show loden1a").await)
-            .await?;
+        wait::until("the tunnel to come back", SOON, async || {
+            node.host.iproute("ip link show loden1a").await
+        })
+        .await?;
         ends_as_asked(&mut node).await?;
     }
     let (status, body) = deployment.control.get("/readyz").await?;

@@ -8,7 +8,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    LinkInfo, LinkMessage, VxlanDf,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -133,7 +133,7 @@ impl Link {
             mtu: self.mtu,
             learning: false,
             gbp: false,
-            plain: true,
+            plain: !self.flags.contains(LinkFlags::Noarp),
             no_link_local: self.no_link_local,
             attached: self.controller.is_some(),
             up: self.flags.contains(LinkFlags::Up),
@@ -156,7 +156,9 @@ impl Link {
 /// Whether it switches on something that our devices do not have.
 fn is_special(item: &InfoVxlan) -> bool {
     match item {
-        InfoVxlan::UDPCsum(on) => !on,
+        InfoVxlan::UDPCsum(on) | InfoVxlan::Localbypass(on) => !on,
+        InfoVxlan::Ttl(value) | InfoVxlan::Tos(value) | InfoVxlan::TtlInherit(value) => *value != 0,
+        InfoVxlan::Df(value) => *value != VxlanDf::Unset,
         InfoVxlan::UDPZeroCsumTX(on)
         | InfoVxlan::UDPZeroCsumRX(on)
         | InfoVxlan::Proxy(on)
@@ -282,6 +284,8 @@ pub(super) struct MainRoute {
     pub(super) onlink: bool,
     /// For packets of one type of service only.
     pub(super) selective: bool,
+    /// With something that routes of ours never have: an MTU or another metric of TCP, a preferred source, an end.
+    pub(super) altered: bool,
 }
 
 impl MainRoute {
@@ -307,7 +311,7 @@ impl MainRoute {
 /// `None` when it is in another table.
 pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
     let header = &message.header;
-    let (mut metric, mut device, mut gateway) = (0, None, None);
+    let (mut metric, mut device, mut gateway, mut altered) = (0, None, None, false);
     let mut table = u32::from(header.table);
     for attribute in &message.attributes {
         match attribute {
@@ -317,6 +321,12 @@ pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
             RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
             RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
             RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Metrics(metrics) => altered |= !metrics.is_empty(),
+            RouteAttribute::CacheInfo(info) => altered |= info.expires != 0,
+            RouteAttribute::PrefSource(_)
+            | RouteAttribute::Encap(_)
+            | RouteAttribute::Realm(_)
+            | RouteAttribute::NhId(_) => altered = true,
             _ => {}
         }
     }
@@ -332,6 +342,7 @@ pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
         gateway,
         onlink: header.flags.contains(RouteFlags::Onlink),
         selective: header.tos != 0,
+        altered,
     })
 }
 

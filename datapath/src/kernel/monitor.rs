@@ -201,7 +201,7 @@ impl Links {
             (false, false) => Hint::HostRouteGone(route.prefix),
             (true, true) => {
                 let device = route.device.and_then(|index| self.name(index));
-                let whole = device.zip(route.gateway);
+                let whole = device.zip(route.gateway).filter(|_| !route.altered);
                 let onlink = route.onlink;
                 Hint::Route(key, whole.map(|(device, gateway)| Route { device, gateway, onlink }))
             }

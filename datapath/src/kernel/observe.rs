@@ -147,6 +147,10 @@ fn routes(
             && (on_ours || covered)
             && !tables.routes.contains_key(&key)
         {
+            // Missing as it should be: setting it replaces it as a whole.
+            if route.altered {
+                continue;
+            }
             tables.routes.insert(key, Route { device: link.name, gateway, onlink: route.onlink });
         } else if covered && route.is_our_blackhole() && key.metric != metric(key.prefix) {
             tables.blackholes.insert(key, ());
