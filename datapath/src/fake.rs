@@ -33,6 +33,7 @@ pub struct Fake {
 struct State {
     tables: Tables,
     facts: HostFacts,
+    unanswered: Vec<IpAddr>,
     executed: Vec<Step>,
     observations: usize,
     fault: Option<Fault>,
@@ -64,6 +65,11 @@ impl Fake {
     /// Changes the facts about the host.
     pub fn change_facts(&self, change: impl FnOnce(&mut HostFacts)) {
         self.with(|state| change(&mut state.facts));
+    }
+
+    /// From now on these neighbours have not answered.
+    pub fn silence(&self, addresses: &[IpAddr]) {
+        self.with(|state| state.unanswered = addresses.to_vec());
     }
 
     /// Sends a hint to all who listen.
@@ -179,6 +185,10 @@ impl Host for Fake {
             let route = defaults.find(|route| route.family == loden_proto::model::Family::of(address))?;
             Some(RouteLookup { device: route.device, gateway: route.gateway, source: None })
         }))
+    }
+
+    async fn unanswered(&mut self, _: u32) -> Result<Vec<IpAddr>, Error> {
+        Ok(self.with(|state| state.unanswered.clone()))
     }
 
     async fn hints(&mut self) -> Result<Hints, Error> {

@@ -54,6 +54,7 @@ enum Command {
     Execute(Plan, oneshot::Sender<Report>),
     Facts(oneshot::Sender<Result<HostFacts, Error>>),
     RouteTo(IpAddr, oneshot::Sender<Result<Option<RouteLookup>, Error>>),
+    Unanswered(u32, oneshot::Sender<Result<Vec<IpAddr>, Error>>),
     Monitor(oneshot::Sender<Result<Monitor, Error>>),
     Clear(Vec<DeviceName>, oneshot::Sender<Result<Cleared, Error>>),
 }
@@ -129,6 +130,9 @@ fn work(mut requests: Requests, mut commands: mpsc::Receiver<Command>) {
             Command::RouteTo(address, answer) => {
                 drop(answer.send(underlay::route_to(&mut requests, address)));
             }
+            Command::Unanswered(link, answer) => {
+                drop(answer.send(underlay::unanswered(&mut requests, link)));
+            }
             Command::Monitor(answer) => drop(answer.send(Monitor::open(&mut requests))),
             Command::Clear(bridges, answer) => {
                 drop(answer.send(clear::everything(&mut requests, &bridges)));
@@ -165,6 +169,10 @@ impl Host for Kernel {
 
     async fn route_to(&mut self, address: IpAddr) -> Result<Option<RouteLookup>, Error> {
         self.call(|answer| Command::RouteTo(address, answer)).await?
+    }
+
+    async fn unanswered(&mut self, link: u32) -> Result<Vec<IpAddr>, Error> {
+        self.call(|answer| Command::Unanswered(link, answer)).await?
     }
 
     async fn hints(&mut self) -> Result<Hints, Error> {

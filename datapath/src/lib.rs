@@ -83,6 +83,12 @@ pub trait Host: Send + 'static {
         address: IpAddr,
     ) -> impl Future<Output = Result<Option<RouteLookup>, Error>> + Send;
 
+    /// The neighbours on a link that did not answer when they were asked last.
+    ///
+    /// # Errors
+    /// When they could not be read.
+    fn unanswered(&mut self, link: u32) -> impl Future<Output = Result<Vec<IpAddr>, Error>> + Send;
+
     /// Begins to listen: what happens after this returns is announced.
     ///
     /// # Errors

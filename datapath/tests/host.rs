@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use loden_datapath::tables::{Setting, SysctlKey};
 use loden_datapath::{Hint, Host, Tables};
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
-use support::netns::{concerned, desired, in_namespace, name};
+use support::netns::{concerned, desired, foreign, in_namespace, name};
 use support::{me, network, peer};
 
 #[test]
@@ -160,5 +160,24 @@ fn a_new_address_of_the_host_is_announced() {
         let Hint::Address(key) = hint else { unreachable!("it was looked for") };
         assert_eq!((key.device, key.address.to_string()), (name("eth0"), "198.51.100.9/24".to_owned()));
         assert!(!Hint::Address(key).concerns(&wanted));
+    });
+}
+
+#[test]
+fn neighbours_that_have_not_answered_are_told_by_link() {
+    in_namespace(async |mut net| {
+        let (eth0, far0) = (net.index("eth0").await.unwrap(), net.index("far0").await.unwrap());
+        for (address, device, state) in [
+            ("192.0.2.7", "eth0", "failed"),
+            ("2001:db8:ffff::7", "eth0", "failed"),
+            ("192.0.2.8", "eth0", "stale"),
+            ("192.0.2.9", "far0", "failed"),
+        ] {
+            let mac = if state == "stale" { "lladdr 02:00:00:00:00:08" } else { "" };
+            foreign(&format!("ip neigh replace {address} {mac} dev {device} nud {state}"));
+        }
+        let silent: Vec<IpAddr> = vec!["192.0.2.7".parse().unwrap(), "2001:db8:ffff::7".parse().unwrap()];
+        assert_eq!(net.kernel.unanswered(eth0).await.unwrap(), silent);
+        assert_eq!(net.kernel.unanswered(far0).await.unwrap(), ["192.0.2.9".parse::<IpAddr>().unwrap()]);
     });
 }

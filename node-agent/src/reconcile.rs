@@ -174,6 +174,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         let mut hints = self.listen().await;
         let mut dialled = self.place.dialled.changes();
         self.look().await;
+        self.recall().await;
         self.rebuild("start").await;
         self.publish();
         loop {

@@ -107,19 +107,32 @@ fn neighbours(
     family: AddressFamily,
     tables: &mut Tables,
 ) -> Result<(), Error> {
-    let mut question = NeighbourMessage::default();
-    question.header.family = family;
-    question.attributes.push(NeighbourAttribute::IfIndex(link.index));
-    for answer in requests.dump(&RouteNetlinkMessage::GetNeighbour(question))? {
-        let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
-        if message.header.ifindex != link.index || message.header.family != family {
-            continue;
-        }
+    for message in neighbours_on(requests, link.index, family)? {
         if let Some((address, Some(mac))) = decode::neighbour(&message) {
             tables.neighbours.insert(NeighbourKey { device: link.name, address }, mac);
         }
     }
     Ok(())
+}
+
+/// The neighbours on a link.
+pub(super) fn neighbours_on(
+    requests: &mut Requests,
+    link: u32,
+    family: AddressFamily,
+) -> Result<impl Iterator<Item = NeighbourMessage>, Error> {
+    let mut question = NeighbourMessage::default();
+    question.header.family = family;
+    question.attributes.push(NeighbourAttribute::IfIndex(link));
+    let answers = requests.dump(&RouteNetlinkMessage::GetNeighbour(question))?;
+    Ok(answers.into_iter().filter_map(move |answer| match answer {
+        RouteNetlinkMessage::NewNeighbour(message)
+            if message.header.ifindex == link && message.header.family == family =>
+        {
+            Some(message)
+        }
+        _ => None,
+    }))
 }
 
 /// Routes of ours over the network's devices, and into its pools over devices

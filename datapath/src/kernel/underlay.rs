@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use loden_proto::model::Family;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::LinkFlags;
+use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteType,
 };
@@ -139,6 +140,19 @@ fn next_hops(message: &RouteMessage) -> impl Iterator<Item = (u32, Option<IpAddr
         });
         (hop.interface_index, gateway)
     })
+}
+
+/// The neighbours on a link that the kernel has given up asking.
+pub(super) fn unanswered(requests: &mut Requests, link: u32) -> Result<Vec<IpAddr>, Error> {
+    let mut silent = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        for message in observe::neighbours_on(requests, link, family)? {
+            if message.header.state == NeighbourState::Failed {
+                silent.extend(decode::neighbour(&message).map(|(address, _)| address));
+            }
+        }
+    }
+    Ok(silent)
 }
 
 /// How the kernel would send to an address; `None` when it would not.

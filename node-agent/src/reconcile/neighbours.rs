@@ -1,8 +1,10 @@
 //! Moves peers that do not answer on a link of this host, and back.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use loden_datapath::{Datapath, Hint, Host};
+use loden_transport::explain;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -14,6 +16,22 @@ impl<D: Datapath + Host> Reconcile<D> {
         match *hint {
             Hint::Answer { address, answers } => self.answered(address, answers).await,
             _ => self.hinted(hint),
+        }
+    }
+
+    /// Takes from the kernel who has not answered before this agent was started: a peer that was moved away from its
+    /// link stays where it is.
+    pub(super) async fn recall(&mut self) {
+        let links: BTreeSet<_> = self.facts.connected.iter().map(|(link, _)| *link).collect();
+        let links: Vec<_> =
+            links.into_iter().filter_map(|link| Some(self.facts.interface(link)?.index)).collect();
+        for index in links {
+            match self.program.datapath.unanswered(index).await {
+                Ok(silent) => silent.into_iter().for_each(|address| {
+                    self.silence.heard(address, false, Instant::now());
+                }),
+                Err(error) => warn!(error = %explain(&error), "who does not answer on a link cannot be read"),
+            }
         }
     }
 

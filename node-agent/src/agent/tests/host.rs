@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use loden_datapath::tables::{AddressKey, RouteKey, Tables};
 use loden_datapath::{Error, Hint, HostRoute, Step};
-use loden_proto::model::{Backend, Network, Peer, Pool, Subnets};
+use loden_proto::model::{
+    Backend, Family, Network, Peer, Pool, Receiver, RoutedReceiver, Subnets, VxlanBackend,
+};
 use loden_proto::v1;
 use tokio::time::{Instant, sleep};
 
@@ -159,6 +161,39 @@ async fn a_route_of_others_costs_no_look_at_the_kernel_unless_it_changes_a_link(
     world.kernel.hint(&Hint::Route(RouteKey { prefix, metric }, None));
     settle().await;
     assert!(world.kernel.observations() > observations);
+}
+
+/// A peer that was moved from its link into the tunnel stays there: trying the link anew would lose packets.
+#[tokio::test(start_paused = true)]
+async fn who_has_not_answered_is_known_after_a_restart() {
+    let backend = Backend::Vxlan(VxlanBackend { direct_routing: true, ..VxlanBackend::default() });
+    let mut world = World::with(Network { backend, ..network() });
+    let on_link = HostRoute {
+        prefix: "192.0.2.0/24".parse().unwrap(),
+        metric: 0,
+        device: Some("eth0".parse().unwrap()),
+        gateway: None,
+    };
+    world.kernel.change_facts(|host| host.routes.push(on_link));
+    let (agent, watch) = world.ready_with(&[], 1).await;
+    let mut peer = peer(1);
+    peer.endpoint.receivers.push(Receiver::Routed(RoutedReceiver { family: Family::V4 }));
+    watch.snapshot(&world.network, &[peer], false, 2).await;
+    world.routes_become(&[1]).await;
+    let device = || world.kernel.tables().routes.values().next().unwrap().device.to_string();
+    assert_eq!(device(), "eth0");
+    let address = [192, 0, 2, 1].into();
+    world.kernel.hint(&Hint::Answer { address, answers: false });
+    settle().await;
+    assert_eq!(device(), "loden1a");
+    agent.stop().await;
+
+    world.kernel.silence(&[address]);
+    let executed = world.kernel.executed().len();
+    let agent = world.start();
+    agent.ready().await;
+    settle().await;
+    assert_eq!((device(), world.kernel.executed().len()), ("loden1a".to_owned(), executed));
 }
 
 #[tokio::test(start_paused = true)]

@@ -243,6 +243,10 @@ impl Host for Watched {
         self.fake.facts().await
     }
 
+    async fn unanswered(&mut self, link: u32) -> Result<Vec<IpAddr>, Error> {
+        self.fake.unanswered(link).await
+    }
+
     async fn route_to(&mut self, address: IpAddr) -> Result<Option<RouteLookup>, Error> {
         self.fake.route_to(address).await
     }
