@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough of it.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(exit::OK),
         Err(failure) => {
-            lines::error(format_args!("lodenctl: {failure}"));
+            lines::error(output::lines(&format!("lodenctl: {failure}")));
             ExitCode::from(failure.exit_code())
         }
     }

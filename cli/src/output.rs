@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table};
+use loden_proto::text::escaped;
 use serde::Serialize;
 
 /// How results are printed.
@@ -55,8 +56,13 @@ impl Output {
 /// One line or more to standard output, at once.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
+    writeln!(out, "{}", lines(text))?;
     out.flush()
+}
+
+/// Lines of which nothing steers the terminal, whoever has said it.
+pub(crate) fn lines(text: &str) -> String {
+    text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }
 
 /// A value for programs, over several lines.
@@ -76,7 +82,10 @@ pub(crate) fn grid(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>
         .load_style(comfy_table::presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(columns.to_vec())
-        .add_rows(rows);
+        // A line break would make a row of its own.
+        .add_rows(
+            rows.into_iter().map(|row| row.iter().map(|cell| escaped(cell).into_owned()).collect::<Vec<_>>()),
+        );
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -101,5 +110,13 @@ mod tests {
     #[test]
     fn an_empty_list_still_has_its_heading() {
         assert_eq!(grid(&["NAME", "VNI"], []), "NAME  VNI");
+    }
+
+    #[test]
+    fn what_others_have_said_steers_no_terminal_and_makes_no_rows() {
+        let row = vec!["a\nb".to_owned(), "\u{1b}[2J\u{9b}1m".to_owned()];
+        let table = grid(&["NODE", "WHY"], [row]);
+        assert_eq!(table, "NODE  WHY\na\\nb  \\u{1b}[2J\\u{9b}1m");
+        assert_eq!(lines("Store: \u{1b}c\nNodes: 1"), "Store: \\u{1b}c\nNodes: 1");
     }
 }

@@ -14,6 +14,7 @@ mod attempts;
 mod bound;
 #[cfg(test)]
 mod tests;
+pub(crate) mod texts;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;

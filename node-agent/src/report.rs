@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use loden_proto::convert::{beyond, timestamp};
 use loden_proto::names::NetworkId;
+use loden_proto::text::escaped;
 use loden_proto::{names, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -92,8 +93,8 @@ fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest 
     let applied = &overview.applied;
     let unready = overview.unready();
     let failures = applied.failures.iter().take(NAMED).map(|(node, failure)| v1::PeerFailure {
-        node: node.clone(),
-        message: failure.message.clone(),
+        node: said(node),
+        message: said(&failure.message),
         since: Some(timestamp(failure.since)),
     });
     v1::ReportStatusRequest {
@@ -104,16 +105,37 @@ fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest 
         version: env!("CARGO_PKG_VERSION").to_owned(),
         peers: u32::try_from(applied.peers).unwrap_or(u32::MAX),
         ready: unready.is_none(),
-        not_ready_reason: unready.unwrap_or_default(),
-        warnings: overview.warnings().take(WARNED).cloned().collect(),
+        not_ready_reason: unready.as_deref().map(said).unwrap_or_default(),
+        warnings: overview.warnings().take(WARNED).map(|warning| said(warning)).collect(),
         failures_left_out: beyond(applied.failures.len(), NAMED),
         warnings_left_out: beyond(overview.warnings().count(), WARNED),
     }
 }
 
+/// What the system, a program or a name has put into words, as the control plane takes it.
+fn said(text: &str) -> String {
+    escaped(text).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
+    use loden_proto::text;
+
     use super::*;
+    use crate::status::Failure;
+
+    #[test]
+    fn no_control_character_is_sent() {
+        let mut overview = Overview::default();
+        let failure = Failure { message: "nft:\nno\t\u{1b}[1m".to_owned(), since: std::time::UNIX_EPOCH };
+        overview.applied.failures.insert("b".to_owned(), failure);
+        overview.applied.warnings = vec!["one\ntwo".to_owned()];
+        overview.applied.unfinished = Some("no\r\ndisk".to_owned());
+        let sent = request(&overview, &"blue".parse().unwrap());
+        assert_eq!(sent.failures[0].message, r"nft:\nno\t\u{1b}[1m");
+        assert_eq!(sent.warnings, [r"one\ntwo"]);
+        text::check(&sent.not_ready_reason).unwrap();
+    }
 
     #[test]
     fn what_is_more_than_a_report_takes_is_counted() {

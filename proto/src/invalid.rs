@@ -2,13 +2,15 @@
 
 use std::fmt::{self, Display};
 
+use crate::text::escaped;
+
 /// A value that breaks a rule, in words for the person who sent it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct InvalidValue {
     /// Path of the field, as in the request: `network.pools[0].cidr`. Empty
     /// until somebody who knows the path has added it.
     pub field: String,
-    /// The value as it was sent, shortened when it is long.
+    /// The value as it was sent, shortened when it is long, its control characters escaped.
     pub value: String,
     /// What would have been right.
     pub rule: String,
@@ -20,7 +22,7 @@ impl InvalidValue {
 
     /// `value` breaks `rule`.
     pub fn new(value: impl Display, rule: impl Into<String>) -> Self {
-        let mut value = value.to_string();
+        let mut value = escaped(&value.to_string()).into_owned();
         if let Some((cut, _)) = value.char_indices().nth(Self::SHOWN) {
             value.truncate(cut);
             value.push('…');

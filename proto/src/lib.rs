@@ -13,6 +13,7 @@
 pub mod invalid;
 pub mod model;
 pub mod names;
+pub mod text;
 
 #[cfg(feature = "grpc")]
 pub mod convert;

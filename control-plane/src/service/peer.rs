@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::network::not_found;
 use super::{Shared, caller};
-use crate::status::Report;
+use crate::status::{Report, texts};
 
 pub(super) struct Peers(pub(super) Arc<Shared>);
 
@@ -36,6 +36,7 @@ impl PeerService for Peers {
         let node = caller(&request)?.node()?.clone();
         let wire = request.into_inner();
         let network = names::parse_network(&wire.network).map_err(|invalid| invalid.at("network"))?;
+        texts::check(&wire)?;
         let name = LeaseName { network, node };
         if self.0.clerk.read(|ledger| ledger.lease(&name).is_none()) {
             if !wire.ready {

@@ -11,6 +11,7 @@ pub(super) fn all() -> Vec<Bad> {
     let mut all = acquires();
     all.extend(leases());
     all.extend(others());
+    all.extend(texts());
     all
 }
 
@@ -178,4 +179,41 @@ fn others() -> Vec<Bad> {
             &["networks/default/leases/b", "does not exist"],
         ),
     ]
+}
+
+/// What would steer the terminal of whoever looks at it.
+fn texts() -> Vec<Bad> {
+    vec![
+        report(|report| report.version = "1\u{1b}[2J".into(), &["version", r#""1\u{1b}[2J""#, PRINTABLE]),
+        report(
+            |report| report.not_ready_reason = "no\ndisk".into(),
+            &["not_ready_reason", r#""no\ndisk""#, PRINTABLE],
+        ),
+        report(
+            |report| report.warnings = vec!["fine".into(), "\u{9b}31m".into()],
+            &["warnings[1]", r#""\u{9b}31m""#, PRINTABLE],
+        ),
+        report(
+            |report| report.failures = vec![failure("b", "\u{1b}]0;owned\u{7}")],
+            &["failures[0].message", r#""\u{1b}]0;owned\u{7}""#, PRINTABLE],
+        ),
+        report(
+            |report| report.failures = vec![failure("b\r", "")],
+            &["failures[0].node", r#""b\r""#, PRINTABLE],
+        ),
+        invalid(As::Admin, Call::GetNode("nodes/\u{1b}[31ma"), &["name", r#""\u{1b}[31ma""#]),
+    ]
+}
+
+const PRINTABLE: &str = "must have no control characters";
+
+fn failure(node: &str, message: &str) -> v1::PeerFailure {
+    v1::PeerFailure { node: node.into(), message: message.into(), since: None }
+}
+
+/// A report on a lease that is there.
+fn report(change: impl FnOnce(&mut v1::ReportStatusRequest), says: &'static [&'static str]) -> Bad {
+    let mut report = v1::ReportStatusRequest { network: "networks/default".into(), ..Default::default() };
+    change(&mut report);
+    invalid(As::A, Call::ReportStatus(report), says)
 }
