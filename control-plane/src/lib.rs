@@ -18,6 +18,7 @@ pub mod identity;
 pub mod knocks;
 pub mod ledger;
 mod metrics;
+pub mod recover;
 pub mod registry;
 pub mod server;
 pub mod service;

@@ -11,9 +11,9 @@ use std::process::{Command as Program, ExitCode};
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
-use loden_control_plane::adoption;
 use loden_control_plane::config::{Arguments, Command, Config, DEFAULT_FILE, IssueArgs};
-use loden_control_plane::identity::{self, IssueError, Order, issue};
+use loden_control_plane::identity::{IssueError, Order, issue};
+use loden_control_plane::recover::{self, Recovery};
 use loden_control_plane::server::{Ending, Server};
 use loden_process::{completions, exit, lines, settings, signals};
 use nix::sys::stat::{Mode, umask};
@@ -37,7 +37,13 @@ fn main() -> ExitCode {
             }
             issued => issued.map_err(Into::into),
         },
-        Some(Command::Recover) => recover(&arguments.config),
+        Some(Command::Recover) => match recover::recover(&arguments.config) {
+            Err(error) if error.is_usage() => {
+                lines::error(format_args!("error: {error}"));
+                return ExitCode::from(exit::USAGE);
+            }
+            noted => noted.map(|recovery| tell(&arguments.config, &recovery)).map_err(Into::into),
+        },
         None | Some(Command::Serve) => {
             if let Err(invalid) = arguments.config.check() {
                 lines::error(format_args!("error: {invalid}"));
@@ -79,11 +85,12 @@ fn issue_bundle(config: &Config, order: IssueArgs) -> Result<(), IssueError> {
     Ok(())
 }
 
-fn recover(config: &Config) -> anyhow::Result<()> {
-    let marker = identity::incarnation_marker(&config.pki_dir())?;
-    adoption::recover(&marker)?;
-    lines::out(format_args!("noted in {}: the next start collects leases from the agents", marker.display()));
-    Ok(())
+fn tell(config: &Config, recovery: &Recovery) {
+    let (marker, directory) = (recovery.marker.display(), config.state_dir.display());
+    let found = if recovery.was_empty { ", which was empty" } else { "" };
+    lines::out(format_args!(
+        "noted {marker} in {directory}{found}: the next start collects leases from the agents"
+    ));
 }
 
 /// How a run ends when nothing has failed for good.

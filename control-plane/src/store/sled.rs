@@ -78,6 +78,9 @@ pub struct SledStore {
 }
 
 impl SledStore {
+    /// The file in its directory that is locked as long as somebody has it open.
+    pub const LOCK: &str = "lock";
+
     /// Opens the store in `dir`, or creates it, and reads all of it. Only one process can have it open.
     pub async fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         let queue = Arc::new(Queue::new());

@@ -176,14 +176,14 @@ impl ControlPlane {
     /// When the program refuses.
     pub async fn issue(&self, role: &str, name: &str, out: &Path) -> anyhow::Result<()> {
         let out = out.to_str().context("a directory whose path is no text")?;
-        self.run(&["issue", role, name, "--out", out]).await
+        self.run(&["issue", role, name, "--out", out]).await.map(drop)
     }
 
-    /// Runs a subcommand of its program on its state directory.
+    /// Runs a subcommand of its program on its state directory; answers what it printed.
     ///
     /// # Errors
     /// When the program refuses.
-    pub async fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
+    pub async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(&self.binaries.control_plane);
         command.arg("--state-dir").arg(&self.state).args(arguments);
         // Whoever gives up meanwhile removes the directory that it writes to.
@@ -193,6 +193,6 @@ impl ControlPlane {
         let output = output.with_context(|| format!("could not run loden-control-plane {what}"))?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "loden-control-plane {what}: {}", said.trim());
-        Ok(())
+        Ok(String::from_utf8(output.stdout)?)
     }
 }

@@ -78,8 +78,16 @@ async fn a_lost_store_costs_nothing_either_when_the_network_is_created_again_lat
 async fn a_lost_state_directory_costs_nothing_either_when_the_operator_recovers() -> anyhow::Result<()> {
     let mut loss = Loss::prepare("all-lost", ADOPT).await?;
     let asking = loss.strike("").await?;
-    loss.fleet.deployment.control.run(&["recover"]).await?;
+    let control = &loss.fleet.deployment.control;
+    let mistaken = control.run(&["recover"]).await.expect_err("there is no such directory").to_string();
+    ensure!(mistaken.contains("is not there: make it if it was lost"), "{mistaken}");
+    ensure!(!control.state.exists(), "it was made");
+    fs::create_dir(&control.state)?;
+    let said = control.run(&["recover"]).await?;
+    ensure!(said.contains(", which was empty: the next start collects"), "{said}");
     loss.fleet.deployment.control.start().await?;
+    let early = loss.fleet.deployment.control.run(&["recover"]).await.expect_err("it runs").to_string();
+    ensure!(early.contains("a control plane runs on it: stop it first"), "{early}");
     loss.fleet.issue_strangers_anew()?;
     loss.fleet.issue_nodes_anew().await?;
     loss.fleet.create_network().await?;

@@ -22,7 +22,7 @@ use nix::{
 use tracing::{info, warn};
 
 use super::{
-    ballast,
+    SledStore, ballast,
     database::Database,
     error::{OpenError, database_error, io_error, write_error},
     layout::{self, FORMAT, FORMAT_NAME, Head},
@@ -71,7 +71,7 @@ fn create(dir: &Path) -> Result<(), OpenError> {
 }
 
 fn take_lock(dir: &Path) -> Result<Flock<File>, OpenError> {
-    let path = dir.join("lock");
+    let path = dir.join(SledStore::LOCK);
     let file = File::options()
         .create(true)
         .truncate(false)
