@@ -18,6 +18,8 @@ pub(crate) enum Failure {
     Connect(#[from] ConnectError),
     #[error("{}", message(.0))]
     Status(Box<Status>),
+    #[error("the connection was lost before the answer came ({0}): a change may have been made or not")]
+    Lost(String),
     #[error("the control plane did not answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
     #[error("{0}")]
@@ -28,7 +30,7 @@ pub(crate) enum Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        Self::Status(Box::new(status))
+        if is_ours(&status) { Self::Lost(explain(&status)) } else { Self::Status(Box::new(status)) }
     }
 }
 
@@ -39,9 +41,8 @@ impl Failure {
             Self::Missing { .. } | Self::Usage(_) => exit::USAGE,
             Self::Connect(error) if error.is_unreachable() => exit::UNREACHABLE,
             Self::Connect(_) => exit::USAGE,
-            Self::Status(status) if is_ours(status) => exit::UNREACHABLE,
             Self::Status(status) if status.code() == Code::NotFound => exit::NOT_FOUND,
-            Self::TimedOut(_) => exit::UNREACHABLE,
+            Self::Lost(_) | Self::TimedOut(_) => exit::UNREACHABLE,
             Self::Status(_) | Self::Output(_) => exit::FAILED,
         }
     }
@@ -100,7 +101,9 @@ mod tests {
         let absent = status(Code::NotFound, Reason::NotFound, "networks/blue does not exist");
         assert_eq!(Failure::from(absent).exit_code(), exit::NOT_FOUND);
         let broken = Status::from_error(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)));
-        assert_eq!(Failure::from(broken).exit_code(), exit::UNREACHABLE);
+        let lost = Failure::from(broken);
+        assert_eq!(lost.exit_code(), exit::UNREACHABLE);
+        assert!(lost.to_string().ends_with("a change may have been made or not"), "{lost}");
         let missing = Failure::Missing { what: "server", variable: "LODEN_SERVER" };
         assert_eq!(missing.exit_code(), exit::USAGE);
         assert!(missing.to_string().contains("use --server, LODEN_SERVER or `server`"), "{missing}");

@@ -54,7 +54,7 @@ pub(crate) struct Create {
     vni: Option<u32>,
 
     /// MTU of the pods' interfaces; without it each node works it out
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = mtu)]
     mtu: Option<u32>,
 
     /// UDP port of VXLAN; without it 8472
@@ -123,7 +123,7 @@ pub(crate) struct Update {
     remove: Vec<Pool>,
 
     /// New MTU of the pods' interfaces
-    #[arg(long, value_name = "BYTES", group = "change", conflicts_with = "no_mtu")]
+    #[arg(long, value_name = "BYTES", value_parser = mtu, group = "change", conflicts_with = "no_mtu")]
     mtu: Option<u32>,
 
     /// Lets each node work out the MTU
@@ -256,6 +256,14 @@ impl Update {
         let update_mask = Some(prost_types::FieldMask { paths });
         Ok(v1::UpdateNetworkRequest { network: Some(network), update_mask })
     }
+}
+
+/// A number of bytes.
+fn mtu(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| match text {
+        "auto" => "each node works it out without --mtu; for a network that has one, use --no-mtu".to_owned(),
+        _ => "must be a number of bytes".to_owned(),
+    })
 }
 
 /// A network as shown.

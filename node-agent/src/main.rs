@@ -15,7 +15,9 @@ use loden_agent::presence::{self, Unclaimed};
 use loden_datapath::Kernel;
 use loden_datapath::firewall::Nft;
 use loden_process::{completions, exit, lines, operations, settings, signals};
-use loden_transport::{ConnectOptions, Credentials, Dialled, Role, connect_lazy, explain};
+use loden_transport::{
+    ConnectError, ConnectOptions, Credentials, Dialled, Role, SpiffeId, connect_lazy, explain,
+};
 use prometheus_client::registry::Registry;
 use tikv_jemallocator::Jemalloc;
 use tokio::net::TcpListener;
@@ -28,6 +30,15 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Read when it is there and no other is given.
 const CONFIG_FILE: &str = "/etc/loden/agent.toml";
+
+/// `--identity` does not name what an agent needs.
+#[derive(Debug, thiserror::Error)]
+enum WrongIdentity {
+    #[error(transparent)]
+    Unusable(ConnectError),
+    #[error("{}: the identity is {id}, not a node's", directory.display())]
+    NotANodes { directory: PathBuf, id: SpiffeId },
+}
 
 fn main() -> ExitCode {
     let files = [PathBuf::from(CONFIG_FILE)];
@@ -50,7 +61,7 @@ fn main() -> ExitCode {
         Ok(()) => exit::OK.into(),
         Err(error) => {
             lines::error(format_args!("loden-agent: {error:#}"));
-            exit::FAILED.into()
+            if error.is::<WrongIdentity>() { exit::USAGE.into() } else { exit::FAILED.into() }
         }
     }
 }
@@ -82,9 +93,10 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
         Err(taken @ Unclaimed::Taken(_)) => return Err(taken.into()),
         Err(error) => warn!(error = explain(&error), "another agent or a cleanup will not be noticed"),
     }
-    let credentials = Credentials::watched(&flags.identity)?;
-    let Role::Node(node) = credentials.id().role else {
-        bail!("{}: the identity is {}, not a node's", flags.identity.display(), credentials.id());
+    let credentials = Credentials::watched(&flags.identity).map_err(WrongIdentity::Unusable)?;
+    let id = credentials.id();
+    let Role::Node(node) = id.role.clone() else {
+        return Err(WrongIdentity::NotANodes { directory: flags.identity.clone(), id }.into());
     };
     let options = ConnectOptions {
         user_agent: concat!("loden-agent/", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -11,16 +11,18 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use hyper::StatusCode;
+use loden_control_plane::identity::Pki;
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1;
 use loden_proto::v1::cluster_service_client::ClusterServiceClient;
 use loden_proto::v1::lease_service_client::LeaseServiceClient;
 use loden_tests::client::{self, Follower, Identities, Seen};
-use loden_tests::deployment::Deployment;
+use loden_tests::deployment::{Binaries, Deployment};
 use loden_tests::disk::Disk;
 use loden_tests::wait;
 use tonic::transport::Channel;
@@ -111,6 +113,25 @@ async fn a_control_plane_starts_on_a_full_disk_again_and_again_and_serves_reads(
         site.write().await?;
     }
     site.nothing_is_lost().await
+}
+
+#[test]
+fn issuing_to_a_full_disk_leaves_nothing_behind() -> anyhow::Result<()> {
+    let state = tempfile::tempdir()?;
+    Pki::open_or_create(&state.path().join("pki"), &"loden".parse()?, SystemTime::now())?;
+    let disk = Disk::small(DISK_BYTES)?;
+    let filler = disk.path().join("filler");
+    // Enough for the directory and its first file.
+    fill(&filler, 4096)?;
+    let mut issue = Command::new(Binaries::locate()?.control_plane);
+    issue.arg("--state-dir").arg(state.path()).args(["issue", "node", "a", "--out"]);
+    let output = issue.arg(disk.path().join("a")).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && said.contains(CAUSE), "{}: {said}", output.status);
+    let left =
+        fs::read_dir(disk.path())?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<Vec<_>>>()?;
+    ensure!(left == [filler], "{left:?}");
+    Ok(())
 }
 
 /// A control plane on a small disk, and what it has acknowledged.

@@ -138,19 +138,31 @@ impl Bundle {
         create_directory(parent).map_err(at(parent))?;
         let new = parent.join(format!(".{}.new", name.to_string_lossy()));
         remove_bundle(&new).map_err(at(&new))?;
-        DirBuilder::new().mode(0o700).create(&new).map_err(at(&new))?;
-        for (name, text) in [(CA, &self.ca), (CERTIFICATE, &self.certificate), (KEY, &self.key)] {
-            let path = new.join(name);
-            write_private(&path, text).map_err(at(&path))?;
-        }
-        sync(&new).map_err(at(&new))?;
         let flags = if exists { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
-        renameat_with(CWD, &new, CWD, directory, flags).map_err(|error| at(directory)(error.into()))?;
+        let put = self.fill(&new).and_then(|()| {
+            renameat_with(CWD, &new, CWD, directory, flags).map_err(|error| at(directory)(error.into()))
+        });
+        if let Err(error) = put {
+            // The first error tells more than one of tidying up.
+            let _ = remove_bundle(&new);
+            return Err(error);
+        }
         sync(parent).map_err(at(parent))?;
         if exists {
             remove_bundle(&new).map_err(at(&new))?;
         }
         Ok(())
+    }
+
+    /// Makes `directory` with our files.
+    fn fill(&self, directory: &Path) -> Result<(), BundleError> {
+        let io = |path: &Path, error| BundleError::Io { path: path.to_owned(), error };
+        DirBuilder::new().mode(0o700).create(directory).map_err(|error| io(directory, error))?;
+        for (name, text) in [(CA, &self.ca), (CERTIFICATE, &self.certificate), (KEY, &self.key)] {
+            let path = directory.join(name);
+            write_private(&path, text).map_err(|error| io(&path, error))?;
+        }
+        sync(directory).map_err(|error| io(directory, error))
     }
 
     /// The CA certificates as trust anchors.

@@ -47,6 +47,9 @@ impl FromStr for ServerAddress {
             Some(_) => return Err(refuse("must begin with https:// or have no scheme")),
             None => text,
         };
+        if is_bare_v6(rest) {
+            return Err(refuse("must have its IPv6 address in brackets: [2001:db8::1]:7443"));
+        }
         let (host, port) =
             split(rest).ok_or_else(|| refuse("must be host:port, [v6 address]:port or host"))?;
         let port = match port {
@@ -59,6 +62,12 @@ impl FromStr for ServerAddress {
         };
         Ok(Self { host: host.to_owned(), port })
     }
+}
+
+/// An IPv6 address without brackets, of which nobody knows whether its end is a port.
+fn is_bare_v6(text: &str) -> bool {
+    let before = text.rsplit_once(':').map_or("", |(before, _)| before);
+    [text, before].iter().any(|text| text.parse::<Ipv6Addr>().is_ok())
 }
 
 /// Host and port; `None` when the host is not one.
@@ -111,6 +120,10 @@ mod tests {
 
     #[test]
     fn other_forms_are_refused_with_value_and_rule() {
+        for text in ["fd00::1", "2001:db8::1:7443", "https://2001:db8:77::1", "1:2:3:4:5:6:7:8:7443"] {
+            let message = text.parse::<ServerAddress>().unwrap_err().to_string();
+            assert!(message.contains("in brackets: [2001:db8::1]:7443"), "{message}");
+        }
         for text in
             ["", "http://cp:1", "cp:0", "cp:65536", "cp:", "fd00::1", "[cp]:1", "[::1]1", "a b", "cp/x:1"]
         {

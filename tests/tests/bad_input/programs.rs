@@ -103,6 +103,13 @@ fn a_flag_or_variable_that_is_wrong_ends_each_program_with_2() -> anyhow::Result
         (agent, &["--server", "a", "--sttate-dir", "/x"], &["--sttate-dir", "--state-dir"]),
         (agent, &["--server", "a", "--network", "-"], &["--network", "-", "DNS label"]),
         (agent, &["--server", "a", "--network", "x,x"], &["network", "\"x\"", "must not be given twice"]),
+        (agent, &["--server", "a", "--identity", "/nowhere/identity"], &["/nowhere/identity"]),
+        (lodenctl, &["status", "--server", "2001:db8::1:7443"], &["in brackets: [2001:db8::1]:7443"]),
+        (agent, &["--server", "2001:db8:77::1"], &["2001:db8:77::1", "in brackets: [2001:db8::1]:7443"]),
+        (agent, &["--server", "1:2:3:4:5:6:7:8:7443"], &["in brackets: [2001:db8::1]:7443"]),
+        (lodenctl, &["network", "update", "blue", "--mtu", "auto"], &["--mtu", "auto", "--no-mtu"]),
+        (lodenctl, &["network", "create", "blue", "--mtu", "much"], &["--mtu", "much", "number of bytes"]),
+        (control_plane, &["recover", "--state-dir", "/nowhere"], &["state-dir", "/nowhere", "is not there"]),
         (lodenctl, &["status", "--timeout", "0s"], &["--timeout", "0s", "must be longer than 0s"]),
         (lodenctl, &[], &["Usage"]),
         (lodenctl, &["status"], &["server"]),
@@ -123,4 +130,22 @@ fn a_flag_or_variable_that_is_wrong_ends_each_program_with_2() -> anyhow::Result
             .with_context(|| format!("{} with {variable}={value}", program.display()))?;
     }
     Ok(())
+}
+
+#[test]
+fn an_agent_with_the_identity_of_an_admin_ends_with_2() -> anyhow::Result<()> {
+    let binaries = Binaries::locate()?;
+    let state = tempfile::tempdir()?;
+    loden_control_plane::identity::Pki::open_or_create(
+        &state.path().join("pki"),
+        &"loden".parse()?,
+        std::time::SystemTime::now(),
+    )?;
+    let admin = state.path().join("admin");
+    let mut issue = Command::new(&binaries.control_plane);
+    issue.arg("--state-dir").arg(state.path()).args(["issue", "admin", "ann", "--out"]).arg(&admin);
+    told(&issue.output()?, 0, &[])?;
+    let mut agent = Command::new(&binaries.agent);
+    let agent = agent.args(["--server", "a", "--identity"]).arg(&admin).output()?;
+    told(&agent, 2, &["spiffe://loden/admin/ann", "not a node's"])
 }
