@@ -121,6 +121,8 @@ pub(crate) struct Reconcile<D> {
     /// When those that are still there are removed.
     strays_due: Option<Instant>,
     facts_due: Option<Instant>,
+    /// Since when nothing of IPv6 works here though the network has some.
+    off_since: Option<Instant>,
     /// When to listen for notifications again.
     listen_due: Option<Instant>,
     listened: Option<Instant>,
@@ -159,6 +161,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             strays: Strays::default(),
             strays_due: None,
             facts_due: None,
+            off_since: None,
             listen_due: None,
             listened: None,
             audit_due: next_audit(),

@@ -20,8 +20,10 @@ use crate::conflist;
 use crate::iface::Choice;
 use crate::state::Held;
 
-/// Between looks while IPv6 is switched off.
-const LOOK: Duration = Duration::from_secs(2);
+/// Between looks when IPv6 was switched off just now, which may be for a moment only.
+const SOON: Duration = Duration::from_millis(250);
+/// Between looks when it has been off for long.
+const LATER: Duration = Duration::from_secs(1);
 /// The smallest MTU that a tunnel can have (RFC 791 §3.1).
 const LEAST_V4: u32 = 68;
 
@@ -40,9 +42,13 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     /// Sees to it that a host whose IPv6 is switched off is looked at again.
     pub(super) fn look_at_families_again(&mut self) {
-        if self.facts_due.is_none() && self.without_v6().is_some() {
-            self.facts_due = Some(Instant::now() + LOOK);
+        if self.without_v6().is_none() {
+            self.off_since = None;
+            return;
         }
+        let now = Instant::now();
+        let off_for = now.duration_since(*self.off_since.get_or_insert(now));
+        self.facts_due.get_or_insert(now + (off_for / 2).clamp(SOON, LATER));
     }
 }
 

@@ -167,6 +167,12 @@ async fn a_family_that_fails_takes_nothing_from_the_other() -> anyhow::Result<()
     pair.a.host.sysctl(&off, "0")?;
     let to_v6 = Ping::to(v6[0]).start(&pair.pods[0])?;
     to_v6.reach(SOON).await.context("IPv6 does not come back")?;
+    let blink = ["1", "0"].map(|value| format!("sysctl -qw {off}={value}"));
+    let mut repairs = Repairs::default();
+    for _ in 0..3 {
+        repairs.note("IPv6 off for a moment", repaired(&pair.a.host, DEVICE, "off and on", &blink).await?);
+    }
+    repairs.are_prompt("IPv6")?;
     let report = ping.stop().await?;
     println!("IPv6 off and on: {} of {} lost in IPv4", report.lost(), report.sent());
     ensure!(report.lost() == 0, "{} of {} lost in IPv4", report.lost(), report.sent());
