@@ -48,7 +48,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         }
         let now = Instant::now();
         let off_for = now.duration_since(*self.off_since.get_or_insert(now));
-        self.facts_due.get_or_insert(now + (off_for / 2).clamp(SOON, LATER));
+        self.facts_due.get_or_insert_with(|| now + (off_for / 2).clamp(SOON, LATER));
     }
 }
 
