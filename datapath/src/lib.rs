@@ -29,6 +29,7 @@ mod socket;
 mod step;
 mod stray;
 pub mod tables;
+pub mod tunnel;
 
 use std::net::IpAddr;
 use std::sync::Arc;

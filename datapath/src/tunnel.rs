@@ -1,0 +1,33 @@
+//! The UDP tunnel: inner IP packets behind a small header, in UDP datagrams.
+//!
+//! ```text
+//!  pod ─▶ TUN ─▶ inner: what is it? ─▶ segment: cut ─▶ header + packet, header + packet … ─▶ UDP
+//!  pod ◀─ TUN ◀─ merge: one of many ◀─ inner: whose is it? ◀─────── header ◀──────────────── UDP
+//! ```
+//!
+//! All decisions are pure: bytes in, bytes out. [`device`] and [`port`] are the edges, [`send`] and [`receive`] the
+//! loops between them. The format on the wire is described in `docs/udp-tunnel.md`.
+
+pub mod checksum;
+pub mod counters;
+pub mod device;
+pub mod header;
+pub mod inner;
+pub mod merge;
+pub mod peers;
+pub mod port;
+pub mod prefixes;
+pub mod receive;
+pub mod segment;
+pub mod send;
+#[cfg(test)]
+mod testing;
+pub mod vnet;
+mod wait;
+
+pub use header::{Header, Key};
+pub use inner::{Inner, Malformed};
+pub use merge::Run;
+pub use peers::{Peers, Rejected, Remote};
+pub use prefixes::Prefixes;
+pub use segment::{Cut, Offload};

@@ -1,0 +1,121 @@
+//! What became of the packets of a tunnel.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::peers::Rejected;
+
+/// Why a packet goes no further.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(usize)]
+pub enum Loss {
+    /// From the device: not a packet that can be sent.
+    Unsendable,
+    /// From the device: no peer has the destination.
+    NoPeer,
+    /// From the device: the kernel does not send it that long.
+    TooBig,
+    /// From the device: the kernel does not send it for another reason.
+    NotSent,
+    /// From the port: no header of this version.
+    Unreadable,
+    /// From the port: for a network that does not receive here.
+    Network,
+    /// From the port: without this host's key.
+    Key,
+    /// From the port: from an address or port that is no peer's.
+    Sender,
+    /// From the port: no whole packet.
+    Malformed,
+    /// From the port: not from a subnet of the peer.
+    Source,
+    /// From the port: the device does not take it.
+    NotDelivered,
+}
+
+impl Loss {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Unsendable,
+        Self::NoPeer,
+        Self::TooBig,
+        Self::NotSent,
+        Self::Unreadable,
+        Self::Network,
+        Self::Key,
+        Self::Sender,
+        Self::Malformed,
+        Self::Source,
+        Self::NotDelivered,
+    ];
+
+    /// As metrics have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unsendable => "unsendable",
+            Self::NoPeer => "no_peer",
+            Self::TooBig => "too_big",
+            Self::NotSent => "not_sent",
+            Self::Unreadable => "unreadable",
+            Self::Network => "network",
+            Self::Key => "key",
+            Self::Sender => "sender",
+            Self::Malformed => "malformed",
+            Self::Source => "source",
+            Self::NotDelivered => "not_delivered",
+        }
+    }
+}
+
+impl From<Rejected> for Loss {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Unreadable(_) => Self::Unreadable,
+            Rejected::Network(_) => Self::Network,
+            Rejected::Key => Self::Key,
+            Rejected::Sender(_) => Self::Sender,
+            Rejected::Malformed(_) => Self::Malformed,
+            Rejected::Source(_) => Self::Source,
+        }
+    }
+}
+
+/// Counts packets; shared by the threads of a tunnel and by whoever looks.
+#[derive(Debug, Default)]
+pub struct Counters {
+    sent: AtomicU64,
+    received: AtomicU64,
+    lost: [AtomicU64; Loss::ALL.len()],
+}
+
+impl Counters {
+    /// Datagrams that the kernel took.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Packets that the device took.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Packets that went no further.
+    #[must_use]
+    pub fn lost(&self, why: Loss) -> u64 {
+        self.lost[why as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_sent(&self, count: usize) {
+        self.sent.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_received(&self, count: usize) {
+        self.received.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_lost(&self, why: Loss, count: usize) {
+        self.lost[why as usize].fetch_add(count as u64, Ordering::Relaxed);
+    }
+}

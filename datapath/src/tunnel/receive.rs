@@ -1,0 +1,136 @@
+//! From the port to the devices: one thread, no copy of a payload, no allocation per packet.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use arrayvec::ArrayVec;
+use loden_proto::model::Vni;
+use quinn_udp::RecvMeta;
+
+use super::counters::{Counters, Loss};
+use super::device::TunDevice;
+use super::header::Header;
+use super::inner::Inner;
+use super::merge::{PACKETS, Run};
+use super::peers::{Peers, Rejected};
+use super::port::Port;
+use super::segment::HEAD;
+use super::vnet;
+use super::wait;
+
+/// Buffers of one receive, each for all that the kernel merges.
+const BATCH: usize = 32;
+const BUFFER: usize = 65_536;
+
+/// Where a network's packets go.
+#[derive(Clone, Debug)]
+pub struct Inlet {
+    /// The network's device.
+    pub device: Arc<TunDevice>,
+    /// The network's peers.
+    pub peers: Arc<ArcSwap<Peers>>,
+}
+
+/// Takes what comes in on a port to the devices of the networks that use it.
+#[derive(Debug)]
+pub struct Receiver {
+    /// The port.
+    pub port: Arc<Port>,
+    /// The networks that use it.
+    pub inlets: HashMap<Vni, Inlet>,
+    /// What becomes of the packets.
+    pub counters: Arc<Counters>,
+}
+
+impl Receiver {
+    /// Runs until `stop` can be read.
+    ///
+    /// # Errors
+    /// The port cannot be read any more.
+    pub fn run(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
+        let mut storage = vec![0; BATCH * BUFFER];
+        let mut meta = [RecvMeta::default(); BATCH];
+        loop {
+            let mut buffers: ArrayVec<_, BATCH> =
+                storage.chunks_exact_mut(BUFFER).map(IoSliceMut::new).collect();
+            match self.port.receive(&mut buffers, &mut meta) {
+                Ok(count) => {
+                    for (buffer, meta) in buffers.iter().zip(&meta).take(count) {
+                        self.datagrams(&buffer[..meta.len], meta);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !wait::readable(self.port.as_fd(), stop)? {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Datagrams of one sender that came one behind the other.
+    fn datagrams(&self, bytes: &[u8], meta: &RecvMeta) {
+        let mut open: Option<(Run<'_>, Header, &Inlet)> = None;
+        for datagram in bytes.chunks(meta.stride.max(1)) {
+            let (header, inner, inlet) = match self.admit(meta.addr, datagram) {
+                Ok(admitted) => admitted,
+                Err(rejected) => {
+                    self.counters.add_lost(rejected.into(), 1);
+                    continue;
+                }
+            };
+            if let Some((run, before, _)) = &mut open
+                && *before == header
+                && run.push(&inner)
+            {
+                continue;
+            }
+            if let Some((run, _, inlet)) = open.replace((Run::begin(inner, header.partial), header, inlet)) {
+                self.deliver(&run, inlet);
+            }
+        }
+        if let Some((run, _, inlet)) = open {
+            self.deliver(&run, inlet);
+        }
+    }
+
+    fn admit<'a>(
+        &self,
+        from: SocketAddr,
+        datagram: &'a [u8],
+    ) -> Result<(Header, Inner<'a>, &Inlet), Rejected> {
+        let (header, packet) = Header::decode(datagram)?;
+        let inlet = self.inlets.get(&header.vni).ok_or(Rejected::Network(header.vni))?;
+        let inner = inlet.peers.load().admit(from, header, packet)?;
+        Ok((header, inner, inlet))
+    }
+
+    fn deliver(&self, run: &Run<'_>, inlet: &Inlet) {
+        let count = run.payloads().len();
+        match write(run, &inlet.device) {
+            Ok(()) => self.counters.add_received(count),
+            Err(_) => self.counters.add_lost(Loss::NotDelivered, count),
+        }
+    }
+}
+
+/// Writes a run: as one packet, which the kernel cuts where it must.
+fn write(run: &Run<'_>, device: &TunDevice) -> io::Result<()> {
+    let mut head = [0; HEAD];
+    let Some(merged) = run.merge(&mut head) else {
+        let before = run.partial().map_or(vnet::WHOLE, vnet::partial);
+        return device.write(&[IoSlice::new(&before), IoSlice::new(run.first().packet)]);
+    };
+    let before = vnet::super_packet(merged.offload, merged.head, run.first().is_v4());
+    let mut bytes = ArrayVec::<IoSlice<'_>, { PACKETS + 2 }>::new();
+    bytes.push(IoSlice::new(&before));
+    bytes.push(IoSlice::new(&head[..merged.head]));
+    bytes.extend(run.payloads().iter().map(|payload| IoSlice::new(payload)));
+    device.write(&bytes)
+}

@@ -1,0 +1,145 @@
+//! From the device to the port: one thread, no copy of a payload, no allocation per packet.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use arrayvec::ArrayVec;
+use loden_proto::model::Vni;
+
+use super::counters::{Counters, Loss};
+use super::device::TunDevice;
+use super::header::{self, Header};
+use super::inner::{self, Inner};
+use super::peers::{Peers, Remote};
+use super::port::Port;
+use super::segment::{Cut, HEAD, Offload};
+use super::vnet::{self, Work};
+use super::wait;
+
+/// Segments of one send at most (`UDP_MAX_SEGMENTS` of kernels before 6.9).
+const SEGMENTS: usize = 64;
+/// Payload of UDP over IPv4 at most, in bytes.
+const LONGEST: usize = 65_507;
+/// A super-packet and what is before it.
+const BUFFER: usize = vnet::LENGTH + 65_536;
+
+/// Headers of a send: that of the tunnel and those of the packet, for each segment.
+type Heads = [[u8; header::LENGTH + HEAD]; SEGMENTS];
+
+/// Takes what a network's device hands out to the peers.
+#[derive(Debug)]
+pub struct Sender {
+    /// The network's device.
+    pub device: Arc<TunDevice>,
+    /// The network's port.
+    pub port: Arc<Port>,
+    /// The network's peers.
+    pub peers: Arc<ArcSwap<Peers>>,
+    /// What becomes of the packets.
+    pub counters: Arc<Counters>,
+}
+
+impl Sender {
+    /// Runs until `stop` can be read.
+    ///
+    /// # Errors
+    /// The device cannot be read any more.
+    pub fn run(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        let mut heads: Box<Heads> = Box::new([[0; header::LENGTH + HEAD]; SEGMENTS]);
+        loop {
+            match self.device.read(&mut buffer) {
+                Ok(length) => self.packet(&mut buffer[..length], &mut heads),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !wait::readable(self.device.as_fd(), stop)? {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn packet(&self, bytes: &mut [u8], heads: &mut Heads) {
+        let peers = self.peers.load();
+        let Ok((work, packet)) = vnet::decode(bytes) else {
+            return self.counters.add_lost(Loss::Unsendable, 1);
+        };
+        let Ok(inner) = Inner::parse(packet) else { return self.counters.add_lost(Loss::Unsendable, 1) };
+        let Some(remote) = peers.behind(inner.destination) else {
+            return self.counters.add_lost(Loss::NoPeer, 1);
+        };
+        match work {
+            Work::Nothing => self.single(packet, false, peers.vni(), remote),
+            Work::Cut(offload) => self.cut(inner, offload, peers.vni(), remote, heads),
+            Work::Checksum { start, .. } if inner.transport.is_some_and(|found| found.start == start) => {
+                self.single(packet, true, peers.vni(), remote);
+            }
+            Work::Checksum { start, offset } => {
+                let packet = &mut bytes[vnet::LENGTH..];
+                match inner::complete_checksum(packet, start, offset) {
+                    Ok(()) => self.single(packet, false, peers.vni(), remote),
+                    Err(_) => self.counters.add_lost(Loss::Unsendable, 1),
+                }
+            }
+        }
+    }
+
+    /// Sends a packet as it is.
+    fn single(&self, packet: &[u8], partial: bool, vni: Vni, remote: &Remote) {
+        let header = Header { vni, key: remote.key, partial }.encode();
+        let bytes = [IoSlice::new(&header), IoSlice::new(packet)];
+        self.send(remote, &bytes, header::LENGTH + packet.len(), 1);
+    }
+
+    /// Sends the packets that a super-packet becomes, as many at a time as the kernel takes.
+    fn cut(&self, inner: Inner<'_>, offload: Offload, vni: Vni, remote: &Remote, heads: &mut Heads) {
+        let Ok(cut) = Cut::new(inner, offload) else { return self.counters.add_lost(Loss::Unsendable, 1) };
+        // Behind extension headers the receiver would not find the field.
+        let partial = inner.transport.is_some();
+        let header = Header { vni, key: remote.key, partial }.encode();
+        let full = header::LENGTH + cut.full();
+        let at_once = (LONGEST / full).clamp(1, SEGMENTS);
+        for first in (0..cut.count()).step_by(at_once) {
+            let mut bytes = ArrayVec::<IoSlice<'_>, { 2 * SEGMENTS }>::new();
+            for (index, buffer) in (first..cut.count()).zip(heads.iter_mut().take(at_once)) {
+                let (own, head) = buffer.split_at_mut(header::LENGTH);
+                own.copy_from_slice(&header);
+                let head = head.first_chunk_mut().unwrap_or_else(|| unreachable!("it is that long"));
+                let Some(segment) = cut.segment(index, head) else { break };
+                if !partial {
+                    segment.complete(head, offload);
+                }
+                bytes.push(IoSlice::new(&buffer[..header::LENGTH + segment.head]));
+                bytes.push(IoSlice::new(segment.payload));
+            }
+            self.send(remote, &bytes, full, bytes.len() / 2);
+        }
+    }
+
+    /// Sends datagrams of `segment` bytes each, the last one of what is left; waits while the port is full.
+    fn send(&self, remote: &Remote, bytes: &[IoSlice<'_>], segment: usize, count: usize) {
+        let to = remote.endpoint.into();
+        let sent = loop {
+            match self.port.send(&to, bytes, segment) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if let Err(error) = wait::writable(self.port.as_fd()) {
+                        break Err(error);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                sent => break sent,
+            }
+        };
+        match sent {
+            Ok(()) => self.counters.add_sent(count),
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                self.counters.add_lost(Loss::TooBig, count);
+            }
+            Err(_) => self.counters.add_lost(Loss::NotSent, count),
+        }
+    }
+}
