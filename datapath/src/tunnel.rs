@@ -8,6 +8,7 @@
 //! All decisions are pure: bytes in, bytes out. [`device`] and [`port`] are the edges, [`send`] and [`receive`] the
 //! loops between them. The format on the wire is described in `docs/udp-tunnel.md`.
 
+mod bytes;
 pub mod checksum;
 pub mod counters;
 pub mod device;

@@ -26,6 +26,21 @@ pub fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
+/// The checksum of what adds up to a sum.
+#[must_use]
+pub fn of(sum: u64) -> u16 {
+    !fold(sum)
+}
+
+/// That of TCP and UDP. UDP writes no checksum as zero, and zero as all ones (RFC 768); for TCP they mean the same.
+#[must_use]
+pub fn of_transport(sum: u64) -> u16 {
+    match of(sum) {
+        0 => u16::MAX,
+        sum => sum,
+    }
+}
+
 /// The sum over the pseudo-header of TCP and UDP (RFC 9293 §3.1, RFC 8200 §8.1); `length` is that of their header
 /// and payload in bytes. It is what a packet carries in place of its checksum when the rest is left to the kernel.
 #[must_use]

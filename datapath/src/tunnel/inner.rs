@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::bytes::{low16, put};
 use super::checksum;
 
 /// Bytes of an IPv4 header without options.
@@ -204,9 +205,19 @@ pub fn complete_checksum(packet: &mut [u8], start: usize, offset: usize) -> Resu
     if packet.len() < field + 2 {
         return Err(Malformed::Checksum);
     }
-    let sum = !checksum::fold(checksum::add(0, &packet[start..]));
-    // UDP writes no checksum as zero, and zero as all ones (RFC 768); for TCP they mean the same.
-    let sum = if sum == 0 { u16::MAX } else { sum };
-    packet[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    let sum = checksum::of_transport(checksum::add(0, &packet[start..]));
+    put(packet, field, sum);
     Ok(())
+}
+
+/// Sets the length of a packet in its IP header; in IPv4 that header ends at `end` and gets its checksum.
+pub(super) fn set_length(head: &mut [u8], end: usize, total: usize, is_v4: bool) {
+    if is_v4 {
+        put(head, 2, low16(total));
+        put(head, 10, 0);
+        let sum = checksum::of(checksum::add(0, &head[..end]));
+        put(head, 10, sum);
+    } else {
+        put(head, 4, low16(total - IPV6));
+    }
 }

@@ -3,8 +3,9 @@
 //! Merged is only what can be undone: cutting the super-packet gives exactly the packets that came. So nothing is
 //! needed on the wire that tells which packets were one before, and a lost datagram only ends a run.
 
+use super::bytes::{long, low16, put, word};
 use super::checksum;
-use super::inner::{Inner, Protocol, Transport};
+use super::inner::{Inner, Protocol, Transport, set_length};
 use super::segment::{HEAD, Offload};
 
 /// How many packets make a run at most: as many as a datagram's receive can hold.
@@ -117,25 +118,14 @@ impl<'a> Run<'a> {
         let Transport { protocol, start, end } = self.transport.filter(|_| self.count > 1)?;
         head[..end].copy_from_slice(&self.first.packet[..end]);
         let total = end + self.total;
-        // No longer than `LONGEST`.
-        let put = |head: &mut [u8; HEAD], at: usize, value: usize| {
-            head[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
-        };
-        if self.first.is_v4() {
-            put(head, 2, total);
-            put(head, 10, 0);
-            let sum = !checksum::fold(checksum::add(0, &head[..start]));
-            put(head, 10, usize::from(sum));
-        } else {
-            put(head, 4, total - 40);
-        }
+        set_length(head, start, total, self.first.is_v4());
         match protocol {
             Protocol::Tcp => head[start + 13] |= self.end,
-            Protocol::Udp => put(head, start + 4, total - start),
+            Protocol::Udp => put(head, start + 4, low16(total - start)),
         }
         let Inner { source, destination, .. } = self.first;
         let sum = checksum::pseudo(source, destination, protocol.number(), total - start);
-        put(head, start + protocol.checksum_offset(), usize::from(sum));
+        put(head, start + protocol.checksum_offset(), sum);
         Some(Merged { head: end, offload: Offload { protocol, start, size: self.size } })
     }
 
@@ -144,7 +134,7 @@ impl<'a> Run<'a> {
         let (first, next) = (self.first.packet, next.packet);
         let ip = if self.first.is_v4() {
             // All but length, identification and checksum.
-            let id = word(first, 4).wrapping_add(self.count as u16);
+            let id = word(first, 4).wrapping_add(low16(self.count));
             first[..2] == next[..2]
                 && word(next, 4) == id
                 && first[6..10] == next[6..10]
@@ -194,14 +184,6 @@ fn ending(packet: &Inner<'_>, Transport { protocol, start, .. }: Transport) -> u
         Protocol::Tcp => packet.packet[start + 13] & (FIN | PSH),
         Protocol::Udp => 0,
     }
-}
-
-fn word(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn long(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 #[cfg(test)]

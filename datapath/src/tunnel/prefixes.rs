@@ -28,8 +28,9 @@ impl<T> Prefixes<T> {
     /// What is behind the longest prefix that an address is in.
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<&T> {
-        let of_family = self.lengths.iter().filter(|(Reverse((_, is_v4)), _)| *is_v4 == address.is_ipv4());
-        of_family.into_iter().find_map(|(Reverse((length, _)), prefixes)| {
+        let mut of_family =
+            self.lengths.iter().filter(|(Reverse((_, is_v4)), _)| *is_v4 == address.is_ipv4());
+        of_family.find_map(|(Reverse((length, _)), prefixes)| {
             let prefix = IpNet::new(address, *length).ok()?;
             prefixes.get(&prefix.network())
         })

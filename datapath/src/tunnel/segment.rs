@@ -7,8 +7,9 @@
 //!  [IP][TCP][ ]   [IP][TCP][ ]   [IP][TCP][ ]     headers are written, payloads are borrowed
 //! ```
 
+use super::bytes::{long, low16, put, word};
 use super::checksum;
-use super::inner::{Inner, Malformed, Protocol, Transport};
+use super::inner::{Inner, Malformed, Protocol, Transport, set_length};
 
 /// Room for the headers of a segment: 60 bytes of IPv4 and 60 of TCP, or IPv6 with extension headers.
 pub const HEAD: usize = 192;
@@ -50,8 +51,7 @@ impl Segment<'_> {
     pub fn complete(&self, head: &mut [u8; HEAD], Offload { protocol, start, .. }: Offload) {
         // The headers are an even number of bytes.
         let sum = checksum::add(checksum::add(0, &head[start..self.head]), self.payload);
-        let sum = !checksum::fold(sum);
-        put(head, start + protocol.checksum_offset(), if sum == 0 { u16::MAX } else { sum });
+        put(head, start + protocol.checksum_offset(), checksum::of_transport(sum));
     }
 }
 
@@ -100,23 +100,23 @@ impl<'a> Cut<'a> {
         head[..end].copy_from_slice(headers);
 
         let total = end + payload.len();
-        if self.inner.is_v4() {
-            set_v4(head, start, total, index);
-        } else {
-            put(head, 4, low16(total - 40));
+        let is_v4 = self.inner.is_v4();
+        if is_v4 {
+            let first = word(head, 4);
+            put(head, 4, first.wrapping_add(low16(index)));
         }
+        set_length(head, start, total, is_v4);
         // The pseudo-header's sum of the whole has the length of the whole in it.
         let length = low16(total - start);
         let field = start + protocol.checksum_offset();
         let whole = low16(self.inner.packet.len() - start);
-        let sum = u64::from(get(head, field)) + u64::from(!whole) + u64::from(length);
+        let sum = u64::from(word(head, field)) + u64::from(!whole) + u64::from(length);
         put(head, field, checksum::fold(sum));
         match protocol {
             Protocol::Tcp => {
-                let field = &mut head[start + 4..start + 8];
-                let sequence = u32::from_be_bytes([field[0], field[1], field[2], field[3]]);
                 // Less than 64 KiB further, and the sequence wraps around.
-                field.copy_from_slice(&sequence.wrapping_add(from as u32).to_be_bytes());
+                let sequence = long(head, start + 4).wrapping_add(from as u32);
+                head[start + 4..start + 8].copy_from_slice(&sequence.to_be_bytes());
                 if !is_last {
                     head[start + 13] &= !AT_THE_END;
                 }
@@ -128,29 +128,6 @@ impl<'a> Cut<'a> {
         }
         Some(Segment { head: end, payload })
     }
-}
-
-/// Length, identification and checksum of an IPv4 header that ends at `end`.
-fn set_v4(head: &mut [u8; HEAD], end: usize, total: usize, index: usize) {
-    let first = u16::from_be_bytes([head[4], head[5]]);
-    put(head, 2, low16(total));
-    put(head, 4, first.wrapping_add(low16(index)));
-    put(head, 10, 0);
-    let sum = !checksum::fold(checksum::add(0, &head[..end]));
-    put(head, 10, sum);
-}
-
-fn get(head: &[u8; HEAD], at: usize) -> u16 {
-    u16::from_be_bytes([head[at], head[at + 1]])
-}
-
-fn put(head: &mut [u8; HEAD], at: usize, value: u16) {
-    head[at..at + 2].copy_from_slice(&value.to_be_bytes());
-}
-
-/// Of a number that is known to fit: no packet is longer than 65,535 bytes.
-const fn low16(number: usize) -> u16 {
-    number as u16
 }
 
 #[cfg(test)]

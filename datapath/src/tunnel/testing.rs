@@ -73,7 +73,7 @@ impl Shape {
                 let mut ip =
                     vec![0x45, self.tos, total[0], total[1], id[0], id[1], 0x40, 0, 63, number, 0, 0];
                 ip.extend(source.octets().into_iter().chain(destination.octets()));
-                let sum = !checksum::fold(checksum::add(0, &ip));
+                let sum = checksum::of(checksum::add(0, &ip));
                 ip[10..12].copy_from_slice(&sum.to_be_bytes());
                 ip
             }

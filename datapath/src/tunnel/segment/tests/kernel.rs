@@ -103,7 +103,7 @@ fn delivered(mut packet: Vec<u8>, Offload { protocol, start, .. }: Offload) -> V
     if packet[0] >> 4 == 4 {
         packet[8] -= 1;
         packet[10..12].copy_from_slice(&[0, 0]);
-        let sum = !checksum::fold(checksum::add(0, &packet[..20]));
+        let sum = checksum::of(checksum::add(0, &packet[..20]));
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
     } else {
         packet[7] -= 1;
