@@ -155,6 +155,11 @@ impl<'a> Inner<'a> {
         })
     }
 
+    /// Bytes of its IP header, in IPv6 without extensions.
+    pub(super) fn header_length(&self) -> usize {
+        if self.is_v4() { usize::from(self.packet[0] & 0xf) * 4 } else { IPV6 }
+    }
+
     /// Whether it is IPv4.
     #[must_use]
     pub fn is_v4(&self) -> bool {

@@ -62,6 +62,9 @@ impl<'a> Cut<'a> {
     /// It does not hold what is to be cut.
     pub fn new(inner: Inner<'a>, offload: Offload) -> Result<Self, Malformed> {
         let Offload { protocol, start, size } = offload;
+        if start < inner.header_length() {
+            return Err(Malformed::HeaderLength(start));
+        }
         // Behind IPv6 extension headers only the kernel knows where to look.
         let transport = match inner.transport {
             Some(transport) if transport.start == start && transport.protocol == protocol => transport,

@@ -98,6 +98,21 @@ fn flags_identification_and_sequence_are_the_kernels() {
     assert_eq!(sequence, [u32::MAX - 1, 8, 18]);
 }
 
+/// Its length could not be set.
+#[test]
+fn what_begins_within_the_ip_header_is_not_cut() {
+    for v6 in [false, true] {
+        let shape = Shape { v6, protocol: Protocol::Udp, flags: 0, id: 0, sequence: 0, tos: 0, options: 0 };
+        let whole = shape.build(&[1; 30], 12);
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            for start in 0..whole.offload.start {
+                let cut = Cut::new(whole.inner(), Offload { protocol, start, size: 1 });
+                assert!(matches!(cut, Err(Malformed::HeaderLength(_))), "{protocol:?} at {start}: {cut:?}");
+            }
+        }
+    }
+}
+
 /// Only the kernel knows how to find TCP behind extension headers: it says so.
 #[test]
 fn a_packet_with_extension_headers_is_cut_where_the_kernel_says() {
