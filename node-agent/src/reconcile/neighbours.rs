@@ -22,6 +22,10 @@ impl<D: Datapath + Host> Reconcile<D> {
     /// Takes from the kernel who has not answered before this agent was started: a peer that was moved away from its
     /// link stays where it is.
     pub(super) async fn recall(&mut self) {
+        // Elsewhere nobody is moved, and a host may have many links.
+        if !self.lease.as_ref().is_some_and(|(_, network)| network.backend.is_routed()) {
+            return;
+        }
         let links: BTreeSet<_> = self.facts.connected.iter().map(|(link, _)| *link).collect();
         let links: Vec<_> =
             links.into_iter().filter_map(|link| Some(self.facts.interface(link)?.index)).collect();
