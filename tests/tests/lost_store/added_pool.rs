@@ -7,7 +7,6 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
@@ -15,10 +14,10 @@ use ipnet::IpNet;
 use loden_proto::v1;
 use loden_proto::v1::node_service_client::NodeServiceClient;
 use loden_tests::client;
-use loden_tests::deployment::copy_directory;
 use loden_tests::hosts::Tunnel;
 use loden_tests::wait;
 
+use crate::copy;
 use crate::fleet::Fleet;
 use crate::newcomer::{ask_from_now_on, granted};
 use crate::{DEVICE, NETWORK, PATIENCE, STAYING, status};
@@ -33,11 +32,7 @@ const LATE: Duration = Duration::from_secs(2);
 async fn a_pool_that_an_old_copy_does_not_know_and_is_added_again_late_costs_no_subnet() -> anyhow::Result<()>
 {
     let mut fleet = Fleet::start("added-pool", &STAYING, ADOPT).await?;
-    let state = fleet.deployment.control.state.clone();
-    let copy = fleet.deployment.lab.directory().join("an-hour-ago");
-    fleet.deployment.control.kill9().await?;
-    copy_directory(&state, &copy)?;
-    fleet.deployment.control.start().await?;
+    let copy = copy::keep(&mut fleet.deployment).await?;
 
     add_pool(&fleet).await?;
     for name in STAYING {
@@ -55,9 +50,7 @@ async fn a_pool_that_an_old_copy_does_not_know_and_is_added_again_late_costs_no_
     let calm = fleet.calm(&STAYING).await?;
     let tunnels = tunnels(&fleet).await?;
 
-    fleet.deployment.control.kill9().await?;
-    fs::remove_dir_all(&state)?;
-    copy_directory(&copy, &state)?;
+    copy::put_back(&mut fleet.deployment, &copy).await?;
     let asking = ask_from_now_on(newcomers);
     fleet.deployment.control.start().await?;
     late(&fleet).await?;

@@ -1,17 +1,16 @@
 //! An old copy of the state comes back in a network whose agents program nothing: they follow it all the same,
 //! and their tokens prove what has happened.
 
-use std::fs;
-
 use anyhow::ensure;
 use ipnet::IpNet;
 use loden_proto::v1;
 use loden_proto::v1::node_service_client::NodeServiceClient;
 use loden_tests::client::{self, Identities};
-use loden_tests::deployment::{Deployment, Node, copy_directory};
+use loden_tests::deployment::{Deployment, Node};
 use loden_tests::wait;
 use tonic::transport::Channel;
 
+use crate::copy;
 use crate::newcomer::{Newcomer, ask_from_now_on, granted};
 use crate::{ADOPT, NETWORK, PATIENCE};
 
@@ -30,11 +29,7 @@ async fn an_old_copy_costs_no_subnet_where_nothing_is_programmed() -> anyhow::Re
     let mut nodes = vec![join(&deployment, "a", 11).await?];
     follows(&admin, &nodes[0]).await?;
 
-    let state = deployment.control.state.clone();
-    let copy = directory.join("an-hour-ago");
-    deployment.control.kill9().await?;
-    copy_directory(&state, &copy)?;
-    deployment.control.start().await?;
+    let copy = copy::keep(&mut deployment).await?;
     for (name, number) in [("b", 12), ("c", 13)] {
         nodes.push(join(&deployment, name, number).await?);
     }
@@ -44,9 +39,7 @@ async fn an_old_copy_costs_no_subnet_where_nothing_is_programmed() -> anyhow::Re
     let channel = deployment.control.channel(&identities.node("d")?).await?;
     let subnets = nodes.iter().map(subnet).collect::<anyhow::Result<_>>()?;
 
-    deployment.control.kill9().await?;
-    fs::remove_dir_all(&state)?;
-    copy_directory(&copy, &state)?;
+    copy::put_back(&mut deployment, &copy).await?;
     let asking = ask_from_now_on(vec![Newcomer { number: 14, channel, endpoint: client::endpoint(14) }]);
     deployment.control.start().await?;
 

@@ -14,6 +14,7 @@
 mod added_pool;
 mod alloc;
 mod calm;
+mod copy;
 mod fleet;
 mod forgotten;
 mod newcomer;
@@ -27,7 +28,6 @@ use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use loden_proto::v1;
 use loden_proto::v1::cluster_service_client::ClusterServiceClient;
-use loden_tests::deployment::copy_directory;
 use loden_tests::hosts::cidr;
 use loden_tests::wait;
 use tonic::transport::Channel;
@@ -163,11 +163,7 @@ impl Loss {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_copy_of_the_state_costs_no_peer_and_no_subnet() -> anyhow::Result<()> {
     let mut fleet = Fleet::start("copied", &["a", "b", "c"], ADOPT).await?;
-    let state = fleet.deployment.control.state.clone();
-    let copy = fleet.deployment.lab.directory().join("an-hour-ago");
-    fleet.deployment.control.kill9().await?;
-    copy_directory(&state, &copy)?;
-    fleet.deployment.control.start().await?;
+    let copy = copy::keep(&mut fleet.deployment).await?;
 
     // Two more join, and one moves to another address.
     for (name, number) in [("d", 21), ("e", 22)] {
@@ -183,9 +179,7 @@ async fn an_old_copy_of_the_state_costs_no_peer_and_no_subnet() -> anyhow::Resul
     let newcomers = fleet.newcomers_for(&fleet.subnets_of(&["d", "e"])).await?;
     let calm = fleet.calm(&all).await?;
 
-    fleet.deployment.control.kill9().await?;
-    fs::remove_dir_all(&state)?;
-    copy_directory(&copy, &state)?;
+    copy::put_back(&mut fleet.deployment, &copy).await?;
     let asking = ask_from_now_on(newcomers);
     fleet.deployment.control.start().await?;
     fleet.adoption_ends(&calm).await?;
@@ -209,11 +203,7 @@ async fn an_old_copy_of_the_state_costs_no_peer_and_no_subnet() -> anyhow::Resul
 async fn a_copy_that_knows_nobody_costs_nothing_either_also_when_it_is_put_back_twice() -> anyhow::Result<()>
 {
     let mut fleet = Fleet::start("knows-none", &[], ADOPT).await?;
-    let state = fleet.deployment.control.state.clone();
-    let copy = fleet.deployment.lab.directory().join("before");
-    fleet.deployment.control.kill9().await?;
-    copy_directory(&state, &copy)?;
-    fleet.deployment.control.start().await?;
+    let copy = copy::keep(&mut fleet.deployment).await?;
     for (name, number) in STAYING.into_iter().zip(11..) {
         fleet.join(name, number).await?;
     }
@@ -224,16 +214,12 @@ async fn a_copy_that_knows_nobody_costs_nothing_either_also_when_it_is_put_back_
     let count = newcomers.len();
     let calm = fleet.calm(&STAYING).await?;
 
-    fleet.deployment.control.kill9().await?;
-    fs::remove_dir_all(&state)?;
-    copy_directory(&copy, &state)?;
+    copy::put_back(&mut fleet.deployment, &copy).await?;
     let asking = ask_from_now_on(newcomers);
     fleet.deployment.control.start().await?;
     fleet.everybody_is_connected(&STAYING).await?;
 
-    fleet.deployment.control.kill9().await?;
-    fs::remove_dir_all(&state)?;
-    copy_directory(&copy, &state)?;
+    copy::put_back(&mut fleet.deployment, &copy).await?;
     fleet.deployment.control.start().await?;
     fleet.adoption_ends(&calm).await?;
 

@@ -1,14 +1,12 @@
 //! A copy of the state has a reservation whose subnet somebody else has had since: its node comes before the agent
 //! that would show that it is a copy.
 
-use std::fs;
-
 use anyhow::ensure;
 use loden_proto::reason::Reason;
 use loden_tests::client;
-use loden_tests::deployment::copy_directory;
 use nix::sys::signal::Signal;
 
+use crate::copy;
 use crate::fleet::Fleet;
 use crate::{NETWORK, STAYING};
 
@@ -21,12 +19,8 @@ const STRANGER: u16 = 200;
 async fn a_reservation_of_an_old_copy_gives_nobody_the_subnet_of_an_agent_that_is_still_away()
 -> anyhow::Result<()> {
     let mut fleet = Fleet::start("reserved", &[], ADOPT).await?;
-    let state = fleet.deployment.control.state.clone();
-    let copy = fleet.deployment.lab.directory().join("an-hour-ago");
     fleet.deployment.lodenctl(&["reservation", "create", NETWORK, "stranger", SUBNET]).await?;
-    fleet.deployment.control.kill9().await?;
-    copy_directory(&state, &copy)?;
-    fleet.deployment.control.start().await?;
+    let copy = copy::keep(&mut fleet.deployment).await?;
 
     fleet.deployment.lodenctl(&["reservation", "delete", NETWORK, "stranger"]).await?;
     let last = STAYING[2];
@@ -41,9 +35,7 @@ async fn a_reservation_of_an_old_copy_gives_nobody_the_subnet_of_an_agent_that_i
     let calm = fleet.calm(&STAYING).await?;
 
     fleet.signal_agents(Signal::SIGSTOP)?;
-    fleet.deployment.control.kill9().await?;
-    fs::remove_dir_all(&state)?;
-    copy_directory(&copy, &state)?;
+    copy::put_back(&mut fleet.deployment, &copy).await?;
     fleet.deployment.control.start().await?;
     let stranger = fleet.stranger("stranger").await?;
     let asked = client::acquire(&stranger, NETWORK, STRANGER.into(), client::endpoint(STRANGER)).await;
