@@ -102,6 +102,8 @@ pub struct Interface {
     pub ours: bool,
     /// The network that its alias names, on a device of ours.
     pub network: Option<NetworkId>,
+    /// What queues the packets that it sends (tc(8)), such as `fq_codel`; `noqueue` on a tunnel that nobody has touched.
+    pub qdisc: Option<String>,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
 }

@@ -204,7 +204,7 @@ fn of_network(tables: &Tables, scope: &Scope) -> Tables {
     part.devices.retain(|name, device| scope.has(*name, device));
     let Tables { devices, sysctls, addresses, fdb, neighbours, routes, blackholes, rivals } = &mut part;
     sysctls.retain(|key, _| devices.contains_key(&key.device));
-    addresses.retain(|key, ()| devices.contains_key(&key.device));
+    addresses.retain(|key, _| devices.contains_key(&key.device));
     fdb.retain(|key, _| devices.contains_key(&key.device));
     neighbours.retain(|key, _| devices.contains_key(&key.device));
     blackholes.retain(|key, ()| scope.covers(&key.prefix));

@@ -13,7 +13,9 @@ use tokio::sync::mpsc;
 
 use crate::backend::{Links, device_names};
 use crate::name::DeviceName;
-use crate::tables::{AddressKey, Device, FdbEntry, FdbKey, NeighbourKey, Route, RouteKey, SysctlKey, Tables};
+use crate::tables::{
+    AddressKey, Device, FdbEntry, FdbKey, Lifetime, NeighbourKey, Route, RouteKey, SysctlKey, Tables,
+};
 
 /// A stream of hints. It ends after an overrun, and when nobody can listen any
 /// more: then it is time to ask for another one.
@@ -32,12 +34,11 @@ pub enum Hint {
     /// A device is gone, and everything on it.
     DeviceGone(DeviceName),
     /// An address was set.
-    Address(AddressKey),
+    Address(AddressKey, Lifetime),
     /// An address is gone.
     AddressGone(AddressKey),
-    /// A forwarding database entry was set; `None`: to something that is not
-    /// permanent, or has no destination.
-    Fdb(FdbKey, Option<FdbEntry>),
+    /// A forwarding database entry was set.
+    Fdb(FdbKey, FdbEntry),
     /// A forwarding database entry is gone.
     FdbGone(FdbKey),
     /// A neighbour was set; `None`: it is not a permanent one of ours.
@@ -84,12 +85,13 @@ impl Hint {
                 desired.devices.get(name).is_some_and(|wanted| device.as_deref() != Some(wanted))
             }
             Self::DeviceGone(name) => desired.devices.contains_key(name),
-            Self::Address(_) | Self::HostRouteGone(_) | Self::Answer { .. } | Self::Settings => false,
+            Self::HostRouteGone(_) | Self::Answer { .. } | Self::Settings => false,
             Self::Setting(key, value) => desired.sysctls.get(key).is_some_and(|wanted| wanted != value),
-            Self::AddressGone(key) => desired.addresses.contains_key(key),
-            Self::Fdb(key, entry) => {
-                desired.fdb.get(key).is_some_and(|wanted| entry.as_ref() != Some(wanted))
+            Self::Address(key, lifetime) => {
+                desired.addresses.get(key).is_some_and(|wanted| wanted != lifetime)
             }
+            Self::AddressGone(key) => desired.addresses.contains_key(key),
+            Self::Fdb(key, entry) => desired.fdb.get(key).is_some_and(|wanted| wanted != entry),
             Self::FdbGone(key) => desired.fdb.contains_key(key),
             Self::Neighbour(key, mac) => {
                 desired.neighbours.get(key).is_some_and(|wanted| mac.as_ref() != Some(wanted))
@@ -110,7 +112,7 @@ impl Hint {
     pub fn shakes(&self, links: &Links) -> bool {
         match self {
             Self::Device { name, .. } | Self::DeviceGone(name) => links.has(*name),
-            Self::Address(key) | Self::AddressGone(key) => links.has(key.device),
+            Self::Address(key, _) | Self::AddressGone(key) => links.has(key.device),
             _ => false,
         }
     }
@@ -129,7 +131,7 @@ impl Hint {
             Self::Overrun | Self::Settings => true,
             Self::Device { name, .. } | Self::DeviceGone(name) => !desired.devices.contains_key(name),
             Self::Setting(key, _) => !desired.devices.contains_key(&key.device),
-            Self::Address(key) | Self::AddressGone(key) => !desired.devices.contains_key(&key.device),
+            Self::Address(key, _) | Self::AddressGone(key) => !desired.devices.contains_key(&key.device),
             _ => false,
         }
     }

@@ -16,7 +16,7 @@ use loden_proto::model::Mtu;
 
 use crate::name::DeviceName;
 use crate::step::{Change, Step};
-use crate::tables::{Device, PROTOCOL, Rival, RouteKey, Tables};
+use crate::tables::{AddressKey, Device, FdbEntry, Lifetime, PROTOCOL, Rival, RouteKey, Tables};
 
 /// Steps in the order in which they are to be done.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -127,18 +127,17 @@ pub fn plan(actual: &Tables, desired: &Tables) -> Plan {
     steps.extend(set(&kept.sysctls, &desired.sysctls).map(|(key, value)| Step::SetSysctl(*key, *value)));
     steps.extend(ups);
 
-    steps.extend(set(&kept.addresses, &desired.addresses).map(|(key, ())| Step::SetAddress(*key)));
-    let unset_addresses: Vec<_> =
-        unset(&kept.addresses, &desired.addresses).map(|(key, ())| Step::UnsetAddress(*key)).collect();
-    if !unset_addresses.is_empty() {
+    let addresses = plan_addresses(&kept.addresses, &desired.addresses);
+    if addresses.iter().any(|step| matches!(step, Step::UnsetAddress(_))) {
         let kept = kept.to_mut();
-        kept.addresses.extend(desired.addresses.iter().map(|(key, ())| (*key, ())));
-        for step in &unset_addresses {
-            step.apply(kept);
-        }
+        addresses.iter().for_each(|step| step.apply(kept));
     }
-    steps.extend(unset_addresses);
+    steps.extend(addresses);
 
+    // The kernel says yes to a destination for what leads to a group of next hops, and does nothing.
+    let groups =
+        set(&kept.fdb, &desired.fdb).filter(|(key, _)| kept.fdb.get(key).is_some_and(FdbEntry::is_group));
+    steps.extend(groups.map(|(key, _)| Step::UnsetFdb(*key)));
     steps.extend(set(&kept.fdb, &desired.fdb).map(|(key, entry)| Step::SetFdb(*key, *entry)));
     steps.extend(set(&kept.neighbours, &desired.neighbours).map(|(key, mac)| Step::SetNeighbour(*key, *mac)));
     let evicted: Vec<_> = evicted(&kept, desired).map(Step::Evict).collect();
@@ -154,7 +153,8 @@ pub fn plan(actual: &Tables, desired: &Tables) -> Plan {
         unset(&kept.routes, &desired.routes).map(|(key, route)| Step::UnsetRoute(*key, route.device)),
     );
     steps.extend(unset(&kept.neighbours, &desired.neighbours).map(|(key, _)| Step::UnsetNeighbour(*key)));
-    steps.extend(unset(&kept.fdb, &desired.fdb).map(|(key, _)| Step::UnsetFdb(*key)));
+    let foreign = kept.fdb.iter().filter(|(key, entry)| desired.is_foreign(key, entry));
+    steps.extend(foreign.map(|(key, _)| Step::UnsetFdb(*key)));
     Plan { steps }
 }
 
@@ -172,6 +172,20 @@ fn unset<'a, K: Ord, V>(
     desired: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = (&'a K, &'a V)> {
     actual.iter().filter(|(key, _)| !desired.contains_key(key))
+}
+
+/// First whatever the kernel has instead of one of ours, last whatever else is not: with the last IPv4 address it takes
+/// all routes.
+fn plan_addresses(
+    actual: &BTreeMap<AddressKey, Lifetime>,
+    desired: &BTreeMap<AddressKey, Lifetime>,
+) -> Vec<Step> {
+    let excluded = |key: &AddressKey| desired.keys().any(|wanted| wanted.excludes(key));
+    let (first, last): (Vec<_>, Vec<_>) =
+        unset(actual, desired).map(|(key, _)| *key).partition(|key| excluded(key));
+    let steps = first.into_iter().map(Step::UnsetAddress);
+    let steps = steps.chain(set(actual, desired).map(|(key, _)| Step::SetAddress(*key)));
+    steps.chain(last.into_iter().map(Step::UnsetAddress)).collect()
 }
 
 /// Routes in places that we want, and others that say that they are ours. Elsewhere

@@ -7,7 +7,8 @@ use loden_proto::model::{Family, Mac, Mtu};
 
 use crate::name::DeviceName;
 use crate::tables::{
-    AddressKey, Alias, Device, FdbEntry, FdbKey, NeighbourKey, Rival, Route, RouteKey, SysctlKey, Tables,
+    AddressKey, Alias, Device, FdbEntry, FdbKey, Lifetime, NeighbourKey, Rival, Route, RouteKey, SysctlKey,
+    Tables,
 };
 
 /// One thing to do. Sets replace, unsets of what is gone are done: every step
@@ -104,7 +105,12 @@ impl Step {
             }
             Self::ChangeDevice(device, change) => change_device(tables, *device, change),
             Self::SetSysctl(key, value) => drop(tables.sysctls.insert(*key, *value)),
-            Self::SetAddress(key) => drop(tables.addresses.insert(*key, ())),
+            Self::SetAddress(key) => {
+                // The kernel says yes, and leaves what is there.
+                if !tables.addresses.keys().any(|other| key.excludes(other)) {
+                    tables.addresses.insert(*key, Lifetime::Infinite);
+                }
+            }
             Self::UnsetAddress(key) => unset_address(tables, *key),
             Self::SetFdb(key, entry) => drop(tables.fdb.insert(*key, *entry)),
             Self::UnsetFdb(key) => drop(tables.fdb.remove(key)),
@@ -133,7 +139,7 @@ fn evict(tables: &mut Tables, rival: &Rival) {
 fn delete_device(tables: &mut Tables, device: DeviceName) {
     tables.devices.remove(&device);
     tables.sysctls.retain(|key, _| key.device != device);
-    tables.addresses.retain(|key, ()| key.device != device);
+    tables.addresses.retain(|key, _| key.device != device);
     tables.fdb.retain(|key, _| key.device != device);
     tables.neighbours.retain(|key, _| key.device != device);
     tables.routes.retain(|_, route| route.device != device);
@@ -169,7 +175,7 @@ fn change_device(tables: &mut Tables, name: DeviceName, change: &Change) {
 fn change_ipv6(tables: &mut Tables, name: DeviceName, before: bool, now: bool) {
     let v6 = |key: &SysctlKey| key.device == name && key.setting.family() == Family::V6;
     if before && !now {
-        tables.addresses.retain(|key, ()| key.device != name || key.address.addr().is_ipv4());
+        tables.addresses.retain(|key, _| key.device != name || key.address.addr().is_ipv4());
         tables.neighbours.retain(|key, _| key.device != name || key.address.is_ipv4());
         tables.routes.retain(|key, route| route.device != name || key.prefix.addr().is_ipv4());
         // What a setting prevents cannot happen.
@@ -205,8 +211,8 @@ impl Display for Step {
             Self::CreateDevice(name, device) => write!(f, "+ device {name} {device}"),
             Self::ChangeDevice(device, change) => write!(f, "~ device {device} {change}"),
             Self::SetSysctl(key, value) => write!(f, "+ sysctl {key} {value}"),
-            Self::SetAddress(key) => write!(f, "+ address {} dev {}", key.address, key.device),
-            Self::UnsetAddress(key) => write!(f, "- address {} dev {}", key.address, key.device),
+            Self::SetAddress(key) => write!(f, "+ address {key}"),
+            Self::UnsetAddress(key) => write!(f, "- address {key}"),
             Self::SetFdb(key, entry) => write!(f, "+ fdb {key} {entry} dev {}", key.device),
             Self::UnsetFdb(key) => write!(f, "- fdb {key} dev {}", key.device),
             Self::SetNeighbour(key, mac) => write!(f, "+ neighbour {} {mac} dev {}", key.address, key.device),
@@ -246,6 +252,19 @@ impl Display for Change {
             Self::NoLinkLocal => f.write_str("addrgenmode none"),
             Self::Up => f.write_str("up"),
         }
+    }
+}
+
+impl Display for AddressKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        if let Some(peer) = self.peer {
+            write!(f, " peer {peer}")?;
+        }
+        if self.scope != 0 {
+            write!(f, " scope {}", self.scope)?;
+        }
+        write!(f, " dev {}", self.device)
     }
 }
 

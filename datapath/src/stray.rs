@@ -33,10 +33,10 @@ impl Strays {
         let in_pools = |prefix| pools.iter().any(|pool| pool.cidr().contains(prefix));
         let on_ours = |device| desired.devices.contains_key(&device);
         let entry = match *hint {
-            Hint::Address(key) if on_ours(key.device) && !desired.addresses.contains_key(&key) => {
+            Hint::Address(key, _) if on_ours(key.device) && !desired.addresses.contains_key(&key) => {
                 Entry::Address(key)
             }
-            Hint::Fdb(key, Some(_)) if on_ours(key.device) && !desired.fdb.contains_key(&key) => {
+            Hint::Fdb(key, entry) if on_ours(key.device) && desired.is_foreign(&key, &entry) => {
                 Entry::Fdb(key)
             }
             Hint::Neighbour(key, Some(_))

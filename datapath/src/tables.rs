@@ -25,7 +25,7 @@ pub struct Tables {
     /// Settings of tunnel devices below `/proc/sys/net`.
     pub sysctls: BTreeMap<SysctlKey, i32>,
     /// Addresses on tunnel devices; ours are whole prefixes (`/32`, `/128`).
-    pub addresses: BTreeMap<AddressKey, ()>,
+    pub addresses: BTreeMap<AddressKey, Lifetime>,
     /// Forwarding databases: inner MAC to underlay address.
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// Permanent neighbours on tunnel devices: gateway to inner MAC.
@@ -69,6 +69,15 @@ impl Tables {
         self.routes.extend(other.routes);
         self.blackholes.extend(other.blackholes);
         self.rivals.extend(other.rivals);
+    }
+
+    /// Whether a forwarding database entry that the kernel has is nobody's of ours. Where the device learns, what
+    /// it has learned is its own.
+    #[must_use]
+    pub(crate) fn is_foreign(&self, key: &FdbKey, entry: &FdbEntry) -> bool {
+        let learned =
+            || !entry.lasting && self.devices.get(&key.device).is_some_and(|device| device.learning);
+        !self.fdb.contains_key(key) && !learned()
     }
 
     /// Gives back the room that many insertions have left.
@@ -126,7 +135,8 @@ pub struct Device {
     /// Whether nothing else is switched on or off: outer UDP checksums are
     /// sent and wanted, the outer TTL, TOS and DF are the kernel's, no ARP
     /// proxy, short-circuiting or miss notifications, no external control, no
-    /// default destination, and neighbours are looked up.
+    /// default destination, neighbours are looked up, and no protocol has it
+    /// down (`protodown`).
     pub plain: bool,
     /// Whether the kernel makes no IPv6 link-local address (`addrgenmode none`).
     pub no_link_local: bool,
@@ -231,13 +241,42 @@ impl Setting {
     }
 }
 
-/// Key of an address.
+/// Key of an address: all of it that cannot be changed.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct AddressKey {
     /// The device.
     pub device: DeviceName,
     /// The address with its prefix length.
     pub address: IpNet,
+    /// The far end of a point-to-point link, which brings a route along. Ours have none.
+    pub peer: Option<IpAddr>,
+    /// How far an IPv4 address is good for (`rtm_scope`); 0, everywhere, of ours, and of all in IPv6, where the address
+    /// itself says that.
+    pub scope: u8,
+}
+
+impl AddressKey {
+    /// An address as ours are.
+    #[must_use]
+    pub const fn new(device: DeviceName, address: IpNet) -> Self {
+        Self { device, address, peer: None, scope: 0 }
+    }
+
+    /// Whether the kernel takes only one of the two: in IPv6 the far end does not tell them apart.
+    #[must_use]
+    pub fn excludes(&self, other: &Self) -> bool {
+        let of = |key: &Self| (key.device, key.address, key.peer.filter(|_| key.address.addr().is_ipv4()));
+        self != other && of(self) == of(other)
+    }
+}
+
+/// How long an address stays (RFC 4862, 5.5.4; IPv4 addresses have the same in Linux).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Lifetime {
+    /// For ever, and preferred for ever; as ours are.
+    Infinite,
+    /// Its end, or that of its being a source of new connections, is set.
+    Limited,
 }
 
 /// Key of a forwarding database entry.
@@ -259,6 +298,17 @@ pub struct FdbEntry {
     pub port: Option<Port>,
     /// Network identifier, where it is not the device's.
     pub vni: Option<Vni>,
+    /// Whether it stays as it is: the kernel neither forgets it nor learns another one in its place, and it leads to
+    /// one receiver, not to a group of next hops.
+    pub lasting: bool,
+}
+
+impl FdbEntry {
+    /// Whether it leads to a group of next hops (`NDA_NH_ID`), which takes the place of a destination.
+    #[must_use]
+    pub const fn is_group(&self) -> bool {
+        self.destination.is_unspecified()
+    }
 }
 
 /// Key of a neighbour.

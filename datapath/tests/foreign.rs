@@ -1,4 +1,4 @@
-//! A foreign hand on our device and in the places of our routes: it is noticed, and undone in one pass.
+//! A foreign hand in the places of our routes and on our settings: it is noticed, and undone in one pass.
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test, with its place")]
 
@@ -7,32 +7,9 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
-use loden_datapath::backend::Me;
 use loden_datapath::tables::{Setting, SysctlKey};
-use loden_datapath::{Datapath, Hint, Hints, Host, Strays, Tables, plan};
-use loden_proto::model::Network;
-use support::netns::{Net, concerned, desired, foreign, in_namespace, lines, name, scope};
-use support::{me, network, peer};
-
-/// Waits until something with the look of ours is there that nobody wants.
-async fn stray(hints: &mut Hints, network: &Network, desired: &Tables) {
-    let mut strays = Strays::default();
-    let wait = async {
-        while strays.is_empty() {
-            strays.heed(&hints.recv().await.unwrap(), desired, &network.pools);
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("nobody was told");
-}
-
-async fn joined(net: &mut Net, blackhole: bool) -> (Network, Me, Tables, Hints) {
-    let network = network();
-    let me = Me { blackhole, ..me(&network) };
-    let wanted = desired(&network, &me, &[peer(&network, 2), peer(&network, 3)]);
-    net.converge(&network, &wanted).await;
-    let hints = net.kernel.hints().await.unwrap();
-    (network, me, wanted, hints)
-}
+use loden_datapath::{Datapath, Hint, Host, plan};
+use support::netns::{concerned, foreign, in_namespace, joined, lines, name, scope};
 
 #[test]
 fn whatever_takes_the_place_of_a_route_of_ours_gives_it_back() {
@@ -216,96 +193,6 @@ fn the_settings_of_a_pods_device_concern_nobody() {
             if hint == end {
                 break;
             }
-        }
-    });
-}
-
-#[test]
-fn a_tunnel_that_was_put_into_a_bridge_is_taken_out() {
-    in_namespace(async |mut net| {
-        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
-        foreign("ip link add br9 type bridge");
-        foreign("ip link set loden1a master br9");
-        let hint = concerned(&mut hints, &wanted).await;
-        assert!(matches!(hint, Hint::Device { device: Some(ref device), .. } if device.attached), "{hint:?}");
-        let undone = net.converge(&network, &wanted).await;
-        assert_eq!(lines(&undone)[0], "~ device loden1a nomaster");
-        assert!(!foreign("ip -o link show loden1a").contains("master"));
-    });
-}
-
-#[test]
-fn a_tunnel_that_sends_otherwise_is_made_anew() {
-    in_namespace(async |mut net| {
-        let (network, _, wanted, _) = joined(&mut net, false).await;
-        let before = foreign("ip -d link show loden1a");
-        for change in
-            ["type vxlan id 1 ttl 1", "type vxlan id 1 tos 0x20", "type vxlan id 1 df set", "arp off"]
-        {
-            let mut hints = net.kernel.hints().await.unwrap();
-            foreign(&format!("ip link set loden1a {change}"));
-            concerned(&mut hints, &wanted).await;
-            net.converge(&network, &wanted).await;
-            let parts = |text: &str| text.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>();
-            let now = foreign("ip -d link show loden1a");
-            assert_eq!(parts(&now), parts(&before), "after {change}");
-        }
-    });
-}
-
-#[test]
-fn an_address_that_is_not_ours_leaves_our_device_with_its_route() {
-    in_namespace(async |mut net| {
-        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
-        for address in ["10.244.2.7/24", "198.51.100.1/24", "10.244.99.0/32", "2001:db8:0:2::7/64"] {
-            foreign(&format!("ip addr add {address} dev loden1a"));
-            stray(&mut hints, &network, &wanted).await;
-            let undone = net.converge(&network, &wanted).await;
-            assert_eq!(lines(&undone), [format!("- address {address} dev loden1a")]);
-            let lookup = net.kernel.route_to("10.244.2.9".parse().unwrap()).await.unwrap().unwrap();
-            let source = lookup.source.map(|source| source.to_string());
-            assert_eq!((lookup.gateway.is_some(), source.as_deref()), (true, Some("10.244.1.0")));
-        }
-    });
-}
-
-#[test]
-fn frames_are_flooded_nowhere() {
-    in_namespace(async |mut net| {
-        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
-        for entry in [
-            "00:00:00:00:00:00 dev loden1a dst 192.0.2.250 self permanent",
-            "00:00:00:00:00:00 dev loden1a dst 192.0.2.250 self static",
-            "33:33:00:00:00:77 dev loden1a dst 192.0.2.250 self dynamic",
-        ] {
-            foreign(&format!("bridge fdb append {entry}"));
-            stray(&mut hints, &network, &wanted).await;
-            let undone = net.converge(&network, &wanted).await;
-            assert_eq!(lines(&undone), [format!("- fdb {} dev loden1a", &entry[..17])]);
-            let left = foreign("bridge fdb show dev loden1a");
-            assert!(!left.contains("192.0.2.250"), "{left}");
-        }
-    });
-}
-
-/// A permanent neighbour does not fail by itself: whatever state it is in, somebody has set it, and a fresh
-/// process writes it once. Where nobody has, it writes nothing.
-#[test]
-fn a_neighbour_is_written_when_it_was_altered_and_not_otherwise() {
-    in_namespace(async |mut net| {
-        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
-        let mac = support::vtep(&peer(&network, 2)).mac;
-        for cable in ["down", "up"] {
-            foreign(&format!("ip link set far0 {cable}"));
-        }
-        let writes = net.kernel.writes().count();
-        assert!(net.converge(&network, &wanted).await.is_empty());
-        assert_eq!(net.kernel.writes().count(), writes);
-        for state in ["failed", "stale", "reachable"] {
-            foreign(&format!("ip neigh replace 10.244.2.0 lladdr {mac} dev loden1a nud {state}"));
-            concerned(&mut hints, &wanted).await;
-            let undone = net.converge(&network, &wanted).await;
-            assert_eq!(lines(&undone), [format!("+ neighbour 10.244.2.0 {mac} dev loden1a")]);
         }
     });
 }

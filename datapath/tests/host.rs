@@ -69,7 +69,7 @@ fn drift_is_announced_and_our_own_writes_concern_nobody() {
             let mut seen = 0;
             loop {
                 let hint = hints.recv().await.unwrap();
-                if matches!(hint, Hint::Address(key) if key.address.addr() == mark) {
+                if matches!(hint, Hint::Address(key, _) if key.address.addr() == mark) {
                     break;
                 }
                 assert!(!hint.concerns(next), "{hint:?}");
@@ -101,7 +101,7 @@ fn drift_is_announced_and_our_own_writes_concern_nobody() {
         let elsewhere = elsewhere.destination("192.0.2.250".parse().unwrap()).flags(own).replace();
         elsewhere.execute().await.unwrap();
         let hint = concerned(&mut hints, &wanted).await;
-        assert!(matches!(hint, Hint::Fdb(key, Some(_)) if key == *fdb_key), "{hint:?}");
+        assert!(matches!(hint, Hint::Fdb(key, _) if key == *fdb_key), "{hint:?}");
         net.converge(&network, &wanted).await;
 
         net.set(LinkUnspec::new_with_index(index).down()).await;
@@ -151,15 +151,15 @@ fn a_new_address_of_the_host_is_announced() {
         let wait = async {
             loop {
                 let hint = hints.recv().await.unwrap();
-                if hint.concerns_underlay(&wanted) && matches!(hint, Hint::Address(_)) {
+                if hint.concerns_underlay(&wanted) && matches!(hint, Hint::Address(..)) {
                     return hint;
                 }
             }
         };
         let hint = tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.unwrap();
-        let Hint::Address(key) = hint else { unreachable!("it was looked for") };
+        let Hint::Address(key, lifetime) = hint else { unreachable!("it was looked for") };
         assert_eq!((key.device, key.address.to_string()), (name("eth0"), "198.51.100.9/24".to_owned()));
-        assert!(!Hint::Address(key).concerns(&wanted));
+        assert!(!Hint::Address(key, lifetime).concerns(&wanted));
     });
 }
 

@@ -84,7 +84,7 @@ fn any_actual() -> impl Strategy<Value = Tables> {
         tables.fdb.retain(|_, _| !hit());
         tables.neighbours.retain(|_, _| !hit());
         tables.routes.retain(|_, _| !hit());
-        tables.addresses.retain(|_, ()| !hit());
+        tables.addresses.retain(|_, _| !hit());
         tables
     })
 }
@@ -99,7 +99,7 @@ fn apply<'a>(tables: &mut Tables, steps: impl IntoIterator<Item = &'a Step>) {
 fn possible(mut tables: Tables) -> Tables {
     let small: BTreeSet<_> =
         tables.devices.iter().filter(|(_, device)| device.mtu < 1280).map(|(name, _)| *name).collect();
-    tables.addresses.retain(|key, ()| !small.contains(&key.device) || key.address.addr().is_ipv4());
+    tables.addresses.retain(|key, _| !small.contains(&key.device) || key.address.addr().is_ipv4());
     tables.neighbours.retain(|key, _| !small.contains(&key.device) || key.address.is_ipv4());
     tables.routes.retain(|key, route| !small.contains(&route.device) || key.prefix.addr().is_ipv4());
     for (name, device) in &mut tables.devices {

@@ -18,7 +18,7 @@ use loden_proto::model::{Family, Network, Peer, Vni, VxlanBackend, VxlanReceiver
 use super::{Entries, Me, Reason, Underlay, routed};
 use crate::name::DeviceName;
 use crate::tables::{
-    AddressKey, Alias, Device, FdbEntry, FdbKey, NeighbourKey, Route, Setting, SysctlKey, Tables,
+    AddressKey, Alias, Device, FdbEntry, FdbKey, Lifetime, NeighbourKey, Route, Setting, SysctlKey, Tables,
 };
 
 /// The smallest MTU that the kernel lets a device have (RFC 791 §3.1).
@@ -87,7 +87,7 @@ pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> T
         }
         for subnet in me.usable(&me.subnets) {
             let address = whole(subnet.network());
-            tables.addresses.insert(AddressKey { device: name, address }, ());
+            tables.addresses.insert(AddressKey::new(name, address), Lifetime::Infinite);
         }
     }
     tables
@@ -128,9 +128,10 @@ fn tunnel(
     let device = device_name(network.vni, receiver.family);
     let mut tables = Tables::default();
     let port = (receiver.port != backend.port).then_some(receiver.port);
-    tables
-        .fdb
-        .insert(FdbKey { device, mac: receiver.mac.octets() }, FdbEntry { destination, port, vni: None });
+    tables.fdb.insert(
+        FdbKey { device, mac: receiver.mac.octets() },
+        FdbEntry { destination, port, vni: None, lasting: true },
+    );
     for prefix in me.usable(&peer.subnets) {
         let (gateway, onlink) = match prefix.network() {
             base @ IpAddr::V4(_) => (base, true),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use loden_proto::model::{Mac, Port, Vni};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags,
     LinkInfo, LinkMessage, VxlanDf,
@@ -19,7 +19,7 @@ use netlink_packet_route::route::{
 
 use crate::DeviceName;
 use crate::backend::device_names;
-use crate::tables::{Alias, Device, FdbEntry, PROTOCOL, RouteKey};
+use crate::tables::{AddressKey, Alias, Device, FdbEntry, Lifetime, PROTOCOL, RouteKey};
 
 /// A link as far as anybody here wants to know it.
 #[derive(Clone, Debug)]
@@ -36,6 +36,10 @@ pub(super) struct Link {
     pub(super) no_link_local: bool,
     /// The bridge or bond that it is attached to.
     pub(super) controller: Option<u32>,
+    /// Whether a protocol has it down.
+    pub(super) protodown: bool,
+    /// What queues its packets.
+    pub(super) qdisc: Option<String>,
 }
 
 /// Whose a device is, to be written to.
@@ -53,12 +57,14 @@ impl Link {
     /// `None` when its name cannot be said.
     pub(super) fn new(message: LinkMessage) -> Option<Self> {
         let (mut name, mut alias, mut kind, mut vxlan, mut mtu, mut mac) = (None, None, None, None, 0, None);
-        let (mut no_link_local, mut controller) = (true, None);
+        let (mut no_link_local, mut controller, mut protodown, mut qdisc) = (true, None, false, None);
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = text.parse().ok(),
                 LinkAttribute::IfAlias(text) => alias = Some(text),
                 LinkAttribute::Mtu(bytes) => mtu = bytes,
+                LinkAttribute::Qdisc(text) => qdisc = Some(text),
+                LinkAttribute::ProtoDown(on) => protodown = on != 0,
                 LinkAttribute::Controller(index) => controller = Some(index),
                 LinkAttribute::Address(octets) => mac = mac_of(&octets),
                 LinkAttribute::LinkInfo(infos) => {
@@ -76,9 +82,23 @@ impl Link {
                 _ => {}
             }
         }
+        let name = name?;
         let vxlan = vxlan.filter(|_| kind == Some(InfoKind::Vxlan));
         let (index, flags) = (message.header.index, message.header.flags);
-        Some(Self { index, name: name?, alias, kind, mtu, mac, flags, vxlan, no_link_local, controller })
+        Some(Self {
+            index,
+            name,
+            alias,
+            kind,
+            mtu,
+            mac,
+            flags,
+            vxlan,
+            no_link_local,
+            controller,
+            protodown,
+            qdisc,
+        })
     }
 
     /// Whether it is a device of ours, or named like one.
@@ -133,7 +153,7 @@ impl Link {
             mtu: self.mtu,
             learning: false,
             gbp: false,
-            plain: !self.flags.contains(LinkFlags::Noarp),
+            plain: !self.flags.contains(LinkFlags::Noarp) && !self.protodown,
             no_link_local: self.no_link_local,
             attached: self.controller.is_some(),
             up: self.flags.contains(LinkFlags::Up),
@@ -189,25 +209,50 @@ fn mac_of(octets: &[u8]) -> Option<Mac> {
     <[u8; 6]>::try_from(octets).ok().and_then(|octets| Mac::try_from(octets).ok())
 }
 
-/// An address with its prefix length: of a point-to-point link the near end.
-pub(super) fn address(message: &AddressMessage) -> Option<IpNet> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    let address = local.or_else(|| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    })?;
-    IpNet::new(address, message.header.prefix_len).ok()
+/// An address of a device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Address {
+    /// The address with its prefix length: of a point-to-point link the near end.
+    pub(super) net: IpNet,
+    peer: Option<IpAddr>,
+    scope: u8,
+    pub(super) flags: AddressFlags,
+    pub(super) lifetime: Lifetime,
 }
 
-/// The MAC address of a forwarding database entry, and where it leads if it is
-/// of our shape, or of one that nobody learns. `None` when it is not the
-/// device's own entry.
-pub(super) fn fdb(message: &NeighbourMessage) -> Option<([u8; 6], Option<FdbEntry>)> {
+impl Address {
+    pub(super) const fn key(&self, device: DeviceName) -> AddressKey {
+        AddressKey { device, address: self.net, peer: self.peer, scope: self.scope }
+    }
+}
+
+pub(super) fn address(message: &AddressMessage) -> Option<Address> {
+    let (mut local, mut address, mut ends) = (None, None, false);
+    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(near) => local = Some(*near),
+            AddressAttribute::Address(far) => address = Some(*far),
+            AddressAttribute::Flags(all) => flags = *all,
+            AddressAttribute::CacheInfo(info) => ends = (info.ifa_preferred, info.ifa_valid) != FOR_EVER,
+            _ => {}
+        }
+    }
+    // In IPv6 there is no near end where there is no far one.
+    let near = local.or(address)?;
+    let scope = if near.is_ipv4() { u8::from(message.header.scope) } else { 0 };
+    let net = IpNet::new(near, message.header.prefix_len).ok()?;
+    // An IPv4 address that is no source any more says that it is one for ever.
+    let limited = ends || flags.contains(AddressFlags::Deprecated);
+    let lifetime = if limited { Lifetime::Limited } else { Lifetime::Infinite };
+    Some(Address { net, peer: address.filter(|far| *far != near), scope, flags, lifetime })
+}
+
+/// Preferred and valid lifetime in seconds, without an end.
+const FOR_EVER: (u32, u32) = (u32::MAX, u32::MAX);
+
+/// The MAC address of a forwarding database entry, and where it leads. `None` when it is not the device's own entry.
+pub(super) fn fdb(message: &NeighbourMessage) -> Option<([u8; 6], FdbEntry)> {
     let (mut mac, mut destination, mut port, mut vni) = (None, None, None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -221,12 +266,15 @@ pub(super) fn fdb(message: &NeighbourMessage) -> Option<([u8; 6], Option<FdbEntr
     if !message.header.flags.contains(NeighbourFlags::Own) {
         return None;
     }
-    let mac = mac?;
-    let permanent = message.header.state == NeighbourState::Permanent;
-    let of_a_station = Mac::try_from(mac).is_ok();
-    let entry = destination.filter(|_| permanent || !of_a_station);
-    Some((mac, entry.map(|destination| FdbEntry { destination, port, vni })))
+    // `bridge fdb add` sets NUD_NOARP as well; either keeps it from being forgotten.
+    let lasting = u16::from(message.header.state) & (NUD_PERMANENT | NUD_NOARP) != 0;
+    let group = destination.is_none();
+    let destination = destination.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    Some((mac?, FdbEntry { destination, port, vni, lasting: lasting && !group }))
 }
+
+const NUD_NOARP: u16 = 0x40;
+const NUD_PERMANENT: u16 = 0x80;
 
 /// The address of a neighbour, and its MAC address if it is permanent and ours.
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Option<Mac>)> {

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use loden_proto::model::Mac;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, InfoVxlan, LinkAttribute, LinkMessage,
 };
@@ -103,7 +105,9 @@ pub(super) fn address(index: u32, key: &AddressKey) -> AddressMessage {
     message.header.family = family_of(address);
     message.header.prefix_len = key.address.prefix_len();
     message.header.index = index;
-    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message.header.scope = AddressScope::from(key.scope);
+    message.attributes =
+        vec![AddressAttribute::Local(address), AddressAttribute::Address(key.peer.unwrap_or(address))];
     if address.is_ipv6() {
         message.header.flags = AddressHeaderFlags::Nodad;
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));

@@ -18,7 +18,7 @@ use super::observe;
 use super::requests::Requests;
 use crate::hint::Hint;
 use crate::socket::{enlarge, listen};
-use crate::tables::{AddressKey, FdbKey, NeighbourKey, Route, SysctlKey};
+use crate::tables::{FdbKey, NeighbourKey, Route, SysctlKey};
 use crate::{DeviceName, Error};
 
 /// Receive buffer in bytes: a bulk pass of our own is announced to us too.
@@ -159,11 +159,12 @@ impl Links {
             }
             RouteNetlinkMessage::NewAddress(message) => {
                 let device = self.name(message.header.index)?;
-                Some(Hint::Address(AddressKey { device, address: decode::address(&message)? }))
+                let address = decode::address(&message)?;
+                Some(Hint::Address(address.key(device), address.lifetime))
             }
             RouteNetlinkMessage::DelAddress(message) => {
                 let device = self.name(message.header.index)?;
-                Some(Hint::AddressGone(AddressKey { device, address: decode::address(&message)? }))
+                Some(Hint::AddressGone(decode::address(&message)?.key(device)))
             }
             RouteNetlinkMessage::NewNeighbour(message) => self.neighbour(&message, true),
             RouteNetlinkMessage::DelNeighbour(message) => self.neighbour(&message, false),

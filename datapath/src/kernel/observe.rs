@@ -14,8 +14,7 @@ use super::requests::Requests;
 use super::sysctl;
 use crate::hint::Scope;
 use crate::tables::{
-    AddressKey, BLACKHOLE_METRIC, FdbKey, NeighbourKey, Rival, Route, RouteKey, Setting, SysctlKey, Tables,
-    metric,
+    BLACKHOLE_METRIC, FdbKey, NeighbourKey, Rival, Route, RouteKey, Setting, SysctlKey, Tables, metric,
 };
 use crate::{DeviceName, Error};
 
@@ -71,8 +70,8 @@ fn addresses(requests: &mut Requests, link: &Link, tables: &mut Tables) -> Resul
         let Some(address) = decode::address(&message).filter(|_| message.header.index == link.index) else {
             continue;
         };
-        if !is_link_local(&address) {
-            tables.addresses.insert(AddressKey { device: link.name, address }, ());
+        if !is_link_local(&address.net) {
+            tables.addresses.insert(address.key(link.name), address.lifetime);
         }
     }
     Ok(())
@@ -94,7 +93,7 @@ fn fdb(requests: &mut Requests, link: &Link, tables: &mut Tables) -> Result<(), 
         if message.header.ifindex != link.index {
             continue;
         }
-        if let Some((mac, Some(entry))) = decode::fdb(&message) {
+        if let Some((mac, entry)) = decode::fdb(&message) {
             tables.fdb.insert(FdbKey { device: link.name, mac }, entry);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use loden_proto::model::Family;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::{
@@ -37,6 +37,7 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
             forwards: true,
             ours: link.is_ours(),
             network: link.parsed_alias().map(|alias| alias.network),
+            qdisc: link.qdisc.clone(),
             addresses: addresses.remove(&link.index).unwrap_or_default(),
         })
         .collect();
@@ -73,15 +74,10 @@ fn addresses(requests: &mut Requests) -> Result<HashMap<u32, Vec<InterfaceAddres
     let mut addresses: HashMap<u32, Vec<InterfaceAddress>> = HashMap::new();
     for answer in requests.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
         let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
-        let Some(net) = decode::address(&message) else { continue };
-        let flags = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Flags(flags) => Some(*flags),
-            _ => None,
-        });
-        let flags =
-            flags.unwrap_or_else(|| AddressFlags::from_bits_retain(message.header.flags.bits().into()));
+        let Some(address) = decode::address(&message) else { continue };
+        let flags = address.flags;
         addresses.entry(message.header.index).or_default().push(InterfaceAddress {
-            net,
+            net: address.net,
             permanent: flags.contains(AddressFlags::Permanent),
             secondary: flags.contains(AddressFlags::Secondary),
             deprecated: flags.contains(AddressFlags::Deprecated),

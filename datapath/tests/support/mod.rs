@@ -89,6 +89,7 @@ pub(crate) fn links(routes: &[(&str, Option<&str>)]) -> Links {
         broadcast: true,
         strict: false,
         forwards: true,
+        qdisc: None,
         ours: false,
         network: None,
         addresses: Vec::new(),

@@ -9,7 +9,9 @@ use std::process::Command;
 use std::thread;
 
 use loden_datapath::backend::{self, Me};
-use loden_datapath::{Datapath, DeviceName, Hint, Hints, Kernel, Plan, Report, Scope, Step, Tables, plan};
+use loden_datapath::{
+    Datapath, DeviceName, Hint, Hints, Host, Kernel, Plan, Report, Scope, Step, Strays, Tables, plan,
+};
 use loden_proto::model::{Network, Peer};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_route::link::LinkAttribute;
@@ -85,6 +87,27 @@ pub(crate) async fn concerned(hints: &mut Hints, desired: &Tables) -> Hint {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect("nobody was told")
+}
+
+/// Waits until something with the look of ours is there that nobody wants.
+pub(crate) async fn stray(hints: &mut Hints, network: &Network, desired: &Tables) {
+    let mut strays = Strays::default();
+    let wait = async {
+        while strays.is_empty() {
+            strays.heed(&hints.recv().await.unwrap(), desired, &network.pools);
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect("nobody was told");
+}
+
+/// A node that has two peers, and what it hears of then.
+pub(crate) async fn joined(net: &mut Net, blackhole: bool) -> (Network, Me, Tables, Hints) {
+    let network = super::network();
+    let me = Me { blackhole, ..super::me(&network) };
+    let wanted = desired(&network, &me, &[2, 3].map(|node| super::peer(&network, node)));
+    net.converge(&network, &wanted).await;
+    let hints = net.kernel.hints().await.unwrap();
+    (network, me, wanted, hints)
 }
 
 pub(crate) fn name(text: &str) -> DeviceName {

@@ -31,6 +31,7 @@ fn interface(index: u32, name: &str, nets: &[&str]) -> Interface {
         broadcast: name != "lo",
         strict: false,
         forwards: true,
+        qdisc: None,
         ours: name.starts_with("loden"),
         network: None,
         addresses: nets.iter().map(|net| address(net)).collect(),

@@ -38,6 +38,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         told.extend(warnings(&self.facts, choice, held, network));
         if let Some(desired) = self.program.desired() {
             told.extend(crowds(&self.facts, desired.tables()));
+            told.extend(queues(&self.facts, desired.tables()));
         }
         told
     }
@@ -109,6 +110,19 @@ fn crowds(facts: &HostFacts, tables: &Tables) -> Vec<String> {
                  needs {needed} as next hops; set it higher than that"
             )
         })
+    });
+    told.collect()
+}
+
+/// Tunnels that somebody has given a queue: it is theirs, and it may be what is slow.
+fn queues(facts: &HostFacts, tables: &Tables) -> Vec<String> {
+    let tunnels = tables.devices.keys().filter_map(|name| facts.interface(*name));
+    let told = tunnels.filter_map(|tunnel| {
+        let (name, qdisc) = (tunnel.name, tunnel.qdisc.as_ref().filter(|qdisc| *qdisc != "noqueue")?);
+        Some(format!(
+            "the tunnel {name} has the queueing discipline {qdisc}, which may delay or drop what is sent to peers; \
+             `tc qdisc del dev {name} root` takes it away"
+        ))
     });
     told.collect()
 }
@@ -191,16 +205,38 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_in_a_tunnel_are_permanent_and_not_counted() {
-        let (network, mut host) = (network(), facts("192.0.2.9"));
-        host.neighbour_limits = vec![(Family::V4, 1)];
-        let choice = choose(&Selection::default(), &host, None, &[]).unwrap();
-        let underlay = underlay::of(&choice, &host, &Dialled::default(), &network, &held());
+    fn a_queue_on_a_tunnel_is_told_and_on_other_devices_is_not() {
+        let mut host = with_bridge(true);
+        let tunnel: DeviceName = "loden1a".parse().unwrap();
+        let mut tunnel = Interface { name: tunnel, ours: true, ..host.interfaces[1].clone() };
+        let tables = desired_tables(&host);
+        assert!(tables.devices.contains_key(&tunnel.name));
+        host.interfaces[1].qdisc = Some("fq_codel".to_owned());
+        tunnel.qdisc = Some("noqueue".to_owned());
+        host.interfaces.push(tunnel);
+        assert_eq!(queues(&host, &tables), Vec::<String>::new());
+        host.interfaces[2].qdisc = Some("tbf".to_owned());
+        let told = queues(&host, &tables).join("");
+        assert!(told.starts_with("the tunnel loden1a has the queueing discipline tbf, which may"), "{told}");
+    }
+
+    fn desired_tables(host: &HostFacts) -> Tables {
+        let network = network();
+        let choice = choose(&Selection::default(), host, None, &[]).unwrap();
+        let underlay = underlay::of(&choice, host, &Dialled::default(), &network, &held());
         let (node, mac) = ("node-9".parse().unwrap(), "02:00:00:00:00:09".parse().unwrap());
         let me = Me { node, subnets: held().subnets, underlay, mac, blackhole: false };
         let mut desired = Desired::new(network, me);
         desired.replace([peer(1), peer(2), peer(3)]);
-        assert_eq!((desired.tables().routes.len(), crowds(&host, desired.tables()).len()), (3, 0));
+        desired.tables().clone()
+    }
+
+    #[test]
+    fn neighbours_in_a_tunnel_are_permanent_and_not_counted() {
+        let mut host = facts("192.0.2.9");
+        host.neighbour_limits = vec![(Family::V4, 1)];
+        let tables = desired_tables(&host);
+        assert_eq!((tables.routes.len(), crowds(&host, &tables).len()), (3, 0));
     }
 
     #[test]

@@ -203,6 +203,7 @@ pub(crate) fn facts(address: &str) -> HostFacts {
             broadcast: true,
             strict: false,
             forwards: true,
+            qdisc: None,
             ours: false,
             network: None,
             addresses: vec![address],

@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use crate::world::{DEVICE, OWN_V4, PEERS, Peer, TABLE};
+use crate::world::{DEVICE, OWN_V4, PEERS, Peer, TABLE, VNI};
 
 /// One change, as iproute2, sysctl or nft makes it.
 #[derive(Clone, Copy, Debug)]
@@ -21,15 +21,20 @@ pub(crate) enum Change {
     DeleteFdb(Peer),
     BendFdb(Peer),
     StaleFdb,
+    PlainFdb,
     Flood,
     DeleteAddress,
     SecondAddress,
+    EndAddress,
+    FarAddress(Peer),
     RpFilter,
     Forwarding,
     Bridge,
     Mtu,
     Mac,
     Down,
+    ProtoDown,
+    Ttl,
     DeleteDevice,
     FlushRules,
     BendRules,
@@ -40,7 +45,7 @@ impl Change {
     pub(crate) fn random(random: &mut impl Rng) -> Self {
         let peer = Peer(random.random_range(PEERS));
         let other = Peer(if peer.0 == PEERS.start { peer.0 + 1 } else { peer.0 - 1 });
-        match random.random_range(0..27) {
+        match random.random_range(0..32) {
             0 => Self::DeleteRoute(peer),
             1 => Self::DeleteRouteV6(peer),
             2 => Self::BendRoute(peer, other),
@@ -67,6 +72,11 @@ impl Change {
             23 => Self::RpFilter,
             24 => Self::Forwarding,
             25 => Self::Bridge,
+            26 => Self::PlainFdb,
+            27 => Self::EndAddress,
+            28 => Self::FarAddress(peer),
+            29 => Self::ProtoDown,
+            30 => Self::Ttl,
             _ => Self::DeleteTable,
         }
     }
@@ -132,6 +142,15 @@ impl Change {
             Self::Flood => {
                 format!("bridge fdb append 00:00:00:00:00:00 dev {DEVICE} dst 192.0.2.250 self permanent")
             }
+            // As bridge(8) does it when it is told no more.
+            Self::PlainFdb => {
+                format!("bridge fdb append 02:00:00:00:00:ef dev {DEVICE} dst 192.0.2.250 self")
+            }
+            Self::EndAddress => {
+                format!("ip addr change {OWN_V4}/32 dev {DEVICE} valid_lft 9 preferred_lft 0")
+            }
+            // Brings a route to a pod of the peer's along.
+            Self::FarAddress(peer) => format!("ip addr add {OWN_V4} peer {}/32 dev {DEVICE}", peer.pod()),
             Self::SecondAddress => format!("ip addr add 10.244.250.1/16 dev {DEVICE}"),
             Self::RpFilter => format!("sysctl -q net.ipv4.conf.{DEVICE}.rp_filter=1"),
             Self::Forwarding => format!("sysctl -q net.ipv4.conf.{DEVICE}.forwarding=0"),
@@ -140,6 +159,8 @@ impl Change {
             Self::Mtu => format!("ip link set {DEVICE} mtu 1400"),
             Self::Mac => format!("ip link set {DEVICE} address 02:00:00:00:00:ee"),
             Self::Down => format!("ip link set {DEVICE} down"),
+            Self::ProtoDown => format!("ip link set {DEVICE} protodown on"),
+            Self::Ttl => format!("ip link set {DEVICE} type vxlan id {VNI} ttl 1"),
             Self::DeleteDevice => format!("ip link del {DEVICE}"),
             Self::FlushRules => format!("nft flush chain {TABLE} postrouting"),
             // Before all others.

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 use crate::change::Change;
 
-const VNI: u32 = 100;
+pub(crate) const VNI: u32 = 100;
 pub(crate) const DEVICE: &str = "loden100a";
 /// Our table of the packet filter.
 pub(crate) const TABLE: &str = "inet loden";
@@ -53,6 +53,10 @@ pub(crate) struct Peer(pub(crate) u8);
 impl Peer {
     pub(crate) fn base(self) -> String {
         format!("10.244.{}.0", self.0)
+    }
+
+    pub(crate) fn pod(self) -> String {
+        format!("10.244.{}.9", self.0)
     }
 
     pub(crate) fn subnet(self) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use loden_datapath::Hint;
 use loden_datapath::firewall::Edit;
 use loden_datapath::firewall::chains::{Base, Chain, ChainId, Hook, Rule, Verdict};
-use loden_datapath::tables::AddressKey;
+use loden_datapath::tables::{AddressKey, Lifetime};
 use loden_proto::model::{Masquerade, Network};
 use tokio::time::sleep;
 
@@ -144,9 +144,9 @@ async fn the_pods_bridge_is_known_when_it_appears() {
     let (agent, _watch) = world.ready_with(&[1], 1).await;
     let mut bridge = crate::testing::facts("10.244.9.1").interfaces.remove(0);
     bridge.name = "cni0".parse().unwrap();
-    let key = AddressKey { device: bridge.name, address: "10.244.9.1/24".parse().unwrap() };
+    let key = AddressKey::new(bridge.name, "10.244.9.1/24".parse().unwrap());
     world.kernel.change_facts(|host| host.interfaces.push(bridge));
-    world.kernel.hint(&Hint::Address(key));
+    world.kernel.hint(&Hint::Address(key, Lifetime::Infinite));
     let mut overview = agent.overview();
     let there = overview.wait_for(|overview| !overview.applied.devices.pods.is_empty()).await.unwrap();
     assert_eq!(there.applied.devices.pods, BTreeSet::from(["cni0".to_owned()]));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use loden_datapath::tables::{AddressKey, RouteKey, Tables};
+use loden_datapath::tables::{AddressKey, Lifetime, RouteKey, Tables};
 use loden_datapath::{Error, Hint, HostRoute, Step};
 use loden_proto::model::{
     Backend, Family, Network, Peer, Pool, Receiver, RoutedReceiver, Subnets, VxlanBackend,
@@ -91,15 +91,15 @@ async fn what_is_ipv4_works_on_a_host_without_ipv6() {
 
     world.kernel.heal();
     world.kernel.change_facts(|host| host.v6_off.all = false);
-    let loopback = AddressKey { device: "lo".parse().unwrap(), address: "::1/128".parse().unwrap() };
-    world.kernel.hint(&Hint::Address(loopback));
+    let loopback = AddressKey::new("lo".parse().unwrap(), "::1/128".parse().unwrap());
+    world.kernel.hint(&Hint::Address(loopback, Lifetime::Infinite));
     agent.told(|ready, text| ready && text == "default: 1 peers from server").await;
     assert_eq!(world.routes(), ["10.244.1.0/24", "2001:db8:0:1::/64"]);
     settle().await;
     assert!(world.subnet_env().contains("FLANNEL_IPV6_SUBNET=2001:db8:0:9::1/64"), "{}", world.subnet_env());
 
     let tunnel = *world.kernel.tables().devices.keys().next().unwrap();
-    let own = AddressKey { device: tunnel, address: "2001:db8:0:9::/128".parse().unwrap() };
+    let own = AddressKey::new(tunnel, "2001:db8:0:9::/128".parse().unwrap());
     world.kernel.change_facts(|host| host.v6_off.default = true);
     world.kernel.change(|tables| {
         tables.addresses.remove(&own).unwrap();
@@ -127,7 +127,7 @@ async fn a_changed_address_is_an_endpoint_update() {
     settle().await;
     world.kernel.change_facts(|host| *host = facts("192.0.2.99"));
     let address = "192.0.2.99/24".parse().unwrap();
-    world.kernel.hint(&Hint::Address(AddressKey { device: "eth0".parse().unwrap(), address }));
+    world.kernel.hint(&Hint::Address(AddressKey::new("eth0".parse().unwrap(), address), Lifetime::Infinite));
     let mut endpoints = world.server.endpoints();
     let moved =
         |endpoints: &Vec<v1::Endpoint>| endpoints.last().is_some_and(|last| last.address_v4 == "192.0.2.99");
@@ -229,7 +229,7 @@ async fn an_interface_that_is_back_after_long_is_used_at_once() {
     world.kernel.change_facts(|host| *host = facts("192.0.2.9"));
     let address = "192.0.2.9/24".parse().unwrap();
     let begin = Instant::now();
-    world.kernel.hint(&Hint::Address(AddressKey { device: "eth0".parse().unwrap(), address }));
+    world.kernel.hint(&Hint::Address(AddressKey::new("eth0".parse().unwrap(), address), Lifetime::Infinite));
     agent.ready().await;
     assert!(begin.elapsed() < Duration::from_secs(1), "after {:?}", begin.elapsed());
     assert_eq!(world.routes(), ["10.244.1.0/24"]);

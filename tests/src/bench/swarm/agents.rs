@@ -198,6 +198,7 @@ fn facts(address: Ipv4Addr) -> anyhow::Result<HostFacts> {
         broadcast: true,
         strict: false,
         forwards: true,
+        qdisc: None,
         ours: false,
         network: None,
         addresses: vec![address],
