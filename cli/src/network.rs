@@ -23,7 +23,7 @@ pub(crate) enum Verb {
         /// Its name
         network: String,
     },
-    /// Changes pools, MTU or masquerading
+    /// Changes pools, MTU, masquerading or direct routing
     Update(Update),
     /// Deletes a network
     Delete {
@@ -136,6 +136,14 @@ pub(crate) struct Update {
     /// Packets of pods leave with the pods' addresses
     #[arg(long, group = "change", conflicts_with = "masquerade")]
     no_masquerade: bool,
+
+    /// VXLAN sends to nodes on the same link without encapsulation
+    #[arg(long, group = "change", conflicts_with = "no_direct_routing")]
+    direct_routing: bool,
+
+    /// VXLAN sends to all nodes through the tunnel
+    #[arg(long, group = "change")]
+    no_direct_routing: bool,
 }
 
 impl Verb {
@@ -251,8 +259,21 @@ impl Update {
         if masquerade.is_some() || self.no_masquerade {
             paths.push("masquerade".to_owned());
         }
-        let (name, revision) = (current.name, current.revision);
-        let network = v1::Network { name, pools, mtu: self.mtu, masquerade, revision, ..Default::default() };
+        let mut backend = None;
+        if self.direct_routing || self.no_direct_routing {
+            let Some(v1::network::Backend::Vxlan(vxlan)) = current.backend else {
+                let flag = if self.direct_routing { "--direct-routing" } else { "--no-direct-routing" };
+                let (network, of) = (&self.network, BackendView::from(current.backend).words());
+                return Err(Failure::Usage(format!(
+                    "{flag}: the backend of network {network} is {of}, not vxlan"
+                )));
+            };
+            let vxlan = v1::VxlanBackend { direct_routing: self.direct_routing, ..vxlan };
+            backend = Some(v1::network::Backend::Vxlan(vxlan));
+            paths.push("vxlan.direct_routing".to_owned());
+        }
+        let (name, revision, mtu) = (current.name, current.revision, self.mtu);
+        let network = v1::Network { name, pools, mtu, masquerade, backend, revision, ..Default::default() };
         let update_mask = Some(prost_types::FieldMask { paths });
         Ok(v1::UpdateNetworkRequest { network: Some(network), update_mask })
     }
@@ -305,21 +326,12 @@ enum BackendView {
 
 impl From<v1::Network> for NetworkView {
     fn from(wire: v1::Network) -> Self {
-        let backend = match wire.backend {
-            Some(v1::network::Backend::Vxlan(vxlan)) => {
-                let v1::VxlanBackend { port, learning, gbp, direct_routing } = vxlan;
-                BackendView::Vxlan { port, learning, gbp, direct_routing }
-            }
-            Some(v1::network::Backend::HostGw(_)) => BackendView::HostGw,
-            Some(v1::network::Backend::Alloc(_)) => BackendView::Alloc,
-            None => BackendView::Unknown,
-        };
         Self {
             name: short(&wire.name),
             vni: wire.vni,
             pools: wire.pools.into_iter().map(Into::into).collect(),
             mtu: wire.mtu,
-            backend,
+            backend: BackendView::from(wire.backend),
             lease_ttl_seconds: wire.lease_ttl.map(|ttl| ttl.seconds),
             masquerade: wire
                 .masquerade
@@ -327,6 +339,20 @@ impl From<v1::Network> for NetworkView {
             create_time: age::rfc3339(wire.create_time.as_ref()),
             revision: wire.revision,
             created: wire.create_time,
+        }
+    }
+}
+
+impl From<Option<v1::network::Backend>> for BackendView {
+    fn from(wire: Option<v1::network::Backend>) -> Self {
+        match wire {
+            Some(v1::network::Backend::Vxlan(vxlan)) => {
+                let v1::VxlanBackend { port, learning, gbp, direct_routing } = vxlan;
+                Self::Vxlan { port, learning, gbp, direct_routing }
+            }
+            Some(v1::network::Backend::HostGw(_)) => Self::HostGw,
+            Some(v1::network::Backend::Alloc(_)) => Self::Alloc,
+            None => Self::Unknown,
         }
     }
 }

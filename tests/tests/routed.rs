@@ -228,6 +228,44 @@ async fn a_peer_of_both_families_moves_over_an_ipv6_underlay_without_loss() -> a
     moves_without_loss(Underlay::V6, "direct-6", DUAL).await
 }
 
+/// Direct routing is switched on and off three times, in every family of the network.
+async fn is_switched_without_loss(underlay: Underlay, name: &str, pools: &[&str]) -> anyhow::Result<()> {
+    let mut stage = Stage::set(underlay, name, pools, &[], Filter::Off).await?;
+    let switches = [("--direct-routing", LINK), ("--no-direct-routing", stage.tunnel())];
+    let reports = stage.pair.ping_during(async || {
+        for (flag, device) in switches.repeat(3) {
+            stage.pair.deployment.lodenctl(&["network", "update", "default", flag]).await?;
+            for node in [&stage.pair.a, &stage.pair.b] {
+                stage.leads_over(node, device).await?;
+            }
+        }
+        Ok(())
+    });
+    assert_eq!(lost("six switches", &reports.await?), 0);
+
+    // Whoever was away meanwhile comes with what the network had before.
+    for (flag, device) in switches {
+        stage.pair.b.kill9().await?;
+        stage.pair.deployment.lodenctl(&["network", "update", "default", flag]).await?;
+        stage.pair.b.start()?;
+        for node in [&stage.pair.a, &stage.pair.b] {
+            stage.leads_over(node, device).await.with_context(|| format!("b was away: {flag}"))?;
+        }
+        stage.pair.reaches().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn direct_routing_is_switched_without_loss() -> anyhow::Result<()> {
+    is_switched_without_loss(Underlay::V4, "switch", V4).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn direct_routing_is_switched_without_loss_over_an_ipv6_underlay() -> anyhow::Result<()> {
+    is_switched_without_loss(Underlay::V6, "switch-6", DUAL).await
+}
+
 /// Who filters strictly would drop what comes by another way than it sends, as it does while a peer moves. So
 /// nobody is sent to directly, and nothing moves when the ways do.
 async fn stays_in_the_tunnel(underlay: Underlay, name: &str, pools: &[&str]) -> anyhow::Result<()> {

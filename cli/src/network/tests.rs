@@ -102,6 +102,22 @@ fn update_sends_the_whole_list_of_pools_and_only_what_was_asked() {
     assert_eq!(request.network.unwrap().masquerade, None);
     assert!(Line::try_parse_from("network update blue --masquerade --no-masquerade".split(' ')).is_err());
 
+    for (flag, direct_routing) in [("--direct-routing", true), ("--no-direct-routing", false)] {
+        let request = update(&format!("update blue {flag}")).unwrap();
+        assert_eq!(request.update_mask.unwrap().paths, ["vxlan.direct_routing"]);
+        let Some(v1::network::Backend::Vxlan(vxlan)) = request.network.unwrap().backend else {
+            panic!("no VXLAN")
+        };
+        assert_eq!(vxlan.direct_routing, direct_routing);
+        let Verb::Update(of_host_gw) = verb(&format!("update blue {flag}")) else { panic!("not an update") };
+        let backend = Some(v1::network::Backend::HostGw(v1::HostGwBackend {}));
+        let failure = of_host_gw.request(v1::Network { backend, ..wire() }).unwrap_err();
+        assert_eq!(failure.to_string(), format!("{flag}: the backend of network blue is host-gw, not vxlan"));
+    }
+    assert!(
+        Line::try_parse_from("network update blue --direct-routing --no-direct-routing".split(' ')).is_err()
+    );
+
     let failure = update("update blue --remove-pool 10.9.0.0/16").unwrap_err();
     assert!(failure.to_string().contains("10.9.0.0/16: network blue has no such pool"), "{failure}");
 }

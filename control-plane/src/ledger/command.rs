@@ -15,6 +15,19 @@ use super::key::RecordKey;
 use super::refusal::{Named, Refusal};
 use crate::store::{Change, Guard};
 
+/// What of a network is to be changed; `None` stays as it is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NetworkChange {
+    /// Replaces the whole list; a pool in use may not disappear.
+    pub pools: Option<Vec<Pool>>,
+    /// `Some(None)`: each node's lower device decides again.
+    pub mtu: Option<Option<Mtu>>,
+    /// `Some(None)`: packets leave with the pods' addresses.
+    pub masquerade: Option<Option<Masquerade>>,
+    /// Of VXLAN: whether nodes on the same link are sent to without encapsulation.
+    pub direct_routing: Option<bool>,
+}
+
 /// One wish. Who may have it is checked before it comes here.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Command {
@@ -29,12 +42,8 @@ pub enum Command {
     UpdateNetwork {
         /// Which.
         id: NetworkId,
-        /// Replaces the whole list; a pool in use may not disappear.
-        pools: Option<Vec<Pool>>,
-        /// `Some(None)`: each node's lower device decides again.
-        mtu: Option<Option<Mtu>>,
-        /// `Some(None)`: packets leave with the pods' addresses.
-        masquerade: Option<Option<Masquerade>>,
+        /// What of it.
+        change: NetworkChange,
         /// The revision that the caller has seen; `None`: whatever there is now.
         seen: Option<u64>,
     },

@@ -29,10 +29,7 @@ impl Ledger {
             Command::CreateNetwork { spec, request_id } => {
                 self.create_network(spec, request_id.as_deref(), context)
             }
-            Command::UpdateNetwork { id, pools, mtu, masquerade, seen } => {
-                let masquerade = masquerade.as_ref().map(Option::as_ref);
-                self.update_network(id, pools.as_deref(), *mtu, masquerade, *seen, context)
-            }
+            Command::UpdateNetwork { id, change, seen } => self.update_network(id, change, *seen, context),
             Command::DeleteNetwork { id, force } => self.delete_network(id, *force, context),
             Command::AcquireLease { name, instance, claim, endpoint, underlay } => {
                 self.acquire_lease(name, *instance, claim.as_ref(), endpoint, underlay, context)

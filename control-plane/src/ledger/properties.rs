@@ -9,7 +9,7 @@ use loden_proto::model::{Endpoint, Epoch, Family, InstanceId, LeaseName, Subnets
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::testing::{Rig, name, pool, spec, subnets, with_vtep};
+use super::testing::{Rig, name, set_pools, spec, subnets, with_vtep};
 use super::{Command, Decision, LeaseState, Ledger};
 use crate::store::{Batch, RollingHash};
 
@@ -179,16 +179,7 @@ fn command(rig: &mut Rig, step: &Step) -> Option<Command> {
             let spec = spec(NETWORKS[network], &pools(network, wide));
             Command::CreateNetwork { spec, request_id: Some(format!("{network} {wide}")) }
         }
-        Step::Widen { network, wide } => {
-            let pools = pools(network, wide).into_iter().map(pool).collect();
-            Command::UpdateNetwork {
-                id: NETWORKS[network].parse().unwrap(),
-                pools: Some(pools),
-                mtu: None,
-                masquerade: None,
-                seen: None,
-            }
-        }
+        Step::Widen { network, wide } => set_pools(NETWORKS[network], &pools(network, wide)),
         Step::Delete { network, force } => {
             Command::DeleteNetwork { id: NETWORKS[network].parse().unwrap(), force }
         }

@@ -12,7 +12,8 @@ use loden_proto::model::{
 use loden_proto::names::{NetworkId, NodeId};
 
 use super::{
-    Applied, Command, Context, Decision, Defaults, Knocked, Lease, Ledger, PeerChange, Refusal, Streaming,
+    Applied, Command, Context, Decision, Defaults, Knocked, Lease, Ledger, NetworkChange, PeerChange,
+    Refusal, Streaming,
 };
 use crate::store::{Batch, Change, CommitError, Guard, Loaded, MemoryStore, Revision, Store, StoreError};
 
@@ -227,7 +228,11 @@ pub(super) fn network(id: &str, pools: &[&str]) -> Command {
 /// Gives a network these pools.
 pub(super) fn set_pools(id: &str, pools: &[&str]) -> Command {
     let pools = Some(pools.iter().map(|text| pool(text)).collect());
-    Command::UpdateNetwork { id: id.parse().unwrap(), pools, mtu: None, masquerade: None, seen: None }
+    update_network(id, NetworkChange { pools, ..NetworkChange::default() }, None)
+}
+
+pub(super) fn update_network(id: &str, change: NetworkChange, seen: Option<u64>) -> Command {
+    Command::UpdateNetwork { id: id.parse().unwrap(), change, seen }
 }
 
 /// The endpoint of a node: its address is made from a number.

@@ -18,10 +18,14 @@ use super::Shared;
 use super::page::Page;
 use super::refusal::failed;
 use crate::clerk::Answer;
-use crate::ledger::Command;
+use crate::ledger::{Command, NetworkChange};
 
 /// Longest id of a request, in characters.
 const REQUEST_ID: usize = 64;
+/// A path of a mask, of VXLAN alone.
+const DIRECT_ROUTING: &str = "vxlan.direct_routing";
+/// All paths that a mask may have.
+const CHANGEABLE: [&str; 4] = ["pools", "mtu", "masquerade", DIRECT_ROUTING];
 
 pub(super) struct Networks(pub(super) Arc<Shared>);
 
@@ -94,8 +98,8 @@ fn update(request: UpdateNetworkRequest) -> Result<Command, InvalidValue> {
     if paths.is_empty() {
         return Err(InvalidValue::missing("update_mask"));
     }
-    if let Some(path) = paths.iter().find(|path| !["pools", "mtu", "masquerade"].contains(path)) {
-        let rule = "cannot be changed; pools, mtu and masquerade can";
+    if let Some(path) = paths.iter().find(|path| !CHANGEABLE.contains(path)) {
+        let rule = format!("cannot be changed; {} can", CHANGEABLE.join(", "));
         return Err(InvalidValue::new(path, rule).at("update_mask"));
     }
     let pools = paths.contains("pools").then(|| parse_pools(wire.pools)).transpose().map_err(at)?;
@@ -104,8 +108,14 @@ fn update(request: UpdateNetworkRequest) -> Result<Command, InvalidValue> {
     let masquerade = wire.masquerade.map(Masquerade::try_from).transpose();
     let masquerade = masquerade.map_err(|invalid| at(invalid.at("masquerade")));
     let masquerade = paths.contains("masquerade").then_some(masquerade).transpose()?;
+    let direct_routing = match wire.backend {
+        _ if !paths.contains(DIRECT_ROUTING) => None,
+        Some(v1::network::Backend::Vxlan(vxlan)) => Some(vxlan.direct_routing),
+        _ => return Err(at(InvalidValue::missing("vxlan"))),
+    };
     let seen = Some(wire.revision).filter(|revision| *revision != 0);
-    Ok(Command::UpdateNetwork { id, pools, mtu, masquerade, seen })
+    let change = NetworkChange { pools, mtu, masquerade, direct_routing };
+    Ok(Command::UpdateNetwork { id, change, seen })
 }
 
 fn parse_pools(wire: Vec<v1::Pool>) -> Result<Vec<Pool>, InvalidValue> {
@@ -145,22 +155,32 @@ mod tests {
         UpdateNetworkRequest { network: Some(network), update_mask: Some(prost_types::FieldMask { paths }) }
     }
 
+    fn changed(request: UpdateNetworkRequest) -> NetworkChange {
+        match update(request).unwrap() {
+            Command::UpdateNetwork { change, .. } => change,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn only_the_fields_of_the_mask_are_changed() {
-        let Command::UpdateNetwork { pools, mtu, .. } = update(request(&["pools"])).unwrap() else {
-            panic!()
-        };
-        assert_eq!((pools.map(|pools| pools.len()), mtu), (Some(1), None));
-        let Command::UpdateNetwork { pools, mtu, .. } = update(request(&["mtu"])).unwrap() else { panic!() };
-        assert_eq!((pools, mtu), (None, Some(Some(Mtu::try_from(1400).unwrap()))));
+        let change = changed(request(&["pools"]));
+        assert_eq!(change.pools.as_ref().map(Vec::len), Some(1));
+        assert_eq!(change, NetworkChange { pools: change.pools.clone(), ..NetworkChange::default() });
+        let mtu = |mtu| NetworkChange { mtu: Some(mtu), ..NetworkChange::default() };
+        assert_eq!(changed(request(&["mtu"])), mtu(Some(Mtu::try_from(1400).unwrap())));
         let mut unset = request(&["mtu"]);
         unset.network.as_mut().unwrap().mtu = None;
-        let Command::UpdateNetwork { mtu, masquerade, .. } = update(unset).unwrap() else { panic!() };
-        assert_eq!((mtu, masquerade), (Some(None), None));
-        let Command::UpdateNetwork { mtu, masquerade, .. } = update(request(&["masquerade"])).unwrap() else {
-            panic!()
-        };
-        assert_eq!((mtu, masquerade), (None, Some(None)));
+        assert_eq!(changed(unset), mtu(None));
+        let change = NetworkChange { masquerade: Some(None), ..NetworkChange::default() };
+        assert_eq!(changed(request(&["masquerade"])), change);
+        for direct_routing in [true, false] {
+            let mut direct = request(&["vxlan.direct_routing"]);
+            let vxlan = v1::VxlanBackend { direct_routing, ..Default::default() };
+            direct.network.as_mut().unwrap().backend = Some(v1::network::Backend::Vxlan(vxlan));
+            let change = NetworkChange { direct_routing: Some(direct_routing), ..NetworkChange::default() };
+            assert_eq!(changed(direct), change);
+        }
     }
 
     #[test]
@@ -168,6 +188,7 @@ mod tests {
         let field = |request| update(request).unwrap_err().field;
         assert_eq!(field(request(&[])), "update_mask");
         assert_eq!(field(request(&["vni"])), "update_mask");
+        assert_eq!(field(request(&["vxlan.direct_routing"])), "network.vxlan");
         let mut bad = request(&["pools"]);
         bad.network.as_mut().unwrap().pools[0].cidr = "10.1.0.1/16".into();
         assert_eq!(field(bad), "network.pools[0].cidr");

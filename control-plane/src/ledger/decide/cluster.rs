@@ -108,7 +108,7 @@ mod tests {
     use crate::ledger::testing::{
         Rig, acquire, acquire_at, claim, name, network, release, reserve, set_pools, with_vtep,
     };
-    use crate::ledger::{Command, Knocked, LeaseState, Refusal};
+    use crate::ledger::{Command, Knocked, LeaseState, NetworkChange, Refusal};
     use loden_proto::names::NodeId;
 
     fn begin(rig: &Rig, id: u128) -> Command {
@@ -325,9 +325,7 @@ mod tests {
         // What gives nobody anything to bring takes no time.
         rig.must(Command::UpdateNetwork {
             id: "blue".parse().unwrap(),
-            pools: None,
-            mtu: Some(1400_u32.try_into().ok()),
-            masquerade: None,
+            change: NetworkChange { mtu: Some(1400_u32.try_into().ok()), ..NetworkChange::default() },
             seen: None,
         });
         rig.pass(1);

@@ -2,12 +2,12 @@
 
 use ipnet::IpNet;
 use loden_proto::InvalidValue;
-use loden_proto::model::{Backend, Masquerade, Mtu, Network, NetworkSpec, Pool, Vni};
+use loden_proto::model::{Backend, Network, NetworkSpec, Pool, Vni, VxlanBackend};
 use loden_proto::names::{NetworkId, NodeId};
 
 use super::draft::{Draft, revision_of};
 use crate::ledger::Ledger;
-use crate::ledger::command::{Context, Decision, Want};
+use crate::ledger::command::{Context, Decision, NetworkChange, Want};
 use crate::ledger::key::RecordKey;
 use crate::ledger::record::{CatalogRecord, Made, NetworkRecord, Stamp, VniRecord};
 use crate::ledger::refusal::{Named, Refusal, VniRange};
@@ -57,7 +57,7 @@ impl Ledger {
         Ok(draft.finish(Want::Network(spec.id.clone())))
     }
 
-    /// Changes a network's pools, MTU and masquerading.
+    /// Changes a network's pools, MTU, masquerading and direct routing.
     ///
     /// That a pool is unused is known of everything accepted so far in this process. Replicas on a shared
     /// store could lease a slot of it unseen, before the change: for them it would have to be marked first,
@@ -65,9 +65,7 @@ impl Ledger {
     pub(super) fn update_network(
         &self,
         id: &NetworkId,
-        pools: Option<&[Pool]>,
-        mtu: Option<Option<Mtu>>,
-        masquerade: Option<Option<&Masquerade>>,
+        change: &NetworkChange,
         seen: Option<u64>,
         context: &Context<'_>,
     ) -> Result<Decision, Refusal> {
@@ -77,9 +75,10 @@ impl Ledger {
             return Err(Refusal::StaleRevision { network: id.clone(), seen, current: now.revision });
         }
         let next = Network {
-            pools: pools.map_or_else(|| now.pools.clone(), <[Pool]>::to_vec),
-            mtu: mtu.unwrap_or(now.mtu),
-            masquerade: masquerade.map_or_else(|| now.masquerade.clone(), Option::<&Masquerade>::cloned),
+            pools: change.pools.clone().unwrap_or_else(|| now.pools.clone()),
+            mtu: change.mtu.unwrap_or(now.mtu),
+            masquerade: change.masquerade.clone().unwrap_or_else(|| now.masquerade.clone()),
+            backend: changed_backend(now.backend, change)?,
             ..now.clone()
         };
         check_spec(&NetworkSpec {
@@ -199,6 +198,17 @@ impl Ledger {
     }
 }
 
+fn changed_backend(now: Backend, change: &NetworkChange) -> Result<Backend, InvalidValue> {
+    let Some(direct_routing) = change.direct_routing else { return Ok(now) };
+    match now {
+        Backend::Vxlan(vxlan) => Ok(Backend::Vxlan(VxlanBackend { direct_routing, ..vxlan })),
+        Backend::HostGw | Backend::Alloc => {
+            let rule = "is for the backend VXLAN alone, and the backend of a network never changes";
+            Err(InvalidValue::new(direct_routing, rule).at("network.vxlan.direct_routing"))
+        }
+    }
+}
+
 fn check_spec(spec: &NetworkSpec) -> Result<(), InvalidValue> {
     if spec.pools.len() > MOST_POOLS {
         let rule = format!("must be at most {MOST_POOLS}");
@@ -211,8 +221,8 @@ fn check_spec(spec: &NetworkSpec) -> Result<(), InvalidValue> {
 mod tests {
     use loden_proto::model::{Masquerade, Mtu, Vni};
 
-    use crate::ledger::Command;
     use crate::ledger::testing::{Rig, acquire, network, pool, release};
+    use crate::ledger::{Command, NetworkChange};
 
     fn delete(force: bool) -> Command {
         Command::DeleteNetwork { id: "blue".parse().unwrap(), force }
@@ -228,21 +238,26 @@ mod tests {
         let pools = Some(vec![pool("10.2.0.0/22"), pool("2001:db8::/48")]);
         rig.must(Command::UpdateNetwork {
             id: id.clone(),
-            pools: pools.clone(),
-            mtu: Some(Mtu::try_from(1400).ok()),
-            masquerade: Some(Some(Masquerade::default())),
+            change: NetworkChange {
+                pools: pools.clone(),
+                mtu: Some(Mtu::try_from(1400).ok()),
+                masquerade: Some(Some(Masquerade::default())),
+                direct_routing: Some(true),
+            },
             seen: Some(created.revision),
         });
         let changed = rig.ledger.network(&id).unwrap().clone();
         assert!(changed.revision > created.revision && changed.pools == pools.clone().unwrap());
         assert_eq!(changed.masquerade, Some(Masquerade::default()));
+        assert!(changed.backend.is_routed() && !created.backend.is_routed());
         let update = |pools, masquerade| {
-            let id = id.clone();
-            Command::UpdateNetwork { id, pools, mtu: None, masquerade, seen: None }
+            let change = NetworkChange { pools, masquerade, ..NetworkChange::default() };
+            Command::UpdateNetwork { id: id.clone(), change, seen: None }
         };
         assert!(rig.must(update(pools, None)).changes.is_empty());
         rig.must(update(None, Some(None)));
-        assert_eq!(rig.ledger.network(&id).unwrap().masquerade, None);
+        let network_now = rig.ledger.network(&id).unwrap();
+        assert_eq!((&network_now.masquerade, network_now.backend), (&None, changed.backend));
         rig.must(network("red", &["10.1.0.0/22"]));
         rig.must(delete(false));
         assert_eq!(rig.ledger.network(&id), None);

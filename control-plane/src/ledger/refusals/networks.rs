@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use loden_proto::model::{Mtu, NetworkSpec, Vni};
+use loden_proto::model::{Backend, Mtu, NetworkSpec, Vni};
 
 use super::{create, rig, told, vxlan};
-use crate::ledger::Command;
-use crate::ledger::testing::{Rig, name, network, pool, spec, subnets};
+use crate::ledger::testing::{Rig, name, network, pool, spec, subnets, update_network};
+use crate::ledger::{Command, NetworkChange};
 
 #[test]
 fn bad_networks_are_refused_by_name() {
@@ -103,32 +103,14 @@ fn vnis_come_from_the_ranges_and_end() {
 
 #[test]
 fn bad_changes_of_networks_are_refused_by_name() {
-    let update = |pools: &[&str], mtu| Command::UpdateNetwork {
-        id: "blue".parse().unwrap(),
-        pools: Some(pools.iter().map(|text| pool(text)).collect()),
-        mtu,
-        masquerade: None,
-        seen: None,
+    let update = |pools: &[&str], mtu| {
+        let pools = Some(pools.iter().map(|text| pool(text)).collect());
+        update_network("blue", NetworkChange { pools, mtu, ..NetworkChange::default() }, None)
     };
     let cases: Vec<(Command, &str)> = vec![
+        (update_network("red", NetworkChange::default(), None), "networks/red does not exist"),
         (
-            Command::UpdateNetwork {
-                id: "red".parse().unwrap(),
-                pools: None,
-                mtu: None,
-                masquerade: None,
-                seen: None,
-            },
-            "networks/red does not exist",
-        ),
-        (
-            Command::UpdateNetwork {
-                id: "blue".parse().unwrap(),
-                pools: None,
-                mtu: None,
-                masquerade: None,
-                seen: Some(1),
-            },
+            update_network("blue", NetworkChange::default(), Some(1)),
             "network.revision: \"1\" of networks/blue is not the current 2; read it again",
         ),
         (
@@ -158,6 +140,18 @@ fn bad_changes_of_networks_are_refused_by_name() {
     for (command, expected) in cases {
         assert_eq!(told(command), expected);
     }
+}
+
+#[test]
+fn only_a_vxlan_network_is_told_how_it_routes() {
+    let mut rig = Rig::new();
+    rig.must(create(|spec| spec.backend = Backend::HostGw));
+    let change = NetworkChange { direct_routing: Some(false), ..NetworkChange::default() };
+    assert_eq!(
+        rig.refused(update_network("red", change, None)).to_string(),
+        "network.vxlan.direct_routing: \"false\" is for the backend VXLAN alone, and the backend of a network \
+         never changes"
+    );
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What is refused of what agents and admins say of nodes: endpoints, claims, reservations.
 
 use ipnet::IpNet;
-use loden_proto::model::{Backend, Endpoint, Family, Port, Receiver, Vni, VxlanReceiver};
+use loden_proto::model::{Backend, Endpoint, Family, Port, Receiver, RoutedReceiver, Vni, VxlanReceiver};
 
 use super::{create, rig, told};
 use crate::ledger::testing::{
-    Rig, acquire, acquire_at, claim, endpoint, name, pool, release, reserve, with_vtep,
+    Rig, acquire, acquire_at, claim, endpoint, name, pool, release, reserve, update_network, with_vtep,
 };
-use crate::ledger::{Command, Want};
+use crate::ledger::{Command, NetworkChange, Want};
 
 #[test]
 fn bad_endpoints_are_refused_by_name() {
@@ -111,12 +111,8 @@ fn a_pool_and_the_hosts_underlay_are_apart() {
     assert_eq!(rig.refused(create(|_| ())).to_string(), told);
     let mut pools = rig.ledger.network(&"blue".parse().unwrap()).unwrap().pools.clone();
     pools.push(pool("10.9.4.0/22"));
-    let update = |pools| Command::UpdateNetwork {
-        id: "blue".parse().unwrap(),
-        pools: Some(pools),
-        mtu: None,
-        masquerade: None,
-        seen: None,
+    let update = |pools| {
+        update_network("blue", NetworkChange { pools: Some(pools), ..NetworkChange::default() }, None)
     };
     assert!(rig.refused(update(pools)).to_string().contains("underlay prefix 10.9.4.0/24 of nodes/c"));
 }
@@ -130,6 +126,18 @@ fn an_alloc_network_takes_no_receiver() {
         "endpoint.receivers[0].vxlan.mac: \"02:00:00:00:00:01\" is not taken: the backend of the network red is not VXLAN"
     );
     rig.must(acquire("red", "a", 1));
+}
+
+#[test]
+fn who_has_not_heard_yet_that_nothing_is_routed_directly_is_not_refused() {
+    let mut rig = rig();
+    let mut endpoint = with_vtep(3, 1);
+    endpoint.receivers.push(Receiver::Routed(RoutedReceiver { family: Family::V4 }));
+    rig.must(acquire_at("blue", "c", 1, endpoint.clone()));
+    rig.must(create(|spec| spec.backend = Backend::Alloc));
+    endpoint.receivers.remove(0);
+    let told = rig.refused(acquire_at("red", "c", 1, endpoint)).to_string();
+    assert!(told.contains("is not taken: nothing is routed directly in the network red"), "{told}");
 }
 
 #[test]
