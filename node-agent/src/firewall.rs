@@ -6,7 +6,8 @@
 //!  overviews ─▶ traffic ─▶ what the tables of others drop ──▶ warnings, rules of ours in them
 //! ```
 //!
-//! What a network asked for stays in place while nothing is known of it, as its routes do.
+//! What a network asked for stays in place while nothing is known of it, as its routes do. At a start
+//! that is what the former process had noted of it.
 
 mod others;
 mod wanted;
@@ -133,7 +134,8 @@ impl<F: Firewall> Keeper<F> {
 
     fn take_in(&mut self) {
         let overviews = self.seats.iter().map(|(network, seat)| (network, seat.overview.borrow()));
-        let wanted = Wanted::of(overviews);
+        let noted = self.noted.as_ref().map_or(&[][..], |noted| &noted.members);
+        let wanted = Wanted::of(overviews, noted);
         if wanted.members != self.wanted.members || wanted.all_known != self.wanted.all_known {
             self.due = Some(Instant::now());
         }
@@ -214,7 +216,7 @@ impl<F: Firewall> Keeper<F> {
         let listing = self.firewall.table().await?;
         let whole = masquerade::is_whole(listing.as_deref(), text.as_deref());
         if whole {
-            self.note(text.zip(listing.clone())).await;
+            self.note(text.zip(listing.clone()), &members).await;
         } else {
             self.hinted(FirewallHint::Ours);
         }
@@ -230,8 +232,8 @@ impl<F: Firewall> Keeper<F> {
     }
 
     /// Has the next process know what we have put in place. A repair leaves the file as it is.
-    async fn note(&mut self, table: Option<(String, String)>) {
-        let table = table.map(|(text, listing)| KeptTable { text, listing });
+    async fn note(&mut self, table: Option<(String, String)>, members: &[Member]) {
+        let table = table.map(|(text, listing)| KeptTable { text, listing, members: members.to_vec() });
         if table == self.noted {
             return;
         }

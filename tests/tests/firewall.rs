@@ -9,14 +9,15 @@
 
 #![cfg(test)]
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use ipnet::IpNet;
-use loden_tests::deployment::{Node, Pair, Underlay};
-use loden_tests::hosts::{Host, Namespace, cidr, ip};
+use loden_tests::deployment::{Deployment, Node, Pair, Underlay};
+use loden_tests::hosts::{Host, Namespace, Process, cidr, ip};
 use loden_tests::wait;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -88,7 +89,7 @@ async fn pods_meet_the_world_as_their_node_and_each_other_as_themselves() -> any
         ["--masquerade", "--masquerade-except", "192.168.0.0/16", "--masquerade-except", "fd00:9::/32"];
     let Stage { pair, world } = stage("masq", &masquerade, &[]).await?;
     let Pair { deployment, a, b, pods } = &pair;
-    let env = std::fs::read_to_string(a.subnet_file())?;
+    let env = fs::read_to_string(a.subnet_file())?;
     ensure!(env.contains("FLANNEL_IPMASQ=true\n"), "{env}");
     let (pod_a, pod_b): (Vec<_>, Vec<_>) = (pods[0].addresses().collect(), pods[1].addresses().collect());
     let spared = ["192.168.0.9", "fd00:9::9"];
@@ -159,6 +160,60 @@ async fn pods_meet_the_world_as_their_node_and_each_other_as_themselves() -> any
     Ok(())
 }
 
+/// All that is written to the packet filter of a host from now on.
+async fn monitor(host: &Host) -> anyhow::Result<Process> {
+    let mut monitor = Command::new("nft");
+    monitor.arg("monitor");
+    let monitor = host.spawn("nft-monitor", monitor)?;
+    let listens = wait::until("nft to listen", SOON, async || {
+        host.nft("add table inet before; delete table inet before")?;
+        ensure!(monitor.log().text()?.contains("inet before"), "it has heard nothing");
+        Ok::<_, anyhow::Error>(())
+    });
+    listens.await?;
+    Ok(monitor)
+}
+
+async fn nothing_written(monitor: &Process, host: &Host) -> anyhow::Result<()> {
+    host.nft("add table inet after")?;
+    monitor.wait_for_log("table inet after", SOON).await?;
+    let heard = monitor.log().text()?;
+    ensure!(!heard.contains("loden"), "the agent has written: {heard}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_comes_back_to_two_networks_writes_nothing() -> anyhow::Result<()> {
+    let mut deployment = Deployment::start("masq-two", &[]).await?;
+    let create = ["network", "create", "default", "--pool", "10.244.0.0/16", "--masquerade"];
+    deployment.lodenctl(&create).await?;
+    deployment.create_network("quiet", "10.9.0.0/16").await?;
+    let mut a = deployment.add_node("a", 11, &["--network", "default,quiet"]).await?;
+    a.ready(SOON).await?;
+    ensure!(a.host.nft("list table inet loden")?.contains("10.9.0.0/16"), "both have a say");
+    let monitor = monitor(&a.host).await?;
+    // Which network is known first is chance,
+    for _ in 0..4 {
+        a.kill9().await?;
+        a.start()?;
+        a.ready(SOON).await?;
+    }
+    // but for the one that masquerades, where the disk knows nothing of the other one.
+    a.kill9().await?;
+    deployment.control.kill9().await?;
+    fs::remove_file(a.home.join("state/networks/quiet.state"))?;
+    a.start()?;
+    let alone = wait::until("one network to be known", SOON, async || {
+        let (_, text) = a.get("/readyz").await?;
+        ensure!(text.contains("quiet: peers are not known") && !text.contains("masqueraded"), "{text}");
+        Ok::<_, anyhow::Error>(())
+    });
+    alone.await?;
+    deployment.control.start().await?;
+    a.ready(SOON).await?;
+    nothing_written(&monitor, &a.host).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_stay_when_the_agent_is_killed_and_are_right_when_it_is_back_without_a_control_plane()
 -> anyhow::Result<()> {
@@ -170,21 +225,10 @@ async fn rules_stay_when_the_agent_is_killed_and_are_right_when_it_is_back_witho
     ensure!(seen(&pods[0], own, &world, ip(WORLD[0]))? == ip("192.0.2.11"));
 
     // Whoever comes back over his own rules leaves them as they are.
-    let mut monitor = Command::new("nft");
-    monitor.arg("monitor");
-    let monitor = a.host.spawn("nft-monitor", monitor)?;
-    let listens = wait::until("nft to listen", SOON, async || {
-        a.host.nft("add table inet before; delete table inet before")?;
-        ensure!(monitor.log().text()?.contains("inet before"), "it has heard nothing");
-        Ok::<_, anyhow::Error>(())
-    });
-    listens.await?;
+    let monitor = monitor(&a.host).await?;
     a.start()?;
     a.ready(SOON).await?;
-    a.host.nft("add table inet after")?;
-    monitor.wait_for_log("table inet after", SOON).await?;
-    let heard = monitor.log().text()?;
-    ensure!(!heard.contains("loden"), "the agent has written: {heard}");
+    nothing_written(&monitor, &a.host).await?;
     a.kill9().await?;
 
     a.host.nft("flush ruleset")?;

@@ -18,6 +18,7 @@ use std::fmt::Write as _;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use loden_proto::model::{Family, Masquerade};
 use loden_proto::names::NetworkId;
+use serde::{Deserialize, Serialize};
 
 /// The name of our table, of nft's family `inet`.
 pub const TABLE: &str = "loden";
@@ -29,7 +30,7 @@ const COMMENT: &str = "comment \"";
 const KUBE_PROXY: &str = "0x00004000";
 
 /// A network that this host is part of.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 pub struct Member {
     /// The network.
     pub network: NetworkId,

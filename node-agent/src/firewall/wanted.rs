@@ -11,7 +11,7 @@ use crate::status::Overview;
 /// What is wanted, as far as it is known.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Wanted {
-    /// The networks that are known.
+    /// The networks that are known, and those that were when our table was put in place.
     pub(super) members: Vec<Member>,
     /// What has to pass the host for them.
     pub(super) traffic: Vec<Traffic>,
@@ -20,17 +20,21 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
+    /// `noted`: for whom our table was last put in place. A network that is not known yet is taken to be as
+    /// it was then, so that the order in which networks become known writes nothing.
     pub(super) fn of<'a>(
         overviews: impl IntoIterator<Item = (&'a NetworkId, impl Deref<Target = Overview>)>,
+        noted: &[Member],
     ) -> Self {
         let mut wanted = Self { all_known: true, ..Self::default() };
-        for (_, overview) in overviews {
+        for (id, overview) in overviews {
             let applied = &overview.applied;
             if applied.ended.is_some() {
                 continue;
             }
             let Some((held, network)) = &applied.lease else {
                 wanted.all_known = false;
+                wanted.members.extend(noted.iter().find(|member| member.network == *id).cloned());
                 continue;
             };
             let pools: Vec<_> = network.pools.iter().map(Pool::cidr).collect();
@@ -72,25 +76,54 @@ mod tests {
     use crate::state::Held;
     use crate::testing::{network, peer};
 
-    fn overview(name: &str, known: bool) -> (NetworkId, Box<Overview>) {
-        let id: NetworkId = name.parse().unwrap();
-        let mut overview = Overview::default();
-        let network = Network { id: id.clone(), masquerade: Some(Masquerade::default()), ..network() };
-        let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
-        overview.applied.lease = known.then_some((held, network));
-        (id, Box::new(overview))
+    /// What is known of the networks of an agent, by name. Those in capitals masquerade.
+    fn wanted(all: &[&str], known: &[&str], noted: &[Member]) -> Wanted {
+        let overviews: Vec<(NetworkId, Box<Overview>)> = all
+            .iter()
+            .enumerate()
+            .map(|(number, name)| {
+                let id: NetworkId = name.to_lowercase().parse().unwrap();
+                let masquerade = (name.to_uppercase() == **name).then(Masquerade::default);
+                let pool = Pool::new(format!("10.{number}.0.0/16").parse().unwrap(), None).unwrap();
+                let network = Network { id: id.clone(), masquerade, pools: vec![pool], ..network() };
+                let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
+                let mut overview = Box::<Overview>::default();
+                overview.applied.lease = known.contains(name).then_some((held, network));
+                (id, overview)
+            })
+            .collect();
+        Wanted::of(overviews.iter().map(|(id, overview)| (id, &**overview)), noted)
     }
 
     #[test]
     fn rules_of_a_network_that_is_not_known_yet_stay() {
-        let wanted = |blue| {
-            let overviews = [overview("blue", blue), overview("red", true)];
-            Wanted::of(overviews.iter().map(|(id, overview)| (id, &**overview)))
-        };
-        let both = masquerade::table(&wanted(true).members);
-        assert!(wanted(true).all_known && wanted(true).may_replace(both.as_deref()));
-        assert!(!wanted(false).may_replace(both.as_deref()));
-        let red = masquerade::table(&wanted(false).members);
-        assert!(wanted(false).may_replace(red.as_deref()) && wanted(false).may_replace(None));
+        let wanted = |known: &[&str]| wanted(&["BLUE", "RED"], known, &[]);
+        let (both, red) = (wanted(&["BLUE", "RED"]), wanted(&["RED"]));
+        let table = masquerade::table(&both.members);
+        assert!(both.all_known && both.may_replace(table.as_deref()));
+        assert!(!red.all_known && !red.may_replace(table.as_deref()));
+        let table = masquerade::table(&red.members);
+        assert!(red.may_replace(table.as_deref()) && red.may_replace(None));
+    }
+
+    #[test]
+    fn whichever_network_is_known_first_the_table_is_as_it_was() {
+        for all in [["BLUE", "RED"], ["blue", "RED"], ["BLUE", "red"], ["blue", "red"]] {
+            let before = wanted(&all, &all, &[]).members;
+            for known in [&all[..0], &all[..1], &all[1..], &all[..]] {
+                let after = wanted(&all, known, &before);
+                assert_eq!(after.members, before, "{known:?} of {all:?}");
+                assert_eq!(after.all_known, known.len() == 2);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_noted_holds_for_networks_of_this_agent_that_are_not_known_only() {
+        let before = wanted(&["blue", "RED"], &["blue", "RED"], &[]).members;
+        let changed = wanted(&["BLUE", "RED"], &["BLUE"], &before);
+        assert_eq!(changed.members, wanted(&["BLUE", "RED"], &["BLUE", "RED"], &[]).members);
+        let fewer = wanted(&["blue"], &[], &before);
+        assert_eq!(fewer.members, before[..1]);
     }
 }

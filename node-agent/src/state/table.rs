@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use loden_datapath::firewall::Member;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
@@ -14,6 +15,9 @@ pub struct KeptTable {
     pub text: String,
     /// How nft listed it right after.
     pub listing: String,
+    /// Whom it is for.
+    #[serde(default)]
+    pub members: Vec<Member>,
 }
 
 /// The file of our table.
