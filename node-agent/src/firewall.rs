@@ -10,6 +10,7 @@
 //! that is what the former process had noted of it.
 
 mod others;
+mod patient;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use self::others::Others;
+use self::patient::Patient;
 use self::wanted::Wanted;
 use crate::state::{KeptTable, TableFile};
 use crate::status::{Filter, Overview};
@@ -41,7 +43,7 @@ pub(crate) struct Seat {
 
 /// Keeps our table as the networks want it.
 pub(crate) struct Keeper<F> {
-    firewall: F,
+    firewall: Patient<F>,
     seats: BTreeMap<NetworkId, Seat>,
     wanted: Wanted,
     kept: Option<Kept>,
@@ -72,7 +74,7 @@ impl<F: Firewall> Keeper<F> {
     /// With `insert` rules of ours go into chains of others that would drop our packets.
     pub(crate) fn new(firewall: F, seats: BTreeMap<NetworkId, Seat>, insert: bool, file: TableFile) -> Self {
         Self {
-            firewall,
+            firewall: Patient::new(firewall, seats.values().map(|seat| seat.filter.clone())),
             seats,
             wanted: Wanted::default(),
             kept: None,

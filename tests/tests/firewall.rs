@@ -9,8 +9,9 @@
 
 #![cfg(test)]
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -190,7 +191,13 @@ async fn an_agent_that_comes_back_to_two_networks_writes_nothing() -> anyhow::Re
     deployment.create_network("quiet", "10.9.0.0/16").await?;
     let mut a = deployment.add_node("a", 11, &["--network", "default,quiet"]).await?;
     a.ready(SOON).await?;
-    ensure!(a.host.nft("list table inet loden")?.contains("10.9.0.0/16"), "both have a say");
+    // Both have a say.
+    let noted = wait::until("the rules to be noted", SOON, async || {
+        let noted = fs::read_to_string(a.home.join("state/packet-filter"))?;
+        ensure!(noted.contains("10.9.0.0/16"), "{noted}");
+        Ok::<_, anyhow::Error>(())
+    });
+    noted.await?;
     let monitor = monitor(&a.host).await?;
     // Which network is known first is chance,
     for _ in 0..4 {
@@ -212,6 +219,50 @@ async fn an_agent_that_comes_back_to_two_networks_writes_nothing() -> anyhow::Re
     deployment.control.start().await?;
     a.ready(SOON).await?;
     nothing_written(&monitor, &a.host).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_nft_that_hangs_is_named_within_seconds() -> anyhow::Result<()> {
+    let deployment = Deployment::start("masq-hang", &[]).await?;
+    let create = ["network", "create", "default", "--pool", "10.244.0.0/16", "--masquerade"];
+    deployment.lodenctl(&create).await?;
+    let mut a = deployment.prepare_node("a", 11, &[]).await?;
+    let (directory, hangs, hung) = (a.home.join("bin"), a.home.join("hangs"), a.home.join("hung"));
+    fs::create_dir(&directory)?;
+    let path = std::env::var("PATH")?;
+    let script = format!(
+        "#!/bin/sh\n[ -e {} ] && echo $$ >> {} && exec sleep 1000\nPATH={path} exec nft \"$@\"\n",
+        hangs.display(),
+        hung.display()
+    );
+    fs::write(directory.join("nft"), script)?;
+    fs::set_permissions(directory.join("nft"), Permissions::from_mode(0o755))?;
+    let mut environment = Command::new("env");
+    environment.arg(format!("PATH={}:{path}", directory.display()));
+    a.start_under(environment)?;
+    a.ready(SOON).await?;
+
+    fs::write(&hangs, "")?;
+    a.host.nft("flush ruleset")?;
+    let begin = Instant::now();
+    let status = async |wanted: bool| {
+        let said = wait::until("the status", SOON, async || {
+            let text = deployment.lodenctl(&["status"]).await?;
+            ensure!(text.contains("nft has not answered for 5s") == wanted, "{text}");
+            Ok::<_, anyhow::Error>(())
+        });
+        said.await
+    };
+    status(true).await?;
+    println!("nft hangs: said after {:?}", begin.elapsed());
+    ensure!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+    fs::remove_file(&hangs)?;
+    for process in fs::read_to_string(&hung)?.lines() {
+        Command::new("kill").arg(process).status()?;
+    }
+    status(false).await?;
+    ensure!(a.host.nft("list table inet loden")?.contains("masquerade"));
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

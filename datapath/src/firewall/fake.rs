@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::chains::Chain;
 use super::insert::Edit;
@@ -12,6 +12,7 @@ use super::{Firewall, FirewallError, FirewallHint, FirewallHints};
 #[derive(Clone, Debug, Default)]
 pub struct FakeFirewall {
     state: Arc<Mutex<State>>,
+    hangs: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +61,16 @@ impl FakeFirewall {
         self.with(|state| state.fault = fault.map(str::to_owned));
     }
 
+    /// From now on nothing is answered, until it does not hang any more.
+    pub fn hang(&self, hangs: bool) {
+        self.hangs.send_replace(hangs);
+    }
+
+    async fn answers(&self) {
+        // Its sender is ours: it does not end.
+        let _ = self.hangs.subscribe().wait_for(|hangs| !hangs).await;
+    }
+
     fn hint(&self, hint: FirewallHint) {
         self.with(|state| state.listeners.retain(|listener| listener.try_send(hint).is_ok()));
     }
@@ -82,10 +93,12 @@ impl FakeFirewall {
 
 impl Firewall for FakeFirewall {
     async fn table(&mut self) -> Result<Option<String>, FirewallError> {
+        self.answers().await;
         Ok(self.listed())
     }
 
     async fn replace(&mut self, table: Option<&str>) -> Result<(), FirewallError> {
+        self.answers().await;
         self.write(|state| {
             state.table = table.map(str::to_owned);
             state.replaced += 1;
@@ -95,10 +108,12 @@ impl Firewall for FakeFirewall {
     }
 
     async fn others(&mut self) -> Result<Vec<Chain>, FirewallError> {
+        self.answers().await;
         Ok(self.with(|state| state.chains.clone()))
     }
 
     async fn edit(&mut self, edits: &[Edit]) -> Result<(), FirewallError> {
+        self.answers().await;
         self.write(|state| state.edits.extend_from_slice(edits))?;
         self.hint(FirewallHint::Others);
         Ok(())

@@ -8,7 +8,7 @@ use loden_datapath::firewall::Edit;
 use loden_datapath::firewall::chains::{Base, Chain, ChainId, Hook, Rule, Verdict};
 use loden_datapath::tables::{AddressKey, Lifetime};
 use loden_proto::model::{Masquerade, Network};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::settle;
 use crate::testing::{World, network};
@@ -94,6 +94,29 @@ async fn rules_are_there_before_the_agent_is_ready_and_back_when_somebody_flushe
     world.snapshot(&watch, &[], false, 3).await;
     settle().await;
     assert_eq!(world.firewall.listed(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_that_does_not_answer_is_told_of_until_it_does() {
+    const LATE: &str = "nft has not answered for 5s";
+    let mut world = World::with(masquerading());
+    world.firewall.hang(true);
+    let agent = world.start();
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], false, 1).await;
+    let begin = Instant::now();
+    agent.told(|ready, text| !ready && text.contains("not masqueraded") && text.contains(LATE)).await;
+    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+    world.firewall.hang(false);
+    agent.told(|ready, text| ready && !text.contains(LATE)).await;
+
+    // While it forwards that is a warning.
+    world.firewall.hang(true);
+    world.firewall.change(None);
+    agent.told(|ready, text| ready && text.contains(LATE)).await;
+    world.firewall.hang(false);
+    agent.told(|ready, text| ready && !text.contains(LATE)).await;
+    assert!(world.firewall.listed().is_some());
 }
 
 #[tokio::test(start_paused = true)]
