@@ -79,11 +79,11 @@ pub struct Applied {
 pub struct Devices {
     /// Behind which pods are.
     pub pods: BTreeSet<String>,
-    /// Which lead to the peers.
+    /// Which lead to the peers, as far as any are in use.
     pub links: BTreeSet<String>,
     /// The host's own that is sent over.
     pub lower: BTreeSet<String>,
-    /// The families of the underlay.
+    /// The families of the underlay whose tunnels are in use.
     pub families: Vec<Family>,
 }
 

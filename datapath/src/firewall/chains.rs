@@ -1,7 +1,6 @@
 //! Chains of others, as far as they can be understood: what a rule asks of a packet, and what
 //! becomes of one that fits.
 
-use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::net::IpAddr;
 
@@ -157,9 +156,9 @@ pub struct Probe<'a> {
     /// Of which address family.
     pub family: Family,
     /// Devices that they may come in by. `None`: not known yet.
-    pub incoming: Option<&'a BTreeSet<String>>,
+    pub incoming: Option<Vec<&'a str>>,
     /// Devices that they may go out by.
-    pub outgoing: Option<&'a BTreeSet<String>>,
+    pub outgoing: Option<Vec<&'a str>>,
     /// Sources; `None`: any.
     pub source: Option<IpNet>,
     /// Destinations; `None`: any.
@@ -257,8 +256,8 @@ impl<S: Fn(&Rule) -> bool> Walk<'_, S> {
     fn test(&self, test: &Test, of_nodes: Fit) -> Fit {
         let (Test::Is { what, not }, probe) = (test, self.probe) else { return Fit::Unknown };
         let fit = match what {
-            Field::Incoming(names) => device(names, probe.incoming),
-            Field::Outgoing(names) => device(names, probe.outgoing),
+            Field::Incoming(names) => device(names, probe.incoming.as_deref()),
+            Field::Outgoing(names) => device(names, probe.outgoing.as_deref()),
             Field::Source(ranges) => address(ranges, probe.family, probe.source, of_nodes),
             Field::Destination(ranges) => address(ranges, probe.family, probe.destination, of_nodes),
             Field::State(_) if !self.tracked => Fit::Unknown,
@@ -292,9 +291,9 @@ fn another_family(what: &Field, family: Family) -> bool {
     ranges.iter().all(|(first, _)| Family::of(*first) != family)
 }
 
-fn device(names: &[String], known: Option<&BTreeSet<String>>) -> Fit {
+fn device(names: &[String], known: Option<&[&str]>) -> Fit {
     let Some(known) = known else { return Fit::OnceKnown };
-    let matches = |device: &String| {
+    let matches = |device: &str| {
         names.iter().any(|name| match name.strip_suffix('*') {
             Some(begin) => device.starts_with(begin),
             None => device == name,

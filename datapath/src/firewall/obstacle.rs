@@ -21,7 +21,7 @@ pub struct Traffic {
     pub subnets: Vec<IpNet>,
     /// Devices behind which pods are; none when there are no pods yet.
     pub pods: BTreeSet<String>,
-    /// Devices that lead to the peers.
+    /// Devices that lead to peers, each to some.
     pub links: BTreeSet<String>,
     /// The device of the host that is sent over; none when it is not known.
     pub lower: BTreeSet<String>,
@@ -39,31 +39,46 @@ const SENT: &[Hook] = &[Hook::Output, Hook::Postrouting];
 impl Traffic {
     /// What has to pass: between pods here and pods elsewhere, from this host to pods, and the tunnel itself.
     fn probes(&self) -> Vec<(Packets, Probe<'_>)> {
-        let known = |devices| Some(devices).filter(|devices: &&BTreeSet<String>| !devices.is_empty());
-        let (pods, links, lower) = (known(&self.pods), known(&self.links), known(&self.lower));
+        let (pods, lower) = (known(&self.pods), known(&self.lower));
+        // What drops packets on one link cuts off the peers behind it, whatever is free elsewhere.
+        let mut links: Vec<_> = self.links.iter().map(|link| Some(vec![link.as_str()])).collect();
+        if links.is_empty() {
+            links.push(None);
+        }
         let mut probes = Vec::new();
         for own in &self.subnets {
-            for pool in self.pools.iter().filter(|pool| Family::of_net(**pool) == Family::of_net(*own)) {
-                let out = Probe {
+            let of_family = |pool: &&IpNet| Family::of_net(**pool) == Family::of_net(*own);
+            for pool in self.pools.iter().filter(of_family) {
+                let between = Probe {
                     hooks: SENT_ON,
                     family: Family::of_net(*own),
-                    incoming: pods,
-                    outgoing: links,
+                    incoming: pods.clone(),
+                    outgoing: None,
                     source: Some(*own),
                     destination: Some(*pool),
                     udp: None,
                 };
-                let back = Probe {
-                    incoming: links,
-                    outgoing: pods,
-                    source: Some(*pool),
+                for link in &links {
+                    let out = Probe { outgoing: link.clone(), ..between.clone() };
+                    let back = Probe {
+                        incoming: link.clone(),
+                        outgoing: pods.clone(),
+                        source: Some(*pool),
+                        destination: Some(*own),
+                        ..between.clone()
+                    };
+                    let sent = Probe { hooks: SENT, incoming: None, source: None, ..out.clone() };
+                    probes.extend([(Packets::Pods, out), (Packets::Pods, back), (Packets::Host, sent)]);
+                }
+                let here = Probe {
+                    hooks: SENT,
+                    incoming: None,
+                    outgoing: pods.clone(),
+                    source: None,
                     destination: Some(*own),
-                    ..out.clone()
+                    ..between
                 };
-                let sent = Probe { hooks: SENT, incoming: None, source: None, ..out.clone() };
-                let here = Probe { outgoing: pods, destination: Some(*own), ..sent.clone() };
-                probes.extend([(Packets::Pods, out), (Packets::Pods, back)]);
-                probes.extend([(Packets::Host, sent), (Packets::Host, here)]);
+                probes.push((Packets::Host, here));
             }
         }
         let tunnel = self.tunnel.iter().flat_map(|(port, families)| families.iter().map(|of| (*port, *of)));
@@ -71,17 +86,22 @@ impl Traffic {
             let received = Probe {
                 hooks: RECEIVED,
                 family,
-                incoming: lower,
+                incoming: lower.clone(),
                 outgoing: None,
                 source: None,
                 destination: None,
                 udp: Some(port),
             };
-            let sent = Probe { hooks: SENT, incoming: None, outgoing: lower, ..received.clone() };
+            let sent = Probe { hooks: SENT, incoming: None, outgoing: lower.clone(), ..received.clone() };
             probes.extend([(Packets::Received { port }, received), (Packets::Sent { port }, sent)]);
         }
         probes
     }
+}
+
+/// None while there are none.
+fn known(devices: &BTreeSet<String>) -> Option<Vec<&str>> {
+    (!devices.is_empty()).then(|| devices.iter().map(String::as_str).collect())
 }
 
 /// A chain that drops what has to pass.

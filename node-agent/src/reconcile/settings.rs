@@ -17,14 +17,17 @@ impl<D: Datapath + Host> Reconcile<D> {
         let (Some(desired), Some((held, network))) = (self.program.desired(), &self.lease) else {
             return Devices::default();
         };
-        let tunnels = desired.tables().devices.keys().copied();
+        let tables = desired.tables();
+        let tunnels: Vec<_> = tables.devices.keys().copied().collect();
         let lower = self.choice.as_ref().map(|choice| choice.device);
         let link = lower.filter(|_| network.backend.is_routed());
+        let links = in_use(tunnels.iter().copied().chain(link).collect(), tables);
+        let tunnels = in_use(tunnels, tables);
         Devices {
             pods: pods(&self.facts, held).map(|device| device.to_string()).collect(),
-            links: tunnels.chain(link).map(|device| device.to_string()).collect(),
+            links: links.iter().map(ToString::to_string).collect(),
             lower: lower.map(|device| device.to_string()).into_iter().collect(),
-            families: desired.me().underlay.families().collect(),
+            families: tunnels.iter().map(|name| Family::of(tables.devices[name].local)).collect(),
         }
     }
 
@@ -42,6 +45,13 @@ impl<D: Datapath + Host> Reconcile<D> {
         }
         told
     }
+}
+
+/// Those of the devices that routes lead over; all of them while there are none.
+fn in_use(devices: Vec<DeviceName>, tables: &Tables) -> Vec<DeviceName> {
+    let is_used = |device: &DeviceName| tables.routes.values().any(|route| route.device == *device);
+    let used: Vec<_> = devices.iter().copied().filter(is_used).collect();
+    if used.is_empty() { devices } else { used }
 }
 
 /// The devices, not ours, that have an address of the node's own subnets: the pods' bridge.
@@ -175,6 +185,17 @@ mod tests {
         host.forwards.push(Family::V4);
         network.pools = vec![Pool::new("fd00::/48".parse().unwrap(), None).unwrap()];
         assert_eq!(told(&host, &network), Vec::<String>::new(), "IPv6 has no such setting");
+    }
+
+    #[test]
+    fn a_tunnel_that_no_peer_is_behind_is_not_in_use() {
+        let both: Vec<DeviceName> = ["loden1a", "loden1b"].map(|name| name.parse().unwrap()).into();
+        let mut tables = Tables::default();
+        assert_eq!(in_use(both.clone(), &tables), both, "nobody knows yet");
+        let key = RouteKey { prefix: "10.244.1.0/24".parse().unwrap(), metric: 1 };
+        let gateway = "10.244.1.0".parse().unwrap();
+        tables.routes.insert(key, Route { device: both[0], gateway, onlink: true });
+        assert_eq!(in_use(both.clone(), &tables), both[..1]);
     }
 
     #[test]

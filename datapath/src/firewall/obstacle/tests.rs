@@ -249,3 +249,16 @@ fn rules_of_ours_go_into_chains_that_would_drop_and_into_no_others() {
     let edits = insertions(&[forward(true, late)], &[traffic()], true);
     assert_eq!(edits[&settled[0].id].len(), 4);
 }
+
+#[test]
+fn a_drop_on_one_of_several_links_is_named_and_so_is_one_that_is_not_accepted() {
+    let two = Traffic { links: BTreeSet::from(["loden1a".to_owned(), "eth0".to_owned()]), ..traffic() };
+    let named = |chains: &[Chain]| obstacles(chains, std::slice::from_ref(&two)).len();
+    let to = |name: &str, verdict| rule(vec![is(Field::Outgoing(vec![name.into()]))], verdict);
+    assert_eq!(named(&[forward(false, vec![to("loden1a", Verdict::Drop)])]), 1);
+    assert_eq!(named(&[forward(false, vec![to("loden1b", Verdict::Drop)])]), 0);
+    let from = |name: &str| rule(vec![is(Field::Incoming(vec![name.into()]))], Verdict::Accept);
+    let accepts = |name: &str| [from(name), to(name, Verdict::Accept)];
+    assert_eq!(named(&[forward(true, accepts("loden1a").into())]), 1);
+    assert_eq!(named(&[forward(true, [accepts("loden1a"), accepts("eth0")].concat())]), 0);
+}
