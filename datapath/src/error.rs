@@ -27,6 +27,16 @@ pub enum Error {
         /// The UDP port.
         port: u16,
     },
+    /// A device that is nowhere to be seen has the VNI and the port.
+    #[error(
+        "a device that was moved to another network namespace has VNI {vni} on port {port} still; delete it there"
+    )]
+    VniAway {
+        /// The network identifier.
+        vni: u32,
+        /// The UDP port.
+        port: u16,
+    },
     /// A setting could not be written.
     #[error("could not write /proc/sys/{path}")]
     Sysctl {

@@ -11,6 +11,7 @@
 
 mod clear;
 mod decode;
+mod elsewhere;
 mod encode;
 mod execute;
 mod frames;

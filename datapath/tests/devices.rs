@@ -12,7 +12,7 @@ use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, InfoData, InfoVxlan, LinkAttribute, LinkInfo,
 };
 use rtnetlink::{LinkUnspec, LinkVxlan};
-use support::netns::{desired, in_namespace, lines, name};
+use support::netns::{Apart, desired, foreign, in_namespace, lines, name};
 use support::{dual_underlay, me, mtu, network, network_v4, peer, vni};
 
 #[test]
@@ -182,5 +182,50 @@ fn a_foreign_device_in_the_way_is_named() {
         let report = net.kernel.execute(&plan(&Tables::default(), &wanted)).await;
         let error = report.failed[0].1.to_string();
         assert!(error.contains("loden1a") && error.contains("bridge"), "{error}");
+    });
+}
+
+#[test]
+fn a_tunnel_that_was_moved_to_another_namespace_is_made_anew() {
+    in_namespace(async |mut net| {
+        let network = network();
+        let wanted = desired(&network, &dual_underlay(me(&network)), &[peer(&network, 2)]);
+        net.converge(&network, &wanted).await;
+        let apart = Apart::new();
+        for device in ["loden1a", "loden1b"] {
+            foreign(&format!("ip link set {device} netns {}", apart.path()));
+            let again = net.converge(&network, &wanted).await;
+            assert!(lines(&again).iter().any(|line| line.starts_with(&format!("+ device {device}"))));
+            let there = apart.run(|| foreign("ip link"));
+            assert!(!there.contains("loden"), "nobody needs it: {there}");
+        }
+    });
+}
+
+#[test]
+fn a_foreign_device_in_another_namespace_is_named_and_stays() {
+    in_namespace(async |mut net| {
+        let network = network();
+        let wanted = desired(&network, &dual_underlay(me(&network)), &[]);
+        foreign("ip link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1");
+        let apart = Apart::new();
+        foreign(&format!("ip link set flannel.1 netns {}", apart.path()));
+        let report = net.kernel.execute(&plan(&Tables::default(), &wanted)).await;
+        let failed: Vec<_> = report.failed.iter().map(|(_, error)| error.to_string()).collect();
+        let named = "the device flannel.1 in another network namespace has VNI 1 on port 8472 already";
+        assert!(failed[0].starts_with(named), "{failed:?}");
+        assert!(
+            failed[1..].iter().all(|error| error == "there is no device loden1a"),
+            "loden1b is made: {failed:?}"
+        );
+
+        // Where it went from there nobody here knows.
+        let further = Apart::new();
+        let there = further.path();
+        apart.run(move || foreign(&format!("ip link set flannel.1 netns {there}")));
+        let report = net.kernel.execute(&plan(&Tables::default(), &wanted)).await;
+        let error = report.failed[0].1.to_string();
+        assert!(error.contains("moved to another network namespace has VNI 1 on port 8472 still"), "{error}");
+        assert!(further.run(|| foreign("ip link")).contains("flannel.1"));
     });
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use loden_proto::model::{Mac, Port, Vni};
+use loden_proto::model::{Family, Mac, Port, Vni};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
@@ -137,6 +137,12 @@ impl Link {
         let port =
             data.iter().find_map(|item| if let InfoVxlan::Port(port) = item { Some(*port) } else { None })?;
         Some((vni, port))
+    }
+
+    /// The family that a VXLAN device sends over.
+    pub(super) fn underlay(&self) -> Family {
+        let is_v6 = |item: &InfoVxlan| matches!(item, InfoVxlan::Local6(_) | InfoVxlan::Group6(_));
+        if self.vxlan.iter().flatten().any(is_v6) { Family::V6 } else { Family::V4 }
     }
 
     /// As a device of the tables; `None` when it is not a VXLAN device or has

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::io;
 
+use loden_proto::model::Family;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 
 use super::decode::{Link, Owner};
 use super::requests::{Batch, Requests};
-use super::{encode, observe, sysctl};
+use super::{elsewhere, encode, observe, sysctl};
 use crate::backend::is_device_name;
 use crate::step::{Change, Step};
 use crate::tables::Device;
@@ -159,25 +160,39 @@ impl Run<'_> {
         self.devices.remove(&name);
         match self.requests.write_one(encode::device(name, device, lower), encode::CREATE) {
             Err(Error::Kernel(error)) if error.errno == libc::EEXIST => {
-                Err(self.who_is_there(name, device, error))
+                self.make_room(name, device, error)?;
+                self.requests.write_one(encode::device(name, device, lower), encode::CREATE)
             }
             result => result,
         }
     }
 
-    /// EEXIST says that somebody has the name, or the VNI with the port.
-    fn who_is_there(&mut self, name: DeviceName, device: &Device, error: KernelError) -> Error {
-        let Ok(links) = observe::links(self.requests) else { return Error::Kernel(error) };
+    /// EEXIST says that somebody has the name, or the VNI with the port. Where that is a tunnel of ours that was
+    /// moved to another network namespace, it goes: it is of no use there, and cannot be brought back from here.
+    fn make_room(&mut self, name: DeviceName, device: &Device, error: KernelError) -> Result<(), Error> {
+        let Ok(links) = observe::links(self.requests) else { return Err(Error::Kernel(error)) };
         if let Some(link) = links.iter().find(|link| link.name == name) {
             // Whatever it looks like: who has observed it has not found it ours.
             self.devices.insert(name, Some(Known::of(link, Owner::Another)));
-            return Error::NameTaken(name, describe(link));
+            return Err(Error::NameTaken(name, describe(link)));
         }
-        let wanted = (device.vni.get(), device.port.get());
-        match links.iter().find(|link| link.vni_and_port() == Some(wanted)) {
-            Some(link) => Error::VniTaken { holder: link.name.to_string(), vni: wanted.0, port: wanted.1 },
-            None => Error::Kernel(error),
+        let (vni, port, underlay) = (device.vni.get(), device.port.get(), Family::of(device.local));
+        let holds = |link: &Link| link.vni_and_port() == Some((vni, port)) && link.underlay() == underlay;
+        if let Some(link) = links.iter().find(|link| holds(link)) {
+            return Err(Error::VniTaken { holder: link.name.to_string(), vni, port });
         }
+        let Ok(Some(moved)) = elsewhere::find(self.requests, holds) else {
+            return Err(Error::VniAway { vni, port });
+        };
+        if moved.link.owner() == Owner::Ours && elsewhere::delete(self.requests, &moved).is_ok() {
+            tracing::info!(device = %moved.link.name, "a tunnel of ours deleted that was moved to another network namespace");
+            return Ok(());
+        }
+        Err(Error::VniTaken {
+            holder: format!("{} in another network namespace", moved.link.name),
+            vni,
+            port,
+        })
     }
 
     fn delete(&mut self, name: DeviceName) -> Result<(), Error> {
