@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use loden_proto::model::Family;
+use loden_proto::model::{Family, Mac};
 use loden_proto::names::NetworkId;
 
 use crate::name::DeviceName;
@@ -84,6 +84,8 @@ pub struct Interface {
     pub kind: Option<String>,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Its MAC address; `None` on links that have none.
+    pub mac: Option<Mac>,
     /// Whether it is administratively up.
     pub up: bool,
     /// Whether it has a carrier.

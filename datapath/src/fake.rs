@@ -34,6 +34,7 @@ struct State {
     tables: Tables,
     facts: HostFacts,
     unanswered: Vec<IpAddr>,
+    announced: Vec<(DeviceName, Vec<IpAddr>)>,
     executed: Vec<Step>,
     observations: usize,
     fault: Option<Fault>,
@@ -70,6 +71,12 @@ impl Fake {
     /// From now on these neighbours have not answered.
     pub fn silence(&self, addresses: &[IpAddr]) {
         self.with(|state| state.unanswered = addresses.to_vec());
+    }
+
+    /// What was told to everybody on a link.
+    #[must_use]
+    pub fn announced(&self) -> Vec<(DeviceName, Vec<IpAddr>)> {
+        self.with(|state| state.announced.clone())
     }
 
     /// Sends a hint to all who listen.
@@ -189,6 +196,11 @@ impl Host for Fake {
 
     async fn unanswered(&mut self, _: u32) -> Result<Vec<IpAddr>, Error> {
         Ok(self.with(|state| state.unanswered.clone()))
+    }
+
+    async fn announce(&mut self, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.with(|state| state.announced.push((device, addresses.to_vec())));
+        Ok(())
     }
 
     async fn hints(&mut self) -> Result<Hints, Error> {

@@ -9,6 +9,7 @@
 //! `/proc/sys/net` to that of the thread that looks. So one thread stays in
 //! the namespace and does everything that blocks.
 
+mod announce;
 mod clear;
 mod decode;
 mod elsewhere;
@@ -56,6 +57,7 @@ enum Command {
     Facts(oneshot::Sender<Result<HostFacts, Error>>),
     RouteTo(IpAddr, oneshot::Sender<Result<Option<RouteLookup>, Error>>),
     Unanswered(u32, oneshot::Sender<Result<Vec<IpAddr>, Error>>),
+    Announce(DeviceName, Vec<IpAddr>, oneshot::Sender<Result<(), Error>>),
     Monitor(oneshot::Sender<Result<Monitor, Error>>),
     Clear(Vec<DeviceName>, oneshot::Sender<Result<Cleared, Error>>),
 }
@@ -134,6 +136,9 @@ fn work(mut requests: Requests, mut commands: mpsc::Receiver<Command>) {
             Command::Unanswered(link, answer) => {
                 drop(answer.send(underlay::unanswered(&mut requests, link)));
             }
+            Command::Announce(device, addresses, answer) => {
+                drop(answer.send(announce::announce(device, &addresses)));
+            }
             Command::Monitor(answer) => drop(answer.send(Monitor::open(&mut requests))),
             Command::Clear(bridges, answer) => {
                 drop(answer.send(clear::everything(&mut requests, &bridges)));
@@ -174,6 +179,10 @@ impl Host for Kernel {
 
     async fn unanswered(&mut self, link: u32) -> Result<Vec<IpAddr>, Error> {
         self.call(|answer| Command::Unanswered(link, answer)).await?
+    }
+
+    async fn announce(&mut self, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.call(|answer| Command::Announce(device, addresses.to_vec(), answer)).await?
     }
 
     async fn hints(&mut self) -> Result<Hints, Error> {

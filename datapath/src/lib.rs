@@ -90,6 +90,17 @@ pub trait Host: Send + 'static {
     /// When they could not be read.
     fn unanswered(&mut self, link: u32) -> impl Future<Output = Result<Vec<IpAddr>, Error>> + Send;
 
+    /// Tells everybody on a link which MAC address has these addresses of its device, in whose stead they may
+    /// remember another one.
+    ///
+    /// # Errors
+    /// When it could not be told of each of them.
+    fn announce(
+        &mut self,
+        device: DeviceName,
+        addresses: &[IpAddr],
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Begins to listen: what happens after this returns is announced.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod settings;
 mod silence;
 mod underlay;
 mod view;
+mod whereabouts;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use self::silence::Silence;
+use self::whereabouts::Announcer;
 use crate::follow::Feed;
 use crate::heirs::Siblings;
 use crate::iface::{Choice, Selection};
@@ -101,6 +103,7 @@ pub(crate) struct Reconcile<D> {
     /// The host as it was when the interface was chosen.
     facts: HostFacts,
     silence: Silence,
+    announcer: Announcer,
     /// Routes over a link of the host may be gone: look even if nothing changed.
     shaken: bool,
     /// Why there is no interface; the last one stays in use.
@@ -149,6 +152,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             sends_from: kept.sends_from,
             facts: HostFacts::default(),
             silence: Silence::default(),
+            announcer: Announcer::default(),
             shaken: false,
             no_interface: None,
             ended: None,

@@ -289,6 +289,37 @@ async fn an_mtu_too_small_for_ipv6_leaves_ipv4_and_is_named() -> anyhow::Result<
     survives_small_mtus(Pair::start(Underlay::V4, "small-mtu", DUAL).await?, 1330).await
 }
 
+/// The NIC of `b` gets another MAC address while it is talked to.
+async fn survives_another_mac(pair: Pair) -> anyhow::Result<()> {
+    let mut repairs = Repairs::default();
+    for last in [0x71, 0x72, 0x73] {
+        let mut changed = Instant::now();
+        let reports = pair.ping_during(async || {
+            pair.b.host.set_link_address("eth0", [0x02, 0, 0, 0, 0, last]).await?;
+            changed = Instant::now();
+            Ok(())
+        });
+        note(&mut repairs, "another MAC address", &reports.await?, changed)?;
+    }
+    repairs.are_prompt("MAC addresses")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn next_hops_survive_another_mac_address() -> anyhow::Result<()> {
+    survives_another_mac(Pair::start(Underlay::V4, "mac-gw", HOST_GW).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn next_hops_over_ipv6_survive_another_mac_address() -> anyhow::Result<()> {
+    let network = [DUAL, &["--backend", "host-gw"]].concat();
+    survives_another_mac(Pair::start(Underlay::V6, "mac-gw6", &network).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_over_ipv6_survives_another_mac_address_below() -> anyhow::Result<()> {
+    survives_another_mac(Pair::start(Underlay::V6, "mac-6", DUAL).await?).await
+}
+
 /// The NIC of `a` goes, and comes back with another number.
 async fn survives_another_nic(pair: Pair) -> anyhow::Result<()> {
     let (index, mac) = (pair.a.host.link_index("eth0").await?, pair.a.host.link_address(TUNNEL).await?);

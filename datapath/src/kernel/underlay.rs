@@ -28,6 +28,7 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
             name: link.name,
             kind: link.kind.as_ref().map(ToString::to_string),
             mtu: link.mtu,
+            mac: link.mac,
             up: link.flags.contains(LinkFlags::Up),
             running: link.flags.contains(LinkFlags::Running),
             loopback: link.flags.contains(LinkFlags::Loopback),

@@ -83,6 +83,7 @@ pub(crate) fn links(routes: &[(&str, Option<&str>)]) -> Links {
         name,
         kind: None,
         mtu: 1500,
+        mac: None,
         up: true,
         running: true,
         loopback: false,

@@ -25,6 +25,7 @@ fn interface(index: u32, name: &str, nets: &[&str]) -> Interface {
         name: device(name),
         kind: None,
         mtu: 1500,
+        mac: None,
         up: true,
         running: true,
         loopback: name == "lo",

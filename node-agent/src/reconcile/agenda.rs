@@ -90,9 +90,10 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     pub(super) fn next_due(&self) -> Instant {
         let pass = self.pass_due.map(|(due, _)| due);
-        let forgiven = self.silence.due();
-        [pass, self.strays_due, self.facts_due, self.listen_due, forgiven]
+        let others = [self.silence.due(), self.announcer.due()];
+        [pass, self.strays_due, self.facts_due, self.listen_due]
             .into_iter()
+            .chain(others)
             .flatten()
             .fold(self.audit_due, Instant::min)
     }
@@ -112,6 +113,7 @@ impl<D: Datapath + Host> Reconcile<D> {
                 self.rebuild("underlay").await;
             }
         }
+        self.announce(now).await;
         self.forgive(now).await;
         if self.strays_due.is_some_and(|due| due <= now) {
             self.strays_due = None;

@@ -45,6 +45,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         self.send_from(choice.addresses()).await;
         let before = self.choice.replace(choice);
         self.facts = facts;
+        self.locate();
         is_back || self.choice != before || self.underlay() != below
     }
 

@@ -197,6 +197,7 @@ pub(crate) fn facts(address: &str) -> HostFacts {
             name: eth0,
             kind: None,
             mtu: 1500,
+            mac: None,
             up: true,
             running: true,
             loopback: false,

@@ -73,6 +73,11 @@ impl Namespace {
         self.change(link, "change the MTU of", |builder| builder.mtu(mtu)).await
     }
 
+    /// Gives a link another MAC address.
+    pub async fn set_link_address(&self, link: &str, address: [u8; 6]) -> Result<(), Error> {
+        self.change(link, "change the MAC address of", |builder| builder.address(address.to_vec())).await
+    }
+
     /// Makes `port` a port of `bridge`.
     pub async fn set_bridge(&self, port: &str, bridge: &str) -> Result<(), Error> {
         let bridge = self.link_index(bridge).await?;

@@ -37,6 +37,26 @@ async fn drift_is_repaired_when_it_is_hinted_at() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn neighbours_are_told_three_times_of_another_mac_address() {
+    let mut world = World::new();
+    let change = |world: &World, mac: &str| {
+        let mac = mac.parse().ok();
+        world.kernel.change_facts(|host| host.interfaces[0].mac = mac);
+        world.kernel.hint(&Hint::Device { name: "eth0".parse().unwrap(), device: None });
+    };
+    change(&world, "02:00:00:00:00:01");
+    let (_agent, _watch) = world.ready_with(&[1], 1).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.kernel.announced(), []);
+    change(&world, "02:00:00:00:00:02");
+    sleep(Duration::from_millis(500)).await;
+    let told = ("eth0".parse().unwrap(), vec!["192.0.2.9".parse().unwrap()]);
+    assert_eq!(world.kernel.announced(), std::slice::from_ref(&told), "at once");
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.kernel.announced(), [told.clone(), told.clone(), told]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_hints_a_slow_audit_finds_it() {
     let mut world = World::new();
     let (_agent, watch) = world.ready_with(&[1, 2], 1).await;

@@ -13,8 +13,8 @@ use loden_agent::status::{Overview, Source};
 use loden_agent::{Agent, AgentConfig, Connection};
 use loden_datapath::firewall::FakeFirewall;
 use loden_datapath::{
-    Datapath, DefaultRoute, Error, Fake, Hints, Host, HostFacts, Interface, InterfaceAddress, Plan, Report,
-    RouteLookup, Scope, Step, Tables, Writes,
+    Datapath, DefaultRoute, DeviceName, Error, Fake, Hints, Host, HostFacts, Interface, InterfaceAddress,
+    Plan, Report, RouteLookup, Scope, Step, Tables, Writes,
 };
 use loden_proto::model::Family;
 use loden_proto::names::{NetworkId, NodeId};
@@ -192,6 +192,7 @@ fn facts(address: Ipv4Addr) -> anyhow::Result<HostFacts> {
         name,
         kind: None,
         mtu: 1500,
+        mac: None,
         up: true,
         running: true,
         loopback: false,
@@ -250,6 +251,10 @@ impl Host for Watched {
 
     async fn route_to(&mut self, address: IpAddr) -> Result<Option<RouteLookup>, Error> {
         self.fake.route_to(address).await
+    }
+
+    async fn announce(&mut self, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.fake.announce(device, addresses).await
     }
 
     async fn hints(&mut self) -> Result<Hints, Error> {
