@@ -12,11 +12,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use loden_proto::model::Mtu;
 
 use crate::name::DeviceName;
 use crate::step::{Change, Step};
-use crate::tables::{AddressKey, Device, FdbEntry, Lifetime, PROTOCOL, Rival, RouteKey, Tables};
+use crate::tables::{
+    AddressKey, BLACKHOLE_METRIC, Device, FdbEntry, Lifetime, PROTOCOL, Rival, RouteKey, Tables, metric,
+};
 
 /// Steps in the order in which they are to be done.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -188,13 +191,19 @@ fn plan_addresses(
     steps.chain(last.into_iter().map(Step::UnsetAddress)).collect()
 }
 
+/// Where routes of ours to a prefix may be.
+fn places(prefix: IpNet) -> [RouteKey; 2] {
+    [metric(prefix), BLACKHOLE_METRIC].map(|metric| RouteKey { prefix, metric })
+}
+
 /// Routes in places that we want, and others that say that they are ours. Elsewhere
 /// a route of somebody else's stays, whatever its metric.
 fn evicted(actual: &Tables, desired: &Tables) -> impl Iterator<Item = Rival> {
-    let unwanted = |rival: &&Rival| {
+    let is_place = |key: &RouteKey| desired.routes.contains_key(key) || desired.blackholes.contains_key(key);
+    let unwanted = move |rival: &&Rival| {
         rival.protocol == PROTOCOL
-            || desired.routes.contains_key(&rival.key)
-            || desired.blackholes.contains_key(&rival.key)
+            || (rival.only.source.is_some() && places(rival.key.prefix).iter().any(is_place))
+            || (!rival.only.is_selective() && is_place(&rival.key))
     };
     actual.rivals.keys().filter(unwanted).copied()
 }

@@ -132,6 +132,9 @@ impl Step {
 /// Where the kernel does not tell them apart, ours goes.
 fn evict(tables: &mut Tables, rival: &Rival) {
     tables.rivals.remove(rival);
+    if rival.only.is_selective() {
+        return;
+    }
     tables.routes.remove(&rival.key);
     tables.blackholes.remove(&rival.key);
 }
@@ -297,6 +300,12 @@ impl Display for RouteKey {
 impl Display for Rival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} type {} proto {}", self.key, self.kind, self.protocol)?;
+        if let Some(source) = self.only.source {
+            write!(f, " from {source}")?;
+        }
+        if self.only.tos != 0 {
+            write!(f, " tos {:#04x}", self.only.tos)?;
+        }
         if let Some(gateway) = self.gateway {
             write!(f, " via {gateway}")?;
         }

@@ -359,6 +359,28 @@ pub struct Rival {
     pub device: Option<u32>,
     /// Its next hop.
     pub gateway: Option<IpAddr>,
+    /// The packets that it is for.
+    pub only: Only,
+}
+
+/// Which packets a route is for, if not for all to its prefix.
+///
+/// One for a source (IPv6) takes these packets whatever its metric, and as long as it is there, the kernel finds no
+/// route for all sources to that same prefix. One for a type of service (IPv4) takes its packets and no others.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Only {
+    /// From there.
+    pub source: Option<IpNet>,
+    /// With this type of service; 0: with any.
+    pub tos: u8,
+}
+
+impl Only {
+    /// Whether there is a choice at all.
+    #[must_use]
+    pub const fn is_selective(&self) -> bool {
+        self.source.is_some() || self.tos != 0
+    }
 }
 
 /// The metric of a route that drops: whatever else leads to the same prefix is

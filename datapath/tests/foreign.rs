@@ -115,6 +115,38 @@ fn a_route_of_others_where_none_of_ours_belongs_stays() {
 }
 
 #[test]
+fn a_route_for_some_packets_only_goes_when_it_is_in_the_way_or_says_that_it_is_ours() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
+        let (v4, v6) = ("10.244.2.0/24", "2001:db8:0:2::/64");
+        let before = || foreign("ip -o route show") + &foreign("ip -6 -o route show");
+        let kept = before();
+        for way in [
+            format!("-6 route add {v6} from 2001:db8:7::/64 via 2001:db8:ffff::9 dev eth0 metric 3 proto 76"),
+            // The kernel hides ours from all other sources, whatever the metric.
+            format!("-6 route add {v6} from 2001:db8:7::/64 via 2001:db8:ffff::9 dev eth0 metric 3"),
+            format!("-6 route add {v6} from 2001:db8:7::/64 via 2001:db8:ffff::9 dev eth0 metric 99"),
+            format!("-6 route add unreachable {v6} from 2001:db8:7::/64 metric 1"),
+            format!("-6 route add {v6} from 2001:db8:7::/64 via fe80::9 dev loden1a metric 3 proto 76"),
+            format!("-4 route add {v4} tos 0x10 via 192.0.2.9 dev eth0 metric 3 proto 76"),
+            format!("-4 route add blackhole {v4} tos 0x10 metric 7 proto 76"),
+        ] {
+            foreign(&format!("ip {way}"));
+            concerned(&mut hints, &wanted).await;
+            let undone = net.converge(&network, &wanted).await;
+            assert_eq!(undone.len(), 1, "{way}: ours is as it was: {undone:?}");
+            assert_eq!(before(), kept, "after {way}");
+            let reached = net.kernel.route_to("2001:db8:0:2::9".parse().unwrap()).await.unwrap();
+            assert_eq!(reached.map(|lookup| lookup.device), Some(name("loden1a")), "after {way}");
+        }
+        // Where none of ours is wanted, a source is somebody's own choice.
+        foreign("ip -6 route add 2001:db8:0:9::/64 from 2001:db8:7::/64 via 2001:db8:ffff::9 dev eth0");
+        let actual = net.kernel.observe(&scope(&network)).await.unwrap();
+        assert_eq!(lines(&plan(&actual, &wanted)), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn the_end_of_the_way_for_our_own_subnet_is_put_back() {
     in_namespace(async |mut net| {
         let (network, _, wanted, mut hints) = joined(&mut net, true).await;

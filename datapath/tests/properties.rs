@@ -7,7 +7,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use loden_datapath::backend::{self, Delta, Desired, Me, Reason};
-use loden_datapath::tables::Rival;
+use loden_datapath::tables::{Only, Rival};
 use loden_datapath::{Step, Tables, plan};
 use loden_proto::model::{Family, Mac, Network, Peer, Receiver};
 use proptest::prelude::*;
@@ -77,7 +77,8 @@ fn any_actual() -> impl Strategy<Value = Tables> {
         }
         for key in tables.routes.keys().copied().collect::<Vec<_>>() {
             if hit() {
-                let rival = Rival { key, kind: 7, protocol: 3, device: None, gateway: None };
+                let rival =
+                    Rival { key, kind: 7, protocol: 3, device: None, gateway: None, only: Only::default() };
                 tables.rivals.insert(rival, ());
             }
         }

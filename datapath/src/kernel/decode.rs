@@ -19,7 +19,7 @@ use netlink_packet_route::route::{
 
 use crate::DeviceName;
 use crate::backend::device_names;
-use crate::tables::{AddressKey, Alias, Device, FdbEntry, Lifetime, PROTOCOL, RouteKey};
+use crate::tables::{AddressKey, Alias, Device, FdbEntry, Lifetime, Only, PROTOCOL, RouteKey};
 
 /// A link as far as anybody here wants to know it.
 #[derive(Clone, Debug)]
@@ -336,8 +336,8 @@ pub(super) struct MainRoute {
     pub(super) device: Option<u32>,
     pub(super) gateway: Option<IpAddr>,
     pub(super) onlink: bool,
-    /// For packets of one type of service only.
-    pub(super) selective: bool,
+    /// The packets that it is for.
+    pub(super) only: Only,
     /// With something that routes of ours never have: an MTU or another metric of TCP, a preferred source, an end.
     pub(super) altered: bool,
 }
@@ -366,11 +366,16 @@ impl MainRoute {
 pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
     let header = &message.header;
     let (mut metric, mut device, mut gateway, mut altered) = (0, None, None, false);
-    let mut table = u32::from(header.table);
+    let (mut table, mut source) = (u32::from(header.table), None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Source(address) => {
+                source = route_ip(address)
+                    .and_then(|address| IpNet::new(address, header.source_prefix_length).ok())
+                    .filter(|source| source.prefix_len() != 0);
+            }
             RouteAttribute::Gateway(address) => gateway = route_ip(address),
             RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
             RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
@@ -395,7 +400,7 @@ pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
         device,
         gateway,
         onlink: header.flags.contains(RouteFlags::Onlink),
-        selective: header.tos != 0,
+        only: Only { source, tos: header.tos },
         altered,
     })
 }

@@ -181,6 +181,11 @@ pub(super) fn evict(rival: &Rival) -> RouteMessage {
     message.header.kind = RouteType::from(rival.kind);
     message.header.protocol = RouteProtocol::from(rival.protocol);
     message.attributes.extend(rival.gateway.map(|address| gateway(&rival.key, address)));
+    message.header.tos = rival.only.tos;
+    if let Some(source) = rival.only.source {
+        message.header.source_prefix_length = source.prefix_len();
+        message.attributes.push(RouteAttribute::Source(RouteAddress::from(source.network())));
+    }
     message
 }
 

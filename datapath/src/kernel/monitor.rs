@@ -18,7 +18,7 @@ use super::observe;
 use super::requests::Requests;
 use crate::hint::Hint;
 use crate::socket::{enlarge, listen};
-use crate::tables::{FdbKey, NeighbourKey, Route, SysctlKey};
+use crate::tables::{FdbKey, NeighbourKey, Route, RouteKey, SysctlKey, metric};
 use crate::{DeviceName, Error};
 
 /// Receive buffer in bytes: a bulk pass of our own is announced to us too.
@@ -191,6 +191,11 @@ impl Links {
     fn route(&self, message: &RouteMessage, set: bool) -> Option<Hint> {
         let route = decode::main_route(message)?;
         let key = route.key();
+        if route.only.is_selective() {
+            let place = RouteKey { prefix: route.prefix, metric: metric(route.prefix) };
+            let in_the_way = route.is_ours() || route.only.source.is_some();
+            return (set && in_the_way).then_some(Hint::Route(place, None));
+        }
         if route.is_our_blackhole() {
             return Some(if set { Hint::Blackhole(key) } else { Hint::BlackholeGone(key) });
         }

@@ -149,11 +149,18 @@ fn routes(
     question.header.table = RouteHeader::RT_TABLE_MAIN;
     for answer in requests.dump(&RouteNetlinkMessage::GetRoute(question))? {
         let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
-        let Some(route) = decode::main_route(&message).filter(|route| !route.selective) else { continue };
+        let Some(route) = decode::main_route(&message) else { continue };
         let link = route.device.and_then(|index| by_index.get(&index));
         let on_ours = link.is_some_and(|link| tables.devices.contains_key(&link.name));
         let anothers = !on_ours && route.is_ours() && link.is_some_and(|link| link.is_ours());
         let (key, covered) = (route.key(), scope.covers(&route.prefix) && !anothers);
+        if route.only.is_selective() {
+            let in_the_way = route.is_ours() || route.only.source.is_some();
+            if in_the_way && (covered || (on_ours && route.is_ours())) {
+                tables.rivals.insert(rival(&route), ());
+            }
+            continue;
+        }
         let whole = link.zip(route.gateway).filter(|_| route.is_ours() && route.is_unicast());
         if let Some((link, gateway)) = whole
             && (on_ours || covered)
@@ -167,12 +174,16 @@ fn routes(
         } else if covered && route.is_our_blackhole() && key.metric != metric(key.prefix) {
             tables.blackholes.insert(key, ());
         } else if covered && may_be_ours(key) && !is_replaced_whole(&route) {
-            let (kind, protocol) = (route.kind.into(), route.protocol.into());
-            let rival = Rival { key, kind, protocol, device: route.device, gateway: route.gateway };
-            tables.rivals.insert(rival, ());
+            tables.rivals.insert(rival(&route), ());
         }
     }
     Ok(())
+}
+
+fn rival(route: &MainRoute) -> Rival {
+    let MainRoute { device, gateway, only, .. } = *route;
+    let (kind, protocol) = (route.kind.into(), route.protocol.into());
+    Rival { key: route.key(), kind, protocol, device, gateway, only }
 }
 
 /// Whether a route of ours may have the key; see [`metric`].
