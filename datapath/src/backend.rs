@@ -186,7 +186,7 @@ pub fn pod_mtu(network: &Network, underlay: &Underlay) -> u32 {
 #[must_use]
 pub fn scope(network: &Network, mac: Mac) -> Scope {
     let pools = network.pools.iter().map(Pool::cidr).collect();
-    Scope { network: network.id.clone(), vni: network.vni, mac, pools }
+    Scope { network: network.id.clone(), vni: network.vni, mac, pools, all: None }
 }
 
 /// The MAC address of a node's VTEPs in a network: always the same, locally

@@ -15,7 +15,7 @@ use crate::hint::{Hint, Hints, Scope};
 use crate::name::DeviceName;
 use crate::plan::Plan;
 use crate::step::Step;
-use crate::tables::Tables;
+use crate::tables::{RouteKey, Tables};
 use crate::{Datapath, Error, Host, Report, Writes};
 
 /// Decides which steps fail.
@@ -219,11 +219,12 @@ fn of_network(tables: &Tables, scope: &Scope) -> Tables {
     addresses.retain(|key, _| devices.contains_key(&key.device));
     fdb.retain(|key, _| devices.contains_key(&key.device));
     neighbours.retain(|key, _| devices.contains_key(&key.device));
-    blackholes.retain(|key, ()| scope.covers(&key.prefix));
+    let covers = |key: &RouteKey| scope.covers(&key.prefix) || scope.is_nobodys(&key.prefix);
+    blackholes.retain(|key, ()| covers(key));
     rivals.retain(|rival, ()| scope.covers(&rival.key.prefix));
     let elsewhere = |device: &DeviceName| tables.devices.contains_key(device);
     routes.retain(|key, route| {
-        devices.contains_key(&route.device) || (scope.covers(&key.prefix) && !elsewhere(&route.device))
+        devices.contains_key(&route.device) || (covers(key) && !elsewhere(&route.device))
     });
     part
 }

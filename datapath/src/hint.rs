@@ -149,6 +149,9 @@ pub struct Scope {
     /// Pools of the network: routes of ours to prefixes within are the
     /// network's, also over devices that are not.
     pub pools: Vec<IpNet>,
+    /// Pools of all networks of the host, once all are known: routes of ours that lead elsewhere are of pools that
+    /// there were, and this network's to remove.
+    pub all: Option<Vec<IpNet>>,
 }
 
 impl Scope {
@@ -169,5 +172,11 @@ impl Scope {
     #[must_use]
     pub fn covers(&self, prefix: &IpNet) -> bool {
         self.pools.iter().any(|pool| pool.contains(prefix))
+    }
+
+    /// Whether a prefix lies in no network's pool.
+    #[must_use]
+    pub fn is_nobodys(&self, prefix: &IpNet) -> bool {
+        self.all.as_ref().is_some_and(|all| !all.iter().any(|pool| pool.contains(prefix)))
     }
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use loden_datapath::backend::{Links, Me};
 use loden_datapath::tables::RouteKey;
-use loden_datapath::{Datapath, Hint, Hints, Host};
+use loden_datapath::{Datapath, Hint, Hints, Host, Scope, plan};
 use loden_proto::model::{Backend, Family, Network, Peer, VxlanBackend};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
-use support::netns::{Net, desired, in_namespace, lines, name, scope};
+use support::netns::{Net, desired, foreign, in_namespace, lines, name, scope};
 use support::{links, me, network, peer, routed};
 
 fn host_gw() -> Network {
@@ -119,6 +119,35 @@ fn strangers_routes_stay_and_ours_are_known_by_pool_and_protocol() {
             facts.routes.iter().filter(|route| route.gateway == Some(IpAddr::V4(via))).collect();
         assert_eq!(strangers.len(), 1, "{:?}", facts.routes);
         assert_eq!(strangers[0].prefix.to_string(), "10.244.9.0/24");
+    });
+}
+
+#[test]
+fn what_leads_into_pools_of_no_network_goes_when_all_networks_are_known() {
+    in_namespace(async |mut net| {
+        let (network, me, peers) = converged(&mut net).await;
+        let wanted = desired(&network, &me, &peers);
+        let left = [
+            "10.99.0.0/24 via 192.0.2.200 dev eth0 metric 5 proto 76",
+            "blackhole 10.99.1.0/24 metric 1000000 proto 76",
+            "2001:db8:99::/64 via 2001:db8:ffff::9 dev eth0 metric 5 proto 76",
+        ];
+        // Another network's, and a stranger's.
+        let others = [
+            "10.98.0.0/24 via 192.0.2.200 dev eth0 metric 5 proto 76",
+            "blackhole 10.97.0.0/24 metric 1000000",
+        ];
+        others.iter().for_each(|route| drop(foreign(&format!("ip route add {route}"))));
+        let before = [foreign("ip -4 -o route show"), foreign("ip -6 -o route show")];
+        left.iter().for_each(|route| drop(foreign(&format!("ip route add {route}"))));
+        let own = scope(&network);
+        assert_eq!(net.kernel.observe(&own).await.unwrap(), wanted, "some network's, for all that is known");
+        let pools = own.pools.iter().copied().chain(["10.98.0.0/16".parse().unwrap()]);
+        let scope = Scope { all: Some(pools.collect()), ..own };
+        let todo = plan(&net.kernel.observe(&scope).await.unwrap(), &wanted);
+        assert!(net.run(todo.into_steps()).await.is_complete());
+        assert_eq!([foreign("ip -4 -o route show"), foreign("ip -6 -o route show")], before);
+        assert_eq!(net.kernel.observe(&scope).await.unwrap(), wanted);
     });
 }
 

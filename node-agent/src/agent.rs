@@ -31,7 +31,7 @@ use crate::control::ControlPlane;
 use crate::firewall::{Keeper, Seat};
 use crate::follow::Follow;
 use crate::give_back::GiveBack;
-use crate::heirs::{Claims, Siblings};
+use crate::heirs::{Claims, Household, Siblings};
 use crate::iface::Selection;
 use crate::lease::Lease;
 use crate::left_behind::{self, LeftBehind};
@@ -141,6 +141,9 @@ impl Agent {
         let mut metrics = Vec::new();
         let handouts = Handouts::new(&config);
         let claims = watch::Sender::new(Claims::new());
+        let served: BTreeSet<_> = config.networks.iter().cloned().collect();
+        let household =
+            Arc::new(Household { left: left_behind::pools(&state, &served), served: served.clone() });
         for network in &config.networks {
             if overviews.contains_key(network) {
                 return Err(AgentError::NetworkTwice(network.clone()));
@@ -160,7 +163,7 @@ impl Agent {
             };
             let (filter, filtered) = watch::channel(Filter::default());
             let changed = changed.clone();
-            let siblings = Siblings::new(network.clone(), &claims);
+            let siblings = Siblings::new(network.clone(), Arc::clone(&household), &claims);
             let parts = Parts { control, timing: config.timing, place, siblings, filtered, changed };
             let (file, kept) = state.network(network);
             if kept.lease.is_none() {
@@ -172,7 +175,6 @@ impl Agent {
             overviews.insert(network.clone(), overview);
         }
         let host = open(&first).map_err(|source| AgentError::Datapath { network: first.clone(), source })?;
-        let served: BTreeSet<_> = config.networks.into_iter().collect();
         let (left, left_behind) = watch::channel(LeftBehind::new());
         tasks.spawn("networks left behind", left_behind::run(host, served, left));
         let keeper = Keeper::new(firewall, seats, config.firewall_insert, state.table());

@@ -10,7 +10,8 @@
 //! kernel. But two networks of a cluster never have overlapping pools or one VNI. Once another network with those is
 //! confirmed, no store has this one any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use loden_datapath::Tables;
@@ -100,18 +101,50 @@ pub(crate) fn remains(id: &NetworkId, claims: &Claims, mut seen: Tables) -> Tabl
     seen
 }
 
+/// The pools of all networks of this host, once all others are known whole: where a route of ours leads elsewhere, its
+/// network has lost that pool while nobody was looking.
+fn all_pools(
+    id: &NetworkId,
+    claims: &Claims,
+    served: &BTreeSet<NetworkId>,
+    left: &[IpNet],
+) -> Option<Vec<IpNet>> {
+    let is_known = |network: &NetworkId| {
+        network == id || claims.get(network).is_some_and(|claim| claim.said == Said::Whole)
+    };
+    let pools = claims.values().flat_map(|claim| &claim.pools).map(Pool::cidr);
+    served.iter().all(is_known).then(|| pools.chain(left.iter().copied()).collect())
+}
+
 /// What the networks of one agent tell each other.
 #[derive(Clone, Debug)]
 pub(crate) struct Siblings {
     own: NetworkId,
+    household: Arc<Household>,
     told: watch::Sender<Claims>,
     heard: watch::Receiver<Claims>,
 }
 
+/// The networks of this host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Household {
+    /// Those of the agent.
+    pub(crate) served: BTreeSet<NetworkId>,
+    /// Pools of those that it was part of and is not any more. What is left of them forwards for pods that may still
+    /// be there.
+    pub(crate) left: Vec<IpNet>,
+}
+
 impl Siblings {
     /// The place of a network among all that share `told`.
-    pub(crate) fn new(own: NetworkId, told: &watch::Sender<Claims>) -> Self {
-        Self { own, heard: told.subscribe(), told: told.clone() }
+    pub(crate) fn new(own: NetworkId, household: Arc<Household>, told: &watch::Sender<Claims>) -> Self {
+        Self { own, household, heard: told.subscribe(), told: told.clone() }
+    }
+
+    /// The pools of all networks of this host, once all but the own one are known whole.
+    pub(crate) fn all_pools(&self) -> Option<Vec<IpNet>> {
+        let Household { served, left } = self.household.as_ref();
+        all_pools(&self.own, &self.heard.borrow(), served, left)
     }
 
     /// Tells what the own network takes up; nothing without a lease.
@@ -209,6 +242,19 @@ mod tests {
         assert_eq!(waits(&id("green"), &both), None);
         let apart = claims(claim("10.8.0.0/16", 8, Said::NotFound), claim("10.9.0.0/16", 9, Said::Whole));
         assert_eq!(waits(&id("green"), &apart), None);
+    }
+
+    #[test]
+    fn all_pools_are_known_when_every_other_network_is_whole() {
+        let served = BTreeSet::from([id("blue"), id("green")]);
+        let left = ["10.7.0.0/16".parse().unwrap()];
+        let mut both = claims(claim("10.8.0.0/16", 8, Said::Leased), claim("10.9.0.0/16", 9, Said::Leased));
+        assert_eq!(all_pools(&id("blue"), &both, &served, &left), None);
+        both.get_mut(&id("green")).unwrap().said = Said::Whole;
+        let all = ["10.8.0.0/16", "10.9.0.0/16", "10.7.0.0/16"].map(|pool| pool.parse().unwrap());
+        assert_eq!(all_pools(&id("blue"), &both, &served, &left).unwrap(), all);
+        both.remove(&id("green"));
+        assert_eq!(all_pools(&id("blue"), &both, &served, &left), None, "it has no lease yet");
     }
 
     #[test]

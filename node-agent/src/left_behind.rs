@@ -6,12 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use loden_datapath::{DeviceName, Host, HostFacts};
+use loden_proto::model::Pool;
 use loden_proto::names::NetworkId;
 use loden_transport::explain;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
+
+use crate::state::StateDir;
 
 /// Between looks, while something is there that somebody may remove.
 const LOOK: Duration = Duration::from_secs(10);
@@ -28,6 +32,21 @@ fn of(facts: &HostFacts, served: &BTreeSet<NetworkId>) -> LeftBehind {
         }
     }
     left
+}
+
+/// Pools of networks that are not `served` and that this agent was part of: routes of next hops into them have no
+/// device of ours to be known by.
+pub(crate) fn pools(state: &StateDir, served: &BTreeSet<NetworkId>) -> Vec<IpNet> {
+    let ids = state.networks().into_iter().filter(|id| !served.contains(id));
+    let left: Vec<_> = ids.filter_map(|id| state.network(&id).1.lease).map(|(_, network)| network).collect();
+    for network in &left {
+        warn!(
+            network = %network.id,
+            "this agent does not serve the network any more; what is here of it stays and forwards: name it in \
+             --network again, or run `loden-agent cleanup` before the agent starts"
+        );
+    }
+    left.iter().flat_map(|network| &network.pools).map(Pool::cidr).collect()
 }
 
 /// Looks at the start, and again until nothing is left; never ends.

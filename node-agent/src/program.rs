@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use loden_datapath::backend::{self, Desired};
 use loden_datapath::tables::{FdbKey, NeighbourKey, RouteKey};
 use loden_datapath::{Datapath, Error, Plan, Report, Scope, Step, Tables, plan};
@@ -80,11 +81,18 @@ impl<D: Datapath> Program<D> {
         self.last_pass
     }
 
-    /// Looks at everything and repairs it; true when nothing is left to do.
-    pub(crate) async fn pass(&mut self, peers: &PeerSet, delete: bool, why: &str) -> bool {
+    /// Looks at everything and repairs it; true when nothing is left to do. `all` are the pools of all networks of the
+    /// host, where they are known.
+    pub(crate) async fn pass(
+        &mut self,
+        peers: &PeerSet,
+        delete: bool,
+        all: Option<Vec<IpNet>>,
+        why: &str,
+    ) -> bool {
         let Some(desired) = &self.desired else { return true };
         let begin = Instant::now();
-        let scope = backend::scope(desired.network(), desired.me().mac);
+        let scope = Scope { all, ..backend::scope(desired.network(), desired.me().mac) };
         let actual = match self.datapath.observe(&scope).await {
             Ok(actual) => actual,
             Err(error) => return self.unreadable(&error),

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use loden_datapath::backend::{self, Desired, Me, Underlay};
 use loden_datapath::{Datapath, Hint, Host, HostFacts, Strays};
 use loden_proto::model::Network;
@@ -118,6 +119,8 @@ pub(crate) struct Reconcile<D> {
     current: bool,
     /// Everything that is not desired has been looked for and removed.
     swept: bool,
+    /// The same for what is of no network of the host.
+    tidied: bool,
     retries: u32,
     pass_due: Option<(Instant, &'static str)>,
     strays: Strays,
@@ -160,6 +163,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             source: None,
             current: false,
             swept: false,
+            tidied: false,
             retries: 0,
             pass_due: None,
             strays: Strays::default(),
@@ -219,8 +223,16 @@ impl<D: Datapath + Host> Reconcile<D> {
                 self.pass("first whole set").await;
             }
             self.heed_siblings().await;
+            if self.swept && !self.tidied && self.pass_due.is_none() && self.all_pools().is_some() {
+                self.pass("all networks are known").await;
+            }
             self.publish();
         }
+    }
+
+    /// The pools of all networks of the host, once nothing is left to be known.
+    fn all_pools(&self) -> Option<Vec<IpNet>> {
+        self.ends.siblings.all_pools().filter(|_| self.may_delete())
     }
 
     fn may_delete(&self) -> bool {
@@ -380,14 +392,15 @@ impl<D: Datapath + Host> Reconcile<D> {
         self.pass_due = None;
         self.strays.clear();
         self.audit_due = next_audit();
-        let delete = self.may_delete();
+        let (delete, all) = (self.may_delete(), self.all_pools());
         let (Some(peers), Some(_)) = (&self.peers, self.program.desired()) else { return };
         if self.ended.is_some() {
             return;
         }
-        if self.program.pass(peers, delete, why).await {
+        let tidied = all.is_some();
+        if self.program.pass(peers, delete, all, why).await {
             self.retries = 0;
-            self.swept = delete;
+            (self.swept, self.tidied) = (delete, tidied);
             self.applied_at = Some(SystemTime::now());
         } else {
             self.retry();

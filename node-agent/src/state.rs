@@ -128,11 +128,17 @@ impl StateDir {
     /// All networks that there is a file of, with what is in it.
     #[must_use]
     pub fn kept(&self) -> Vec<Kept> {
+        self.networks().iter().map(|id| self.network(id).1).collect()
+    }
+
+    /// All networks that there is a file of.
+    #[must_use]
+    pub fn networks(&self) -> Vec<NetworkId> {
         let files = fs::read_dir(self.path.join(NETWORKS)).into_iter().flatten().flatten();
         let ids = files.filter_map(|file| {
             file.file_name().to_str()?.strip_suffix(STATE).and_then(|id| id.parse::<NetworkId>().ok())
         });
-        ids.map(|id| self.network(&id).1).collect()
+        ids.collect()
     }
 
     /// Removes the state, and the directory unless something else is in it, as the node's identity. Answers

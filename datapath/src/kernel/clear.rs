@@ -110,6 +110,7 @@ fn key(route: &RouteMessage) -> RouteMessage {
         matches!(
             attribute,
             RouteAttribute::Destination(_)
+                | RouteAttribute::Source(_)
                 | RouteAttribute::Priority(_)
                 | RouteAttribute::Table(_)
                 | RouteAttribute::Oif(_)

@@ -134,8 +134,9 @@ pub(super) fn neighbours_on(
     }))
 }
 
-/// Routes of ours over the network's devices, and into its pools over devices
-/// that are nobody's of ours; and whose routes else are in their places.
+/// Routes of ours over the network's devices, and over devices that are nobody's
+/// of ours into its pools or into those of no network; and whose routes else are
+/// in their places.
 fn routes(
     requests: &mut Requests,
     scope: &Scope,
@@ -153,7 +154,8 @@ fn routes(
         let link = route.device.and_then(|index| by_index.get(&index));
         let on_ours = link.is_some_and(|link| tables.devices.contains_key(&link.name));
         let anothers = !on_ours && route.is_ours() && link.is_some_and(|link| link.is_ours());
-        let (key, covered) = (route.key(), scope.covers(&route.prefix) && !anothers);
+        let left = route.is_ours() && scope.is_nobodys(&route.prefix);
+        let (key, covered) = (route.key(), (scope.covers(&route.prefix) || left) && !anothers);
         if route.only.is_selective() {
             let in_the_way = route.is_ours() || route.only.source.is_some();
             if in_the_way && (covered || (on_ours && route.is_ours())) {

@@ -62,7 +62,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         }
         (self.lease, self.granted, self.peers, self.told) = (None, None, None, None);
         (self.source, self.applied_at, self.pass_due, self.retries) = (None, None, None, 0);
-        (self.current, self.swept) = (false, false);
+        (self.current, self.swept, self.tidied) = (false, false, false);
         self.ends.view.send_modify(|view| view.held = None);
         self.ends.siblings.tell(None);
         info!(network = %self.place.network, "nothing of the network is left in the kernel");

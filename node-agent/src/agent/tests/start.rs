@@ -4,12 +4,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use loden_datapath::tables::RouteKey;
+use loden_datapath::tables::{Route, RouteKey};
+use loden_proto::model::{Epoch, Network, Pool};
 use loden_proto::v1;
 use loden_proto::v1::watch_peers_response::Update;
 
 use super::settle;
-use crate::testing::{World, peer};
+use crate::state::{Content, Held, StateDir};
+use crate::testing::{World, network, peer};
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_touched_before_the_peers_are_known() {
@@ -207,4 +209,47 @@ async fn a_file_for_pods_that_somebody_removed_or_changed_is_written_again() {
             }
         }
     }
+}
+
+/// Its pool has changed while the agent was down: the routes are known by their protocol alone.
+#[tokio::test(start_paused = true)]
+async fn a_route_into_the_pool_of_no_network_goes_with_the_first_whole_set() {
+    let mut world = World::new();
+    let key = RouteKey { prefix: "10.99.0.0/24".parse().unwrap(), metric: 5 };
+    let route =
+        Route { device: "eth0".parse().unwrap(), gateway: "192.0.2.200".parse().unwrap(), onlink: false };
+    world.kernel.change(|tables| drop(tables.routes.insert(key, route)));
+    let agent = world.start();
+    let watch = world.watch().await;
+    world.snapshot(&watch, &[1], true, 1).await;
+    agent.ready().await;
+    settle().await;
+    assert!(world.kernel.tables().routes.contains_key(&key), "the server is adopting");
+    world.snapshot(&watch, &[1], false, 2).await;
+    world.routes_become(&[1]).await;
+}
+
+/// One of a network that this agent was part of stays: somebody may only have left out its name.
+#[tokio::test(start_paused = true)]
+async fn a_route_into_the_pool_of_a_network_that_is_not_served_any_more_stays() {
+    let mut world = World::new();
+    let blue = Network {
+        id: "blue".parse().unwrap(),
+        pools: vec![Pool::new("10.99.0.0/16".parse().unwrap(), None).unwrap()],
+        ..network()
+    };
+    let state = StateDir::open(&world.state_dir()).unwrap();
+    let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
+    let (mut file, _) = state.network(&blue.id);
+    file.rewrite(Content::of(Some(&(held, blue)), None, &[]).unwrap()).await.unwrap();
+    drop((file, state));
+    let route =
+        Route { device: "eth0".parse().unwrap(), gateway: "192.0.2.200".parse().unwrap(), onlink: false };
+    let [left, nobodys] = ["10.99.0.0/24", "10.98.0.0/24"]
+        .map(|prefix| RouteKey { prefix: prefix.parse().unwrap(), metric: 5 });
+    world.kernel.change(|tables| tables.routes.extend([(left, route), (nobodys, route)]));
+    let (_agent, _watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    let routes = world.kernel.tables().routes;
+    assert!(routes.contains_key(&left) && !routes.contains_key(&nobodys), "{routes:?}");
 }
