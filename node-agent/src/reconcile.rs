@@ -15,6 +15,7 @@ mod ending;
 mod families;
 mod keeping;
 mod neighbours;
+mod pass;
 mod settings;
 mod silence;
 mod underlay;
@@ -25,7 +26,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use ipnet::IpNet;
 use loden_datapath::backend::{self, Desired, Me, Underlay};
 use loden_datapath::{Datapath, Hint, Host, HostFacts, Strays};
 use loden_proto::model::Network;
@@ -219,26 +219,11 @@ impl<D: Datapath + Host> Reconcile<D> {
                 Event::Due => self.due(&mut hints).await,
                 Event::Ending => return,
             }
-            if self.may_delete() && !self.swept && self.pass_due.is_none() {
-                self.pass("first whole set").await;
-            }
+            self.sweep().await;
             self.heed_siblings().await;
-            if self.swept && !self.tidied && self.pass_due.is_none() && self.all_pools().is_some() {
-                self.pass("all networks are known").await;
-            }
+            self.tidy().await;
             self.publish();
         }
-    }
-
-    /// The pools of all networks of the host, once nothing is left to be known.
-    fn all_pools(&self) -> Option<Vec<IpNet>> {
-        self.ends.siblings.all_pools().filter(|_| self.may_delete())
-    }
-
-    fn may_delete(&self) -> bool {
-        self.current
-            && self.ends.lease.borrow().confirmed
-            && self.peers.as_ref().is_some_and(PeerSet::is_whole)
     }
 
     async fn fed(&mut self, feed: Feed) {
@@ -386,24 +371,5 @@ impl<D: Datapath + Host> Reconcile<D> {
             }
         }
         self.pass(why).await;
-    }
-
-    async fn pass(&mut self, why: &'static str) {
-        self.pass_due = None;
-        self.strays.clear();
-        self.audit_due = next_audit();
-        let (delete, all) = (self.may_delete(), self.all_pools());
-        let (Some(peers), Some(_)) = (&self.peers, self.program.desired()) else { return };
-        if self.ended.is_some() {
-            return;
-        }
-        let tidied = all.is_some();
-        if self.program.pass(peers, delete, all, why).await {
-            self.retries = 0;
-            (self.swept, self.tidied) = (delete, tidied);
-            self.applied_at = Some(SystemTime::now());
-        } else {
-            self.retry();
-        }
     }
 }

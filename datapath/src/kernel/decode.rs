@@ -1,10 +1,11 @@
 //! Netlink messages as table entries. What is not of our shape is `None`.
 
+mod route;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use loden_proto::model::{Family, Mac, Port, Vni};
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags,
@@ -13,13 +14,12 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
-};
+use netlink_packet_route::route::RouteProtocol;
 
 use crate::DeviceName;
 use crate::backend::device_names;
-use crate::tables::{AddressKey, Alias, Device, FdbEntry, Lifetime, Only, PROTOCOL, RouteKey};
+use crate::tables::{AddressKey, Alias, Device, FdbEntry, Lifetime, PROTOCOL};
+pub(super) use route::{MainRoute, main_route, prefix, route_ip};
 
 /// A link as far as anybody here wants to know it.
 #[derive(Clone, Debug)]
@@ -306,109 +306,6 @@ fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
             let v4 = <[u8; 4]>::try_from(octets.as_slice()).map(IpAddr::from);
             v4.or_else(|_| <[u8; 16]>::try_from(octets.as_slice()).map(IpAddr::from)).ok()
         }
-        _ => None,
-    }
-}
-
-/// Where a route leads to.
-pub(super) fn prefix(message: &RouteMessage) -> Option<IpNet> {
-    let unspecified = match message.header.address_family {
-        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        _ => return None,
-    };
-    let destination = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(address) => Some(route_ip(address)),
-        _ => None,
-    });
-    let destination = destination.unwrap_or(Some(unspecified))?;
-    IpNet::new(destination, message.header.destination_prefix_length).ok()
-}
-
-/// A route of the main table, whatever becomes of the packets that take it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct MainRoute {
-    pub(super) prefix: IpNet,
-    pub(super) metric: u32,
-    pub(super) kind: RouteType,
-    pub(super) protocol: RouteProtocol,
-    /// Output device; `None` with several next hops.
-    pub(super) device: Option<u32>,
-    pub(super) gateway: Option<IpAddr>,
-    pub(super) onlink: bool,
-    /// The packets that it is for.
-    pub(super) only: Only,
-    /// With something that routes of ours never have: an MTU or another metric of TCP, a preferred source, an end.
-    pub(super) altered: bool,
-}
-
-impl MainRoute {
-    pub(super) const fn key(&self) -> RouteKey {
-        RouteKey { prefix: self.prefix, metric: self.metric }
-    }
-
-    /// Whether packets that take it get anywhere.
-    pub(super) fn is_unicast(&self) -> bool {
-        self.kind == RouteType::Unicast
-    }
-
-    pub(super) fn is_ours(&self) -> bool {
-        self.protocol == RouteProtocol::Other(PROTOCOL)
-    }
-
-    /// Whether it is one of ours that drops.
-    pub(super) fn is_our_blackhole(&self) -> bool {
-        self.is_ours() && self.kind == RouteType::BlackHole
-    }
-}
-
-/// `None` when it is in another table.
-pub(super) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
-    let header = &message.header;
-    let (mut metric, mut device, mut gateway, mut altered) = (0, None, None, false);
-    let (mut table, mut source) = (u32::from(header.table), None);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Priority(priority) => metric = *priority,
-            RouteAttribute::Oif(index) => device = Some(*index),
-            RouteAttribute::Source(address) => {
-                source = route_ip(address)
-                    .and_then(|address| IpNet::new(address, header.source_prefix_length).ok())
-                    .filter(|source| source.prefix_len() != 0);
-            }
-            RouteAttribute::Gateway(address) => gateway = route_ip(address),
-            RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
-            RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
-            RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::Metrics(metrics) => altered |= !metrics.is_empty(),
-            RouteAttribute::CacheInfo(info) => altered |= info.expires != 0,
-            RouteAttribute::PrefSource(_)
-            | RouteAttribute::Encap(_)
-            | RouteAttribute::Realm(_)
-            | RouteAttribute::NhId(_) => altered = true,
-            _ => {}
-        }
-    }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
-        return None;
-    }
-    Some(MainRoute {
-        prefix: prefix(message)?,
-        metric,
-        kind: header.kind,
-        protocol: header.protocol,
-        device,
-        gateway,
-        onlink: header.flags.contains(RouteFlags::Onlink),
-        only: Only { source, tos: header.tos },
-        altered,
-    })
-}
-
-pub(super) const fn route_ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
-        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
         _ => None,
     }
 }

@@ -218,11 +218,11 @@ async fn a_route_into_the_pool_of_no_network_goes_with_the_first_whole_set() {
     let key = RouteKey { prefix: "10.99.0.0/24".parse().unwrap(), metric: 5 };
     let route =
         Route { device: "eth0".parse().unwrap(), gateway: "192.0.2.200".parse().unwrap(), onlink: false };
-    world.kernel.change(|tables| drop(tables.routes.insert(key, route)));
+    world.kernel.change(|tables| tables.routes.extend([(key, route)]));
     let agent = world.start();
     let watch = world.watch().await;
     world.snapshot(&watch, &[1], true, 1).await;
-    agent.ready().await;
+    agent.told(|_, text| text.contains("still collecting leases")).await;
     settle().await;
     assert!(world.kernel.tables().routes.contains_key(&key), "the server is adopting");
     world.snapshot(&watch, &[1], false, 2).await;

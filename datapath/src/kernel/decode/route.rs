@@ -1,0 +1,114 @@
+//! Routes of the main table.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
+};
+
+use crate::tables::{Only, PROTOCOL, RouteKey};
+
+/// Where a route leads to.
+pub(in crate::kernel) fn prefix(message: &RouteMessage) -> Option<IpNet> {
+    let unspecified = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let destination = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => Some(route_ip(address)),
+        _ => None,
+    });
+    let destination = destination.unwrap_or(Some(unspecified))?;
+    IpNet::new(destination, message.header.destination_prefix_length).ok()
+}
+
+/// A route of the main table, whatever becomes of the packets that take it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::kernel) struct MainRoute {
+    pub(in crate::kernel) prefix: IpNet,
+    pub(in crate::kernel) metric: u32,
+    pub(in crate::kernel) kind: RouteType,
+    pub(in crate::kernel) protocol: RouteProtocol,
+    /// Output device; `None` with several next hops.
+    pub(in crate::kernel) device: Option<u32>,
+    pub(in crate::kernel) gateway: Option<IpAddr>,
+    pub(in crate::kernel) onlink: bool,
+    /// The packets that it is for.
+    pub(in crate::kernel) only: Only,
+    /// With something that routes of ours never have: an MTU or another metric of TCP, a preferred source, an end.
+    pub(in crate::kernel) altered: bool,
+}
+
+impl MainRoute {
+    pub(in crate::kernel) const fn key(&self) -> RouteKey {
+        RouteKey { prefix: self.prefix, metric: self.metric }
+    }
+
+    /// Whether packets that take it get anywhere.
+    pub(in crate::kernel) fn is_unicast(&self) -> bool {
+        self.kind == RouteType::Unicast
+    }
+
+    pub(in crate::kernel) fn is_ours(&self) -> bool {
+        self.protocol == RouteProtocol::Other(PROTOCOL)
+    }
+
+    /// Whether it is one of ours that drops.
+    pub(in crate::kernel) fn is_our_blackhole(&self) -> bool {
+        self.is_ours() && self.kind == RouteType::BlackHole
+    }
+}
+
+/// `None` when it is in another table.
+pub(in crate::kernel) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
+    let header = &message.header;
+    let (mut metric, mut device, mut gateway, mut altered) = (0, None, None, false);
+    let (mut table, mut source) = (u32::from(header.table), None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Source(address) => {
+                source = route_ip(address)
+                    .and_then(|address| IpNet::new(address, header.source_prefix_length).ok())
+                    .filter(|source| source.prefix_len() != 0);
+            }
+            RouteAttribute::Gateway(address) => gateway = route_ip(address),
+            RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
+            RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Metrics(metrics) => altered |= !metrics.is_empty(),
+            RouteAttribute::CacheInfo(info) => altered |= info.expires != 0,
+            RouteAttribute::PrefSource(_)
+            | RouteAttribute::Encap(_)
+            | RouteAttribute::Realm(_)
+            | RouteAttribute::NhId(_) => altered = true,
+            _ => {}
+        }
+    }
+    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+        return None;
+    }
+    Some(MainRoute {
+        prefix: prefix(message)?,
+        metric,
+        kind: header.kind,
+        protocol: header.protocol,
+        device,
+        gateway,
+        onlink: header.flags.contains(RouteFlags::Onlink),
+        only: Only { source, tos: header.tos },
+        altered,
+    })
+}
+
+pub(in crate::kernel) const fn route_ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
