@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use loden_datapath::{DeviceName, Host, HostFacts};
-use loden_proto::model::Pool;
+use loden_proto::model::{Backend, Pool};
 use loden_proto::names::NetworkId;
 use loden_transport::explain;
 use tokio::sync::watch;
@@ -39,7 +39,8 @@ fn of(facts: &HostFacts, served: &BTreeSet<NetworkId>) -> LeftBehind {
 pub(crate) fn pools(state: &StateDir, served: &BTreeSet<NetworkId>) -> Vec<IpNet> {
     let ids = state.networks().into_iter().filter(|id| !served.contains(id));
     let left: Vec<_> = ids.filter_map(|id| state.network(&id).1.lease).map(|(_, network)| network).collect();
-    for network in &left {
+    // Others have devices, which are told by name.
+    for network in left.iter().filter(|network| network.backend == Backend::HostGw) {
         warn!(
             network = %network.id,
             "this agent does not serve the network any more; what is here of it stays and forwards: name it in \
