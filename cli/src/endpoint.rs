@@ -25,6 +25,13 @@ enum ReceiverView {
     Routed {
         family: &'static str,
     },
+    /// Without its key.
+    Udp {
+        family: &'static str,
+        vni: u32,
+        port: u32,
+        mtu: u32,
+    },
     /// Of a newer control plane.
     Unknown,
 }
@@ -52,6 +59,7 @@ impl ReceiverView {
                 format!("vxlan{} {vni} {port} {mac}{gbp}", beside_v4(family))
             }
             Self::Routed { family } => format!("routed{}", beside_v4(family)),
+            Self::Udp { family, vni, port, .. } => format!("udp{} {vni} {port}", beside_v4(family)),
             Self::Unknown => "unknown".to_owned(),
         }
     }
@@ -80,6 +88,9 @@ impl From<v1::Receiver> for ReceiverView {
                 gbp: vtep.gbp,
             },
             Some(v1::receiver::Kind::Routed(routed)) => Self::Routed { family: family(routed.family()) },
+            Some(v1::receiver::Kind::Udp(udp)) => {
+                Self::Udp { family: family(udp.family()), vni: udp.vni, port: udp.port, mtu: udp.mtu }
+            }
             None => Self::Unknown,
         }
     }
@@ -115,14 +126,24 @@ mod tests {
             mtu: 1430,
             gbp: false,
         };
+        let udp = |family: v1::AddressFamily| {
+            let (family, key) = (family.into(), 0x0123_4567);
+            v1::receiver::Kind::Udp(v1::UdpReceiver { family, vni: 1, port: 8285, key, mtu: 1460 })
+        };
         let kinds = [
             routed(v1::AddressFamily::Ipv4),
             routed(v1::AddressFamily::Ipv6),
             v1::receiver::Kind::Vxlan(vtep),
+            udp(v1::AddressFamily::Ipv4),
+            udp(v1::AddressFamily::Ipv6),
         ];
         let receivers = kinds.map(|kind| v1::Receiver { kind: Some(kind) }).into();
         let endpoint = v1::Endpoint { receivers, ..Default::default() };
-        let words = EndpointView::from(endpoint).receivers();
-        assert_eq!(words, "routed, routed ipv6, vxlan ipv6 1 8472 02:00:5e:10:00:01");
+        let view = EndpointView::from(endpoint);
+        let words = "routed, routed ipv6, vxlan ipv6 1 8472 02:00:5e:10:00:01, udp 1 8285, udp ipv6 1 8285";
+        assert_eq!(view.receivers(), words);
+        let json = serde_json::to_value(view).unwrap();
+        let udp = serde_json::json!({"kind": "udp", "family": "ipv4", "vni": 1, "port": 8285, "mtu": 1460});
+        assert_eq!(json["receivers"][3], udp, "a key is nobody's business");
     }
 }

@@ -1,11 +1,14 @@
 //! `lodenctl network …`
 
+mod backend;
+
 use std::time::SystemTime;
 
-use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand};
 use loden_proto::v1;
 use serde::Serialize;
 
+use self::backend::{Asked, BackendView, Changes};
 use crate::age;
 use crate::connection::{Connection, PAGE, all_pages};
 use crate::failure::Failure;
@@ -23,7 +26,7 @@ pub(crate) enum Verb {
         /// Its name
         network: String,
     },
-    /// Changes pools, MTU, masquerading or direct routing
+    /// Changes pools, MTU, masquerading or what of the backend can be changed
     Update(Update),
     /// Deletes a network
     Delete {
@@ -45,9 +48,8 @@ pub(crate) struct Create {
     #[arg(long = "pool", value_name = "CIDR[:LEN]", required = true)]
     pools: Vec<Pool>,
 
-    /// How nodes reach each other
-    #[arg(long, value_enum, default_value_t = Backend::Vxlan)]
-    backend: Backend,
+    #[command(flatten)]
+    backend: Asked,
 
     /// VXLAN network identifier; without it one is allocated
     #[arg(long)]
@@ -56,22 +58,6 @@ pub(crate) struct Create {
     /// MTU of the pods' interfaces; without it each node works it out
     #[arg(long, value_name = "BYTES", value_parser = mtu)]
     mtu: Option<u32>,
-
-    /// UDP port of VXLAN; without it 8472
-    #[arg(long)]
-    port: Option<u32>,
-
-    /// VXLAN learns MAC addresses from received frames
-    #[arg(long)]
-    learning: bool,
-
-    /// VXLAN carries the group policy extension
-    #[arg(long)]
-    gbp: bool,
-
-    /// VXLAN sends to nodes on the same link without encapsulation
-    #[arg(long)]
-    direct_routing: bool,
 
     /// How long a lease lives without renewal ("24h")
     #[arg(long, value_name = "DURATION")]
@@ -95,16 +81,6 @@ struct Masquerade {
     /// Source ports are chosen at random
     #[arg(long = "masquerade-random-fully", requires = "masquerade")]
     random_fully: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Backend {
-    /// Kernel VXLAN
-    Vxlan,
-    /// Routes by next hop, between nodes on one link
-    HostGw,
-    /// Leases only; nothing is programmed
-    Alloc,
 }
 
 #[derive(Args, Debug)]
@@ -137,13 +113,8 @@ pub(crate) struct Update {
     #[arg(long, group = "change", conflicts_with = "masquerade")]
     no_masquerade: bool,
 
-    /// VXLAN sends to nodes on the same link without encapsulation
-    #[arg(long, group = "change", conflicts_with = "no_direct_routing")]
-    direct_routing: bool,
-
-    /// VXLAN sends to all nodes through the tunnel
-    #[arg(long, group = "change")]
-    no_direct_routing: bool,
+    #[command(flatten)]
+    backend: Changes,
 }
 
 impl Verb {
@@ -206,30 +177,12 @@ impl Masquerade {
 impl Create {
     /// The network that is asked for.
     fn network(self) -> Result<v1::Network, Failure> {
-        let Self { port, learning, gbp, direct_routing, .. } = self;
-        let of_vxlan = [
-            ("--port", port.is_some()),
-            ("--learning", learning),
-            ("--gbp", gbp),
-            ("--direct-routing", direct_routing),
-        ];
-        let given = of_vxlan.into_iter().find(|(_, given)| *given);
-        if let Some((flag, _)) = given.filter(|_| !matches!(self.backend, Backend::Vxlan)) {
-            return Err(Failure::Usage(format!("{flag} is for --backend vxlan alone")));
-        }
-        let backend = match self.backend {
-            Backend::Vxlan => {
-                v1::network::Backend::Vxlan(v1::VxlanBackend { port, learning, gbp, direct_routing })
-            }
-            Backend::HostGw => v1::network::Backend::HostGw(v1::HostGwBackend {}),
-            Backend::Alloc => v1::network::Backend::Alloc(v1::AllocBackend {}),
-        };
         Ok(v1::Network {
             name: name(&self.network),
             pools: self.pools.into_iter().map(Into::into).collect(),
             vni: self.vni,
             mtu: self.mtu,
-            backend: Some(backend),
+            backend: Some(self.backend.backend()?),
             lease_ttl: self.lease_ttl.map(|ttl| loden_proto::convert::duration(ttl.into())),
             masquerade: self.masquerade.policy(),
             ..Default::default()
@@ -259,19 +212,8 @@ impl Update {
         if masquerade.is_some() || self.no_masquerade {
             paths.push("masquerade".to_owned());
         }
-        let mut backend = None;
-        if self.direct_routing || self.no_direct_routing {
-            let Some(v1::network::Backend::Vxlan(vxlan)) = current.backend else {
-                let flag = if self.direct_routing { "--direct-routing" } else { "--no-direct-routing" };
-                let (network, of) = (&self.network, BackendView::from(current.backend).words());
-                return Err(Failure::Usage(format!(
-                    "{flag}: the backend of network {network} is {of}, not vxlan"
-                )));
-            };
-            let vxlan = v1::VxlanBackend { direct_routing: self.direct_routing, ..vxlan };
-            backend = Some(v1::network::Backend::Vxlan(vxlan));
-            paths.push("vxlan.direct_routing".to_owned());
-        }
+        let mut backend = current.backend;
+        paths.extend(self.backend.apply(&self.network, &mut backend)?);
         let (name, revision, mtu) = (current.name, current.revision, self.mtu);
         let network = v1::Network { name, pools, mtu, masquerade, backend, revision, ..Default::default() };
         let update_mask = Some(prost_types::FieldMask { paths });
@@ -309,21 +251,6 @@ struct MasqueradeView {
     random_fully: bool,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-enum BackendView {
-    Vxlan {
-        port: Option<u32>,
-        learning: bool,
-        gbp: bool,
-        direct_routing: bool,
-    },
-    HostGw,
-    Alloc,
-    /// Of a newer control plane.
-    Unknown,
-}
-
 impl From<v1::Network> for NetworkView {
     fn from(wire: v1::Network) -> Self {
         Self {
@@ -339,37 +266,6 @@ impl From<v1::Network> for NetworkView {
             create_time: age::rfc3339(wire.create_time.as_ref()),
             revision: wire.revision,
             created: wire.create_time,
-        }
-    }
-}
-
-impl From<Option<v1::network::Backend>> for BackendView {
-    fn from(wire: Option<v1::network::Backend>) -> Self {
-        match wire {
-            Some(v1::network::Backend::Vxlan(vxlan)) => {
-                let v1::VxlanBackend { port, learning, gbp, direct_routing } = vxlan;
-                Self::Vxlan { port, learning, gbp, direct_routing }
-            }
-            Some(v1::network::Backend::HostGw(_)) => Self::HostGw,
-            Some(v1::network::Backend::Alloc(_)) => Self::Alloc,
-            None => Self::Unknown,
-        }
-    }
-}
-
-impl BackendView {
-    fn words(&self) -> String {
-        match self {
-            Self::Vxlan { port, learning, gbp, direct_routing } => {
-                let port = port.map(|port| format!(" {port}")).unwrap_or_default();
-                let learning = if *learning { " learning" } else { "" };
-                let gbp = if *gbp { " gbp" } else { "" };
-                let direct = if *direct_routing { " direct" } else { "" };
-                format!("vxlan{port}{learning}{gbp}{direct}")
-            }
-            Self::HostGw => "host-gw".to_owned(),
-            Self::Alloc => "alloc".to_owned(),
-            Self::Unknown => "unknown".to_owned(),
         }
     }
 }

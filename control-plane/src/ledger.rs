@@ -54,7 +54,9 @@ use self::vni::Vnis;
 use crate::store::{Key, Revision};
 
 pub use self::apply::{Applied, Corrupt, PeerChange};
-pub use self::command::{Command, Context, Decision, Defaults, Knocked, NetworkChange, Streaming, Want};
+pub use self::command::{
+    Command, Context, Decision, Defaults, Knocked, NetworkChange, OffloadChange, Streaming, Want,
+};
 pub use self::read::{Cluster, Lease, LeaseState, PoolUse, Reservation};
 pub use self::refusal::{Named, Refusal, VniRange};
 

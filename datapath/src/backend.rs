@@ -137,7 +137,7 @@ pub fn tables<'a>(
 #[must_use]
 pub fn own_tables(network: &Network, me: &Me) -> Tables {
     let mut tables = match network.backend {
-        Backend::Alloc | Backend::HostGw => Tables::default(),
+        Backend::Alloc | Backend::HostGw | Backend::Udp(_) => Tables::default(),
         Backend::Vxlan(backend) => vxlan::own_tables(network, backend, me),
     };
     if me.blackhole && network.backend != Backend::Alloc {
@@ -151,7 +151,7 @@ pub fn own_tables(network: &Network, me: &Me) -> Tables {
 #[must_use]
 pub fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
     match network.backend {
-        Backend::Alloc => Entries::default(),
+        Backend::Alloc | Backend::Udp(_) => Entries::default(),
         Backend::HostGw => routed::peer_tables(me, peer),
         Backend::Vxlan(backend) => vxlan::peer_tables(network, backend, me, peer),
     }
@@ -161,7 +161,7 @@ pub fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
 #[must_use]
 pub fn receivers(network: &Network, me: &Me, actual: &Tables) -> Vec<Receiver> {
     let vteps: Vec<_> = match network.backend {
-        Backend::Alloc | Backend::HostGw => Vec::new(),
+        Backend::Alloc | Backend::HostGw | Backend::Udp(_) => Vec::new(),
         Backend::Vxlan(backend) => vxlan::receivers(network, backend, actual).collect(),
     };
     vteps.into_iter().map(Receiver::Vxlan).chain(routed::receivers(network, me)).collect()
@@ -178,6 +178,11 @@ pub fn pod_mtu(network: &Network, underlay: &Underlay) -> u32 {
         Backend::Vxlan(_) => {
             let tunnels = underlay.families().map(|family| vxlan::mtu(network, underlay, family));
             tunnels.min().unwrap_or(underlay.mtu)
+        }
+        Backend::Udp(_) => {
+            let overhead = underlay.families().map(Family::udp_overhead).max().unwrap_or_default();
+            let room = underlay.mtu.saturating_sub(overhead);
+            network.mtu.map_or(room, |mtu| mtu.get().min(room))
         }
     }
 }

@@ -26,7 +26,7 @@ mod testing;
 pub mod vnet;
 mod wait;
 
-pub use header::{Header, Key};
+pub use header::Header;
 pub use inner::{Inner, Malformed};
 pub use merge::Run;
 pub use peers::{Peers, Rejected, Remote};

@@ -19,6 +19,7 @@ mod pass;
 mod settings;
 mod silence;
 mod underlay;
+mod unsupported;
 mod view;
 mod whereabouts;
 
@@ -339,7 +340,8 @@ impl<D: Datapath + Host> Reconcile<D> {
         else {
             return;
         };
-        if self.ended.is_some() || self.swallowing().is_some() || self.cramped().is_some() {
+        let in_the_way = [self.ended.clone(), self.unsupported(), self.swallowing(), self.cramped()];
+        if in_the_way.iter().any(Option::is_some) {
             return;
         }
         self.ends.siblings.tell(self.claim());

@@ -1,6 +1,7 @@
 //! What the words mean: values that are valid because they exist.
 
 mod address;
+mod key;
 mod network;
 mod peer;
 mod pool;
@@ -8,8 +9,10 @@ mod pool;
 #[cfg(feature = "grpc")]
 pub(crate) use address::parse_underlay;
 pub use address::{Family, Mac, Mtu, Port, Vni, check_underlay};
-pub use network::{Backend, Masquerade, Network, NetworkSpec, VxlanBackend};
+pub use key::Key;
+pub use network::{Backend, DeviceOffload, Masquerade, Network, NetworkSpec, UdpBackend, VxlanBackend};
 pub use peer::{
-    BootId, Endpoint, Epoch, InstanceId, LeaseName, Peer, Receiver, RoutedReceiver, Subnets, VxlanReceiver,
+    BootId, Endpoint, Epoch, InstanceId, LeaseName, Peer, Receiver, RoutedReceiver, Subnets, UdpReceiver,
+    VxlanReceiver,
 };
 pub use pool::Pool;

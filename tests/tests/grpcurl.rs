@@ -161,6 +161,8 @@ async fn story(tool: &Tool, name: &str) -> anyhow::Result<()> {
     let refusal = format!("{:#}", again.expect_err("it exists"));
     ensure!(refusal.contains("networks/default exists already"), "{refusal}");
 
+    limits(tool, control)?;
+
     let first = deployment.add_node("a", 11, &[]).await?;
     first.ready(SOON).await?;
     let watch =
@@ -189,6 +191,25 @@ async fn story(tool: &Tool, name: &str) -> anyhow::Result<()> {
     ensure!(names == ["networks/default/leases/a", "networks/default/leases/b"], "{leases}");
     ensure!(leases["leases"][0]["state"] == "LEASE_STATE_ACTIVE", "{leases}");
     watch.terminate()?;
+    Ok(())
+}
+
+/// A network of the backend UDP, whose limits are changed one by one.
+fn limits(tool: &Tool, control: &ControlPlane) -> anyhow::Result<()> {
+    let wish =
+        json!({"network": {"name": "networks/tunnel", "pools": [{"cidr": "10.245.0.0/16"}], "udp": {}}});
+    let made = answer(control, tool.call(control, "loden.v1.NetworkService/CreateNetwork", &wish))?;
+    let udp = &made["udp"];
+    ensure!(udp["port"] == 8285 && udp["deviceOffload"] == "DEVICE_OFFLOAD_USO", "{made}");
+    // Not every tool knows how JSON has a mask.
+    let mask = match tool {
+        Tool::Grpcurl(_) => json!({"paths": ["udp.device_offload"]}),
+        Tool::BufCurl(_) => json!("udp.deviceOffload"),
+    };
+    let udp = json!({"deviceOffload": "DEVICE_OFFLOAD_PLAIN", "singleSends": true});
+    let wish = json!({"network": {"name": "networks/tunnel", "udp": udp}, "updateMask": mask});
+    let changed = answer(control, tool.call(control, "loden.v1.NetworkService/UpdateNetwork", &wish))?;
+    ensure!(changed["udp"] == json!({"port": 8285, "deviceOffload": "DEVICE_OFFLOAD_PLAIN"}), "{changed}");
     Ok(())
 }
 

@@ -62,15 +62,81 @@ fn create_sends_what_was_typed() {
 }
 
 #[test]
-fn what_only_vxlan_has_is_refused_with_another_backend() {
-    for (backend, flag) in
-        [("host-gw", "--port 7"), ("alloc", "--port 7"), ("host-gw", "--direct-routing"), ("alloc", "--gbp")]
-    {
+fn what_another_backend_has_is_refused() {
+    for (backend, flag, of) in [
+        ("host-gw", "--port 7", "vxlan or udp"),
+        ("alloc", "--port 7", "vxlan or udp"),
+        ("host-gw", "--direct-routing", "vxlan"),
+        ("udp", "--direct-routing", "vxlan"),
+        ("udp", "--learning", "vxlan"),
+        ("alloc", "--gbp", "vxlan"),
+        ("vxlan", "--udp-offload tso", "udp"),
+        ("vxlan", "--udp-single-sends", "udp"),
+        ("host-gw", "--udp-single-receives", "udp"),
+    ] {
         let line = format!("create blue --pool 10.0.0.0/8 --backend {backend} {flag}");
         let Verb::Create(create) = verb(&line) else { panic!("not a create") };
         let told = create.network().unwrap_err().to_string();
-        assert_eq!(told, format!("{} is for --backend vxlan alone", flag.split(' ').next().unwrap()));
+        assert_eq!(told, format!("{} is for --backend {of} alone", flag.split(' ').next().unwrap()));
     }
+}
+
+#[test]
+fn a_udp_network_is_created_changed_and_shown_with_its_limits() {
+    let sent = |flags: &str| {
+        let line = format!("create blue --pool 10.0.0.0/8 --backend udp{flags}");
+        let Verb::Create(create) = verb(&line) else { panic!("not a create") };
+        create.network().unwrap().backend
+    };
+    let udp = |udp| Some(v1::network::Backend::Udp(udp));
+    assert_eq!(sent(""), udp(v1::UdpBackend::default()));
+    let limited = v1::UdpBackend {
+        port: Some(9000),
+        device_offload: v1::DeviceOffload::Plain.into(),
+        single_sends: true,
+        single_receives: true,
+    };
+    let flags = " --port 9000 --udp-offload plain --udp-single-sends --udp-single-receives";
+    assert_eq!(sent(flags), udp(limited));
+
+    let updated = |flags: &str, backend| {
+        let Verb::Update(update) = verb(&format!("update blue {flags}")) else { panic!("not an update") };
+        let request = update.request(v1::Network { backend, ..wire() })?;
+        Ok::<_, Failure>((request.update_mask.unwrap().paths, request.network.unwrap().backend))
+    };
+    let cases = [
+        ("--udp-offload tso", "udp.device_offload", {
+            v1::UdpBackend { device_offload: v1::DeviceOffload::Tso.into(), ..limited }
+        }),
+        ("--no-udp-single-sends", "udp.single_sends", v1::UdpBackend { single_sends: false, ..limited }),
+        ("--no-udp-single-receives", "udp.single_receives", {
+            v1::UdpBackend { single_receives: false, ..limited }
+        }),
+        ("--udp-single-sends", "udp.single_sends", limited),
+        ("--udp-single-receives", "udp.single_receives", limited),
+    ];
+    for (flag, path, next) in cases {
+        assert_eq!(updated(flag, udp(limited)).unwrap(), (vec![path.to_owned()], udp(next)), "{flag}");
+        let told = updated(flag, wire().backend).unwrap_err().to_string();
+        let flag = flag.split(' ').next().unwrap();
+        assert_eq!(told, format!("{flag}: the backend of network blue is vxlan 8472 learning, not udp"));
+    }
+    let (paths, _) = updated("--udp-single-sends --mtu 1300 --udp-offload uso", udp(limited)).unwrap();
+    assert_eq!(paths, ["mtu", "udp.device_offload", "udp.single_sends"]);
+    for both in ["--udp-single-sends --no-udp-single-sends", "--udp-single-receives --no-udp-single-receives"]
+    {
+        assert!(Line::try_parse_from(format!("network update blue {both}").split(' ')).is_err());
+    }
+
+    let shown = |udp| BackendView::from(Some(v1::network::Backend::Udp(udp)));
+    assert_eq!(shown(limited).words(), "udp 9000 plain single-sends single-receives");
+    assert_eq!(shown(v1::UdpBackend { port: Some(8285), ..Default::default() }).words(), "udp 8285");
+    assert_eq!(
+        serde_json::to_value(shown(limited)).unwrap(),
+        json!({
+            "kind": "udp", "port": 9000, "device_offload": "plain", "single_sends": true, "single_receives": true,
+        })
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use loden_proto::model::{
-    Endpoint, Epoch, InstanceId, LeaseName, Masquerade, Mtu, NetworkSpec, Pool, Subnets, Vni,
+    DeviceOffload, Endpoint, Epoch, InstanceId, LeaseName, Masquerade, Mtu, NetworkSpec, Pool, Subnets, Vni,
 };
 use loden_proto::names::NetworkId;
 
@@ -26,6 +26,19 @@ pub struct NetworkChange {
     pub masquerade: Option<Option<Masquerade>>,
     /// Of VXLAN: whether nodes on the same link are sent to without encapsulation.
     pub direct_routing: Option<bool>,
+    /// Of the UDP tunnel: what it leaves to the kernel at most.
+    pub offloads: OffloadChange,
+}
+
+/// What of a UDP tunnel's limits is to be changed; `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct OffloadChange {
+    /// What the device hands out at most.
+    pub device: Option<DeviceOffload>,
+    /// Whether each datagram is sent by itself.
+    pub single_sends: Option<bool>,
+    /// Whether each datagram is received by itself.
+    pub single_receives: Option<bool>,
 }
 
 /// One wish. Who may have it is checked before it comes here.

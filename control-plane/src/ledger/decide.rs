@@ -1,6 +1,7 @@
 //! From a wish to guarded changes, or to a refusal.
 
 mod acquire;
+mod backend;
 mod cluster;
 mod deletion;
 mod draft;

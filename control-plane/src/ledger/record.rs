@@ -246,6 +246,17 @@ mod tests {
     }
 
     #[test]
+    fn a_udp_network_and_its_receivers_are_written_as_ever_after() {
+        let text = r#"{"pools":[],"vni":7,"mtu":null,"backend":{"udp":{"port":8285,"device_offload":"tso","single_sends":true,"single_receives":false}},"lease_ttl":null,"created":5,"deleting":null}"#;
+        let record: NetworkRecord = decode(text.as_bytes()).unwrap();
+        assert_eq!(encode(&record), text);
+        let text = r#"{"v4":"192.0.2.1","v6":null,"receivers":[{"udp":{"family":"v4","vni":7,"port":8285,"key":18446744073709551615,"mtu":1460}}]}"#;
+        let endpoint: Endpoint = decode(text.as_bytes()).unwrap();
+        assert_eq!(encode(&endpoint), text);
+        assert!(decode::<Endpoint>(text.replace("18446744073709551615", "0").as_bytes()).is_err());
+    }
+
+    #[test]
     fn times_outside_of_the_range_are_cut_to_it() {
         let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
         assert_eq!(Stamp::from(before), Stamp(0));

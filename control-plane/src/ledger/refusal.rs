@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use loden_proto::InvalidValue;
-use loden_proto::model::{Epoch, Family, InstanceId, LeaseName, Pool, Port, Vni};
+use loden_proto::model::{Backend, Epoch, Family, InstanceId, LeaseName, Pool, Port, Vni};
 use loden_proto::names::{self, NetworkId, NodeId};
 
 use super::command::Knocked;
@@ -83,6 +83,27 @@ pub enum Refusal {
         port: Port,
         /// The network that exists.
         network: NetworkId,
+    },
+    /// Networks of different backends on one UDP port.
+    #[error(
+        "{field}: \"{port}\" is the UDP port of {}, whose backend is {others}; {}, whose backend is {backend}, needs \
+         another one",
+        names::network(other),
+        names::network(network)
+    )]
+    PortTaken {
+        /// Path of the field.
+        field: String,
+        /// The port that was asked for.
+        port: Port,
+        /// The network that was asked for.
+        network: NetworkId,
+        /// What was asked for.
+        backend: Backend,
+        /// The network that exists.
+        other: NetworkId,
+        /// Its backend.
+        others: Backend,
     },
     /// No slot of a family is free.
     #[error("{} has no free {family} subnet left: {}", names::network(network), Join(pools, "; "))]

@@ -4,7 +4,7 @@ mod leases;
 mod networks;
 mod requests;
 
-use loden_proto::model::{Backend, NetworkSpec, Port, VxlanBackend};
+use loden_proto::model::{Backend, NetworkSpec, Port, UdpBackend, VxlanBackend};
 
 use super::Command;
 use super::testing::{Rig, acquire_at, network, spec, with_vtep};
@@ -31,6 +31,10 @@ fn told(command: Command) -> String {
     let mut rig = rig();
     rig.pass(60);
     rig.refused(command).to_string()
+}
+
+fn udp(port: u32) -> Backend {
+    Backend::Udp(UdpBackend { port: Port::try_from(port).unwrap(), ..UdpBackend::default() })
 }
 
 fn vxlan(port: u32, gbp: bool) -> Backend {

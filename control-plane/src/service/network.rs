@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use loden_proto::convert::device_offload_from;
 use loden_proto::model::{Masquerade, Mtu, NetworkSpec, Pool};
 use loden_proto::names::{self, NetworkId};
 use loden_proto::reason::{self, Reason};
@@ -18,14 +19,19 @@ use super::Shared;
 use super::page::Page;
 use super::refusal::failed;
 use crate::clerk::Answer;
-use crate::ledger::{Command, NetworkChange};
+use crate::ledger::{Command, NetworkChange, OffloadChange};
 
 /// Longest id of a request, in characters.
 const REQUEST_ID: usize = 64;
 /// A path of a mask, of VXLAN alone.
 const DIRECT_ROUTING: &str = "vxlan.direct_routing";
+/// Paths of a mask, of the UDP tunnel alone.
+const DEVICE_OFFLOAD: &str = "udp.device_offload";
+const SINGLE_SENDS: &str = "udp.single_sends";
+const SINGLE_RECEIVES: &str = "udp.single_receives";
 /// All paths that a mask may have.
-const CHANGEABLE: [&str; 4] = ["pools", "mtu", "masquerade", DIRECT_ROUTING];
+const CHANGEABLE: [&str; 7] =
+    ["pools", "mtu", "masquerade", DIRECT_ROUTING, DEVICE_OFFLOAD, SINGLE_SENDS, SINGLE_RECEIVES];
 
 pub(super) struct Networks(pub(super) Arc<Shared>);
 
@@ -108,14 +114,32 @@ fn update(request: UpdateNetworkRequest) -> Result<Command, InvalidValue> {
     let masquerade = wire.masquerade.map(Masquerade::try_from).transpose();
     let masquerade = masquerade.map_err(|invalid| at(invalid.at("masquerade")));
     let masquerade = paths.contains("masquerade").then_some(masquerade).transpose()?;
-    let direct_routing = match wire.backend {
+    let direct_routing = match &wire.backend {
         _ if !paths.contains(DIRECT_ROUTING) => None,
         Some(v1::network::Backend::Vxlan(vxlan)) => Some(vxlan.direct_routing),
         _ => return Err(at(InvalidValue::missing("vxlan"))),
     };
+    let offloads = offloads(wire.backend.as_ref(), &paths).map_err(at)?;
     let seen = Some(wire.revision).filter(|revision| *revision != 0);
-    let change = NetworkChange { pools, mtu, masquerade, direct_routing };
+    let change = NetworkChange { pools, mtu, masquerade, direct_routing, offloads };
     Ok(Command::UpdateNetwork { id, change, seen })
+}
+
+/// Those of a UDP tunnel's limits that the mask names.
+fn offloads(
+    backend: Option<&v1::network::Backend>,
+    paths: &BTreeSet<&str>,
+) -> Result<OffloadChange, InvalidValue> {
+    if [DEVICE_OFFLOAD, SINGLE_SENDS, SINGLE_RECEIVES].iter().all(|path| !paths.contains(path)) {
+        return Ok(OffloadChange::default());
+    }
+    let Some(v1::network::Backend::Udp(udp)) = backend else { return Err(InvalidValue::missing("udp")) };
+    let device = paths.contains(DEVICE_OFFLOAD).then(|| device_offload_from(udp.device_offload));
+    Ok(OffloadChange {
+        device: device.transpose().map_err(|invalid| invalid.at("udp"))?,
+        single_sends: paths.contains(SINGLE_SENDS).then_some(udp.single_sends),
+        single_receives: paths.contains(SINGLE_RECEIVES).then_some(udp.single_receives),
+    })
 }
 
 fn parse_pools(wire: Vec<v1::Pool>) -> Result<Vec<Pool>, InvalidValue> {
@@ -146,6 +170,8 @@ pub(super) fn wrong_answer(answer: &Answer) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use loden_proto::model::DeviceOffload;
+
     use super::*;
 
     fn request(paths: &[&str]) -> UpdateNetworkRequest {
@@ -184,11 +210,40 @@ mod tests {
     }
 
     #[test]
+    fn only_the_limits_of_the_mask_are_changed() {
+        let offloads = |path: &str, device_offload: v1::DeviceOffload| {
+            let device_offload = device_offload.into();
+            let udp =
+                v1::UdpBackend { device_offload, single_sends: true, single_receives: true, port: Some(1) };
+            let mut request = request(&[path]);
+            request.network.as_mut().unwrap().backend = Some(v1::network::Backend::Udp(udp));
+            let NetworkChange { offloads, .. } = changed(request);
+            (offloads.device, offloads.single_sends, offloads.single_receives)
+        };
+        for (wire, most) in [
+            (v1::DeviceOffload::Unspecified, DeviceOffload::Uso),
+            (v1::DeviceOffload::Tso, DeviceOffload::Tso),
+            (v1::DeviceOffload::Plain, DeviceOffload::Plain),
+        ] {
+            assert_eq!(offloads("udp.device_offload", wire), (Some(most), None, None));
+            assert_eq!(offloads("udp.single_sends", wire), (None, Some(true), None));
+            assert_eq!(offloads("udp.single_receives", wire), (None, None, Some(true)));
+            assert_eq!(offloads("mtu", wire), (None, None, None));
+        }
+    }
+
+    #[test]
     fn a_bad_update_names_the_field() {
         let field = |request| update(request).unwrap_err().field;
         assert_eq!(field(request(&[])), "update_mask");
         assert_eq!(field(request(&["vni"])), "update_mask");
+        assert_eq!(field(request(&["udp.port"])), "update_mask");
         assert_eq!(field(request(&["vxlan.direct_routing"])), "network.vxlan");
+        assert_eq!(field(request(&["udp.single_sends"])), "network.udp");
+        let mut bad = request(&["udp.device_offload"]);
+        let udp = v1::UdpBackend { device_offload: 9, ..Default::default() };
+        bad.network.as_mut().unwrap().backend = Some(v1::network::Backend::Udp(udp));
+        assert_eq!(field(bad), "network.udp.device_offload");
         let mut bad = request(&["pools"]);
         bad.network.as_mut().unwrap().pools[0].cidr = "10.1.0.1/16".into();
         assert_eq!(field(bad), "network.pools[0].cidr");

@@ -32,6 +32,7 @@ pub(super) fn refused(refusal: Refusal) -> Status {
             status(Code::FailedPrecondition, Reason::OverlapsUnderlay, message)
         }
         Refusal::PortDisagrees { .. }
+        | Refusal::PortTaken { .. }
         | Refusal::PoolInUse { .. }
         | Refusal::NetworkInUse { .. }
         | Refusal::NotDue { .. }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::header::Unreadable;
 use super::peers::Rejected;
 
 /// Why a packet goes no further.
@@ -70,9 +71,9 @@ impl Loss {
 impl From<Rejected> for Loss {
     fn from(rejected: Rejected) -> Self {
         match rejected {
+            Rejected::Unreadable(Unreadable::Key) | Rejected::Key => Self::Key,
             Rejected::Unreadable(_) => Self::Unreadable,
             Rejected::Network(_) => Self::Network,
-            Rejected::Key => Self::Key,
             Rejected::Sender(_) => Self::Sender,
             Rejected::Malformed(_) => Self::Malformed,
             Rejected::Source(_) => Self::Source,

@@ -8,17 +8,13 @@
 //!  version 4 bits, flags 4 bits; P: the inner checksum is the pseudo-header's only
 //! ```
 
-use loden_proto::model::Vni;
+use loden_proto::model::{Key, Vni};
 
 /// Bytes of the header.
 pub const LENGTH: usize = 12;
 /// The only version there is.
 const VERSION: u8 = 1;
 const PARTIAL: u8 = 0b0001;
-
-/// Proves that a sender was told of the receiver by the control plane. An outer address alone is forged easily.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Key(pub u64);
 
 /// A header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,6 +40,9 @@ pub enum Unreadable {
     /// Not a VNI.
     #[error("the VNI is 0")]
     Vni,
+    /// Nobody's key.
+    #[error("the key is 0")]
+    Key,
 }
 
 impl Header {
@@ -53,7 +52,7 @@ impl Header {
         let mut bytes = [0; LENGTH];
         bytes[..4].copy_from_slice(&self.vni.get().to_be_bytes());
         bytes[0] = VERSION << 4 | if self.partial { PARTIAL } else { 0 };
-        bytes[4..].copy_from_slice(&self.key.0.to_be_bytes());
+        bytes[4..].copy_from_slice(&self.key.get().to_be_bytes());
         bytes
     }
 
@@ -70,7 +69,8 @@ impl Header {
         let vni = u32::from_be_bytes([0, vni[0], vni[1], vni[2]]);
         let header = Self {
             vni: Vni::try_from(vni).map_err(|_| Unreadable::Vni)?,
-            key: Key(u64::from_be_bytes([k0, k1, k2, k3, k4, k5, k6, k7])),
+            key: Key::try_from(u64::from_be_bytes([k0, k1, k2, k3, k4, k5, k6, k7]))
+                .map_err(|_| Unreadable::Key)?,
             partial: first & PARTIAL != 0,
         };
         Ok((header, packet))
@@ -79,12 +79,21 @@ impl Header {
 
 #[cfg(test)]
 mod tests {
+    use loden_proto::model::Family;
+
     use super::*;
 
     #[test]
+    fn the_overhead_is_ip_udp_and_this_header() {
+        for (family, ip) in [(Family::V4, 20), (Family::V6, 40)] {
+            assert_eq!(family.udp_overhead(), ip + 8 + LENGTH as u32);
+        }
+    }
+
+    #[test]
     fn every_byte_is_where_the_picture_has_it() {
-        let header =
-            Header { vni: Vni::try_from(0x01_0203).unwrap(), key: Key(0x1122_3344_5566_7788), partial: true };
+        let (vni, key) = (Vni::try_from(0x01_0203).unwrap(), Key::try_from(0x1122_3344_5566_7788).unwrap());
+        let header = Header { vni, key, partial: true };
         let mut bytes = header.encode().to_vec();
         assert_eq!(bytes, [0x11, 1, 2, 3, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]);
         bytes.extend([0x45, 0]);
@@ -93,7 +102,8 @@ mod tests {
 
     #[test]
     fn what_is_no_header_of_this_version_is_refused_with_the_reason() {
-        let good = Header { vni: Vni::try_from(7).unwrap(), key: Key(1), partial: false }.encode();
+        let (vni, key) = (Vni::try_from(7).unwrap(), Key::try_from(1).unwrap());
+        let good = Header { vni, key, partial: false }.encode();
         assert!(Header::decode(&good).is_ok());
         for length in 0..LENGTH {
             assert_eq!(Header::decode(&good[..length]), Err(Unreadable::Short));
@@ -106,5 +116,8 @@ mod tests {
         let mut bytes = good;
         bytes[3] = 0;
         assert_eq!(Header::decode(&bytes), Err(Unreadable::Vni));
+        let mut bytes = good;
+        bytes[11] = 0;
+        assert_eq!(Header::decode(&bytes), Err(Unreadable::Key));
     }
 }

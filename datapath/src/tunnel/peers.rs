@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use loden_proto::model::{Subnets, Vni};
+use loden_proto::model::{Key, Subnets, Vni};
 
-use super::header::{Header, Key, Unreadable};
+use super::header::{Header, Unreadable};
 use super::inner::{Inner, Malformed};
 use super::prefixes::Prefixes;
 
@@ -121,12 +121,16 @@ mod tests {
     use crate::tunnel::inner::Protocol;
     use crate::tunnel::testing::Shape;
 
-    const KEY: Key = Key(7);
+    const KEY: u64 = 7;
     const FROM: &str = "192.0.2.1:8285";
 
     fn remote(endpoint: &str, subnet: &str) -> Remote {
         let subnets = Subnets::new([subnet.parse().unwrap()]).unwrap();
-        Remote { endpoint: endpoint.parse().unwrap(), key: Key(99), subnets }
+        Remote { endpoint: endpoint.parse().unwrap(), key: key(99), subnets }
+    }
+
+    fn key(number: u64) -> Key {
+        Key::try_from(number).unwrap()
     }
 
     fn vni(number: u32) -> Vni {
@@ -135,7 +139,7 @@ mod tests {
 
     fn peers() -> Peers {
         let remotes = vec![remote(FROM, "10.1.0.0/24"), remote("[2001:db8::2]:8286", "10.3.0.0/24")];
-        Peers::new(vni(5), vec![Key(8), KEY], remotes)
+        Peers::new(vni(5), vec![key(8), key(KEY)], remotes)
     }
 
     /// From 10.1.0.2.
@@ -145,8 +149,8 @@ mod tests {
         shape.build(&[1, 2, 3], 3).packet
     }
 
-    fn datagram(vni: Vni, key: Key, packet: &[u8]) -> Vec<u8> {
-        [&Header { vni, key, partial: true }.encode()[..], packet].concat()
+    fn datagram(vni: Vni, number: u64, packet: &[u8]) -> Vec<u8> {
+        [&Header { vni, key: key(number), partial: true }.encode()[..], packet].concat()
     }
 
     fn admit(from: &str, datagram: &[u8]) -> Result<usize, Rejected> {
@@ -156,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_packet_of_a_peer_enters_with_the_present_key_and_with_the_one_before() {
-        for key in [KEY, Key(8)] {
+        for key in [KEY, 8] {
             assert_eq!(admit(FROM, &datagram(vni(5), key, &packet())), Ok(43));
         }
         assert_eq!(
@@ -173,7 +177,7 @@ mod tests {
         assert_eq!(admit("192.0.2.9:8285", &good), Err(Rejected::Sender(other)));
         let port = "192.0.2.1:8286".parse().unwrap();
         assert_eq!(admit("192.0.2.1:8286", &good), Err(Rejected::Sender(port)));
-        assert_eq!(admit(FROM, &datagram(vni(5), Key(9), &packet())), Err(Rejected::Key));
+        assert_eq!(admit(FROM, &datagram(vni(5), 9, &packet())), Err(Rejected::Key));
         assert_eq!(admit(FROM, &datagram(vni(6), KEY, &packet())), Err(Rejected::Network(vni(6))));
         let elsewhere = Rejected::Source("10.1.0.2".parse().unwrap());
         assert_eq!(admit("[2001:db8::2]:8286", &good), Err(elsewhere), "another peer's pod");

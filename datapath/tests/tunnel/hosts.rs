@@ -13,8 +13,8 @@ use loden_datapath::tunnel::device::TunDevice;
 use loden_datapath::tunnel::port::Port;
 use loden_datapath::tunnel::receive::{Inlet, Receiver};
 use loden_datapath::tunnel::send::Sender;
-use loden_datapath::tunnel::{Key, Peers, Remote};
-use loden_proto::model::{Subnets, Vni};
+use loden_datapath::tunnel::{Peers, Remote};
+use loden_proto::model::{Key, Subnets, Vni};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -37,8 +37,8 @@ pub(crate) struct Hosts {
 }
 
 /// The key of each host.
-pub(crate) const fn key(number: u8) -> Key {
-    Key(0x1000 + number as u64)
+pub(crate) fn key(number: u8) -> Key {
+    Key::try_from(0x1000 + u64::from(number)).unwrap()
 }
 
 pub(crate) fn vni() -> Vni {

@@ -8,9 +8,9 @@ use std::io::{IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use loden_datapath::tunnel::Header;
 use loden_datapath::tunnel::counters::Loss;
-use loden_datapath::tunnel::{Header, Key};
-use loden_proto::model::Vni;
+use loden_proto::model::{Key, Vni};
 
 use crate::hosts::{Hosts, endpoint, key, pod, vni};
 
@@ -90,7 +90,8 @@ fn nothing_forged_reaches_a_pod_and_each_is_counted_by_its_reason() {
     };
     let forged = [
         Forged { why: Loss::Sender, from_port: false, bytes: good.clone() },
-        Forged { why: Loss::Key, from_port: true, bytes: datagram(vni(), Key(7), POD, FORGED) },
+        Forged { why: Loss::Key, from_port: true, bytes: datagram(vni(), key(7), POD, FORGED) },
+        Forged { why: Loss::Key, from_port: true, bytes: with(&|bytes| bytes[4..12].fill(0)) },
         Forged { why: Loss::Key, from_port: true, bytes: datagram(vni(), key(1), POD, FORGED) },
         Forged { why: Loss::Network, from_port: true, bytes: datagram(Vni::MAX, key(2), POD, FORGED) },
         Forged { why: Loss::Source, from_port: true, bytes: datagram(vni(), key(2), [10, 2, 0, 9], FORGED) },

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 use loden_datapath::firewall::{Member, Traffic, masquerade};
-use loden_proto::model::{Backend, Pool};
+use loden_proto::model::Pool;
 use loden_proto::names::NetworkId;
 
 use crate::status::Overview;
@@ -40,10 +40,8 @@ impl Wanted {
             let pools: Vec<_> = network.pools.iter().map(Pool::cidr).collect();
             let subnets: Vec<_> = held.subnets.iter().collect();
             if !applied.devices.links.is_empty() {
-                let tunnel = match network.backend {
-                    Backend::Vxlan(vxlan) => Some((vxlan.port.get(), applied.devices.families.clone())),
-                    Backend::Alloc | Backend::HostGw => None,
-                };
+                let families = || applied.devices.families.clone();
+                let tunnel = network.backend.port().map(|port| (port.get(), families()));
                 wanted.traffic.push(Traffic {
                     network: network.id.clone(),
                     pools: pools.clone(),

@@ -84,7 +84,7 @@ fn without_v6(facts: &HostFacts, choice: &Choice, network: &Network, held: &Held
 
 /// Why not even IPv4 fits through a network's tunnels.
 fn cramped(choice: &Choice, network: &Network) -> Option<String> {
-    let is_tunneled = matches!(network.backend, Backend::Vxlan(_));
+    let is_tunneled = matches!(network.backend, Backend::Vxlan(_) | Backend::Udp(_));
     let narrow = is_tunneled.then(|| too_narrow(choice, network, LEAST_V4, "IPv4")).flatten();
     narrow.map(|narrow| format!("{narrow}; nothing is programmed"))
 }
@@ -94,6 +94,7 @@ fn too_narrow(choice: &Choice, network: &Network, least: u32, what: &str) -> Opt
     let families = [choice.v4.map(|_| Family::V4), choice.v6.map(|_| Family::V6)].into_iter().flatten();
     let (overhead, place) = match network.backend {
         Backend::Vxlan(_) => (families.map(Family::vxlan_overhead).max()?, " in a tunnel"),
+        Backend::Udp(_) => (families.map(Family::udp_overhead).max()?, " in a tunnel"),
         Backend::HostGw => (0, ""),
         Backend::Alloc => return None,
     };

@@ -82,7 +82,9 @@ fn warnings(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) 
         let device = choice.device;
         let follows = match network.backend {
             Backend::HostGw => "packets whose way back leads elsewhere are dropped",
-            Backend::Vxlan(_) | Backend::Alloc => "others send to this node through the tunnel only",
+            Backend::Vxlan(_) | Backend::Alloc | Backend::Udp(_) => {
+                "others send to this node through the tunnel only"
+            }
         };
         warnings.push(format!("net.ipv4.conf.{device}.rp_filter is 1 (strict): {follows}; set it to 2"));
     }

@@ -74,6 +74,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             failures,
             unfinished: unfinished.or_else(|| ungrounded.then(|| adopting.to_owned())),
             unsaved: self.unsaved.clone(),
+            unsupported: self.unsupported(),
             ended: self.ended.clone(),
             lease: self.lease.clone(),
             subnets,
@@ -108,6 +109,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         let wanted = backend::pod_mtu(desired.network(), &desired.me().underlay);
         let devices = self.program.receivers().iter().filter_map(|receiver| match receiver {
             Receiver::Vxlan(vtep) => Some(vtep.mtu),
+            Receiver::Udp(udp) => Some(udp.mtu),
             Receiver::Routed(_) => None,
         });
         devices.fold(wanted, u32::min)

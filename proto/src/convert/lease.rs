@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use crate::model::parse_underlay;
-use crate::model::{Endpoint, Family, Peer, Port, Receiver, RoutedReceiver, Subnets, Vni, VxlanReceiver};
+use crate::model::{
+    Endpoint, Family, Key, Peer, Port, Receiver, RoutedReceiver, Subnets, UdpReceiver, Vni, VxlanReceiver,
+};
 use crate::{InvalidValue, v1};
 
 /// Most receivers of one endpoint: a live change needs two per family.
@@ -50,6 +52,32 @@ impl From<VxlanReceiver> for v1::VxlanReceiver {
     }
 }
 
+impl TryFrom<v1::UdpReceiver> for UdpReceiver {
+    type Error = InvalidValue;
+
+    fn try_from(wire: v1::UdpReceiver) -> Result<Self, InvalidValue> {
+        Ok(Self {
+            family: family_from(wire.family)?,
+            vni: Vni::try_from(wire.vni).map_err(|invalid| invalid.at("vni"))?,
+            port: Port::try_from(wire.port).map_err(|invalid| invalid.at("port"))?,
+            key: Key::try_from(wire.key).map_err(|invalid| invalid.at("key"))?,
+            mtu: device_mtu(wire.mtu)?,
+        })
+    }
+}
+
+impl From<UdpReceiver> for v1::UdpReceiver {
+    fn from(udp: UdpReceiver) -> Self {
+        Self {
+            family: family(udp.family),
+            vni: udp.vni.into(),
+            port: udp.port.into(),
+            key: udp.key.get(),
+            mtu: udp.mtu,
+        }
+    }
+}
+
 fn family_from(wire: i32) -> Result<Family, InvalidValue> {
     match v1::AddressFamily::try_from(wire) {
         Ok(v1::AddressFamily::Ipv4) => Ok(Family::V4),
@@ -79,6 +107,9 @@ impl TryFrom<v1::Receiver> for Receiver {
             Some(v1::receiver::Kind::Routed(routed)) => family_from(routed.family)
                 .map(|family| Self::Routed(RoutedReceiver { family }))
                 .map_err(|invalid| invalid.at("routed")),
+            Some(v1::receiver::Kind::Udp(udp)) => {
+                udp.try_into().map(Self::Udp).map_err(|invalid: InvalidValue| invalid.at("udp"))
+            }
             None => Err(InvalidValue::missing("kind")),
         }
     }
@@ -91,6 +122,7 @@ impl From<Receiver> for v1::Receiver {
             Receiver::Routed(routed) => {
                 v1::receiver::Kind::Routed(v1::RoutedReceiver { family: family(routed.family) })
             }
+            Receiver::Udp(udp) => v1::receiver::Kind::Udp(udp.into()),
         };
         Self { kind: Some(kind) }
     }
@@ -127,11 +159,8 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             let family = receiver.family();
             if endpoint.address(family).is_none() {
                 let rule = format!("needs an {family} underlay address in the endpoint");
-                let kind = match receiver {
-                    Receiver::Vxlan(_) => "vxlan.family",
-                    Receiver::Routed(_) => "routed.family",
-                };
-                return Err(InvalidValue::new(family, rule).at(kind).at(format!("receivers[{index}]")));
+                let invalid = InvalidValue::new(family, rule).at("family").at(receiver.kind());
+                return Err(invalid.at(format!("receivers[{index}]")));
             }
         }
         Ok(endpoint)
@@ -216,21 +245,22 @@ mod tests {
     use super::*;
 
     fn wire() -> v1::Peer {
-        let vtep = v1::VxlanReceiver {
-            family: v1::AddressFamily::Ipv4.into(),
-            vni: 1,
-            port: 8472,
-            mac: "02:00:00:00:00:01".into(),
-            mtu: 1450,
-            gbp: false,
-        };
+        let family = v1::AddressFamily::Ipv4.into();
+        let mac = "02:00:00:00:00:01".into();
+        let vtep = v1::VxlanReceiver { family, vni: 1, port: 8472, mac, mtu: 1450, gbp: false };
+        let udp = v1::UdpReceiver { family, vni: 1, port: 8285, key: u64::MAX, mtu: 1460 };
+        let kinds = [
+            v1::receiver::Kind::Vxlan(vtep),
+            v1::receiver::Kind::Routed(v1::RoutedReceiver { family }),
+            v1::receiver::Kind::Udp(udp),
+        ];
         v1::Peer {
             node: "a".into(),
             subnets: vec!["10.244.1.0/24".into()],
             endpoint: Some(v1::Endpoint {
                 address_v4: "192.0.2.1".into(),
                 address_v6: String::new(),
-                receivers: vec![v1::Receiver { kind: Some(v1::receiver::Kind::Vxlan(vtep)) }],
+                receivers: kinds.map(|kind| v1::Receiver { kind: Some(kind) }).into(),
             }),
         }
     }
@@ -258,5 +288,17 @@ mod tests {
             }
         };
         assert_eq!(field(mac), "endpoint.receivers[0].vxlan.mac");
+        fn udp(endpoint: &mut v1::Endpoint) -> &mut v1::UdpReceiver {
+            match endpoint.receivers[2].kind.as_mut() {
+                Some(v1::receiver::Kind::Udp(udp)) => udp,
+                other => unreachable!("{other:?}"),
+            }
+        }
+        assert_eq!(field(|endpoint| udp(endpoint).family = 0), "endpoint.receivers[2].udp.family");
+        assert_eq!(field(|endpoint| udp(endpoint).family = 2), "endpoint.receivers[2].udp.family");
+        assert_eq!(field(|endpoint| udp(endpoint).vni = 0), "endpoint.receivers[2].udp.vni");
+        assert_eq!(field(|endpoint| udp(endpoint).port = 0), "endpoint.receivers[2].udp.port");
+        assert_eq!(field(|endpoint| udp(endpoint).key = 0), "endpoint.receivers[2].udp.key");
+        assert_eq!(field(|endpoint| udp(endpoint).mtu = 67), "endpoint.receivers[2].udp.mtu");
     }
 }

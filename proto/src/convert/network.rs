@@ -1,6 +1,8 @@
 //! Networks.
 
-use crate::model::{Backend, Masquerade, Mtu, Network, NetworkSpec, Pool, Port, Vni, VxlanBackend};
+use crate::model::{
+    Backend, DeviceOffload, Masquerade, Mtu, Network, NetworkSpec, Pool, Port, UdpBackend, Vni, VxlanBackend,
+};
 use crate::{InvalidValue, names, v1};
 
 use super::time::{duration, duration_from, timestamp, timestamp_from};
@@ -42,7 +44,37 @@ impl TryFrom<v1::network::Backend> for Backend {
                 }))
             }
             v1::network::Backend::HostGw(v1::HostGwBackend {}) => Ok(Self::HostGw),
+            v1::network::Backend::Udp(udp) => {
+                udp.try_into().map(Self::Udp).map_err(|invalid: InvalidValue| invalid.at("udp"))
+            }
         }
+    }
+}
+
+impl TryFrom<v1::UdpBackend> for UdpBackend {
+    type Error = InvalidValue;
+
+    fn try_from(wire: v1::UdpBackend) -> Result<Self, InvalidValue> {
+        let port = wire.port.map(Port::try_from).transpose();
+        Ok(Self {
+            port: port.map_err(|invalid| invalid.at("port"))?.unwrap_or(Port::UDP),
+            device_offload: device_offload_from(wire.device_offload)?,
+            single_sends: wire.single_sends,
+            single_receives: wire.single_receives,
+        })
+    }
+}
+
+/// What a device hands out at most, in the field `device_offload`.
+///
+/// # Errors
+/// It is none that is known.
+pub fn device_offload_from(wire: i32) -> Result<DeviceOffload, InvalidValue> {
+    match v1::DeviceOffload::try_from(wire) {
+        Ok(v1::DeviceOffload::Unspecified | v1::DeviceOffload::Uso) => Ok(DeviceOffload::Uso),
+        Ok(v1::DeviceOffload::Tso) => Ok(DeviceOffload::Tso),
+        Ok(v1::DeviceOffload::Plain) => Ok(DeviceOffload::Plain),
+        Err(_) => Err(InvalidValue::new(wire, "must be USO, TSO or PLAIN").at("device_offload")),
     }
 }
 
@@ -57,6 +89,22 @@ impl From<Backend> for v1::network::Backend {
                 direct_routing: vxlan.direct_routing,
             }),
             Backend::HostGw => Self::HostGw(v1::HostGwBackend {}),
+            Backend::Udp(udp) => Self::Udp(v1::UdpBackend {
+                port: Some(udp.port.into()),
+                device_offload: v1::DeviceOffload::from(udp.device_offload).into(),
+                single_sends: udp.single_sends,
+                single_receives: udp.single_receives,
+            }),
+        }
+    }
+}
+
+impl From<DeviceOffload> for v1::DeviceOffload {
+    fn from(most: DeviceOffload) -> Self {
+        match most {
+            DeviceOffload::Plain => Self::Plain,
+            DeviceOffload::Tso => Self::Tso,
+            DeviceOffload::Uso => Self::Uso,
         }
     }
 }
@@ -171,6 +219,14 @@ mod tests {
         let spec = NetworkSpec::try_from(wire()).unwrap();
         assert_eq!(spec.backend, Backend::Vxlan(VxlanBackend::default()));
         assert_eq!((spec.vni, spec.mtu, spec.lease_ttl, spec.masquerade), (None, None, None, None));
+        let udp = Some(v1::network::Backend::Udp(v1::UdpBackend::default()));
+        let spec = NetworkSpec::try_from(v1::Network { backend: udp, ..wire() }).unwrap();
+        let port = Port::try_from(8285).unwrap();
+        let (device_offload, single_sends, single_receives) = (DeviceOffload::Uso, false, false);
+        assert_eq!(
+            spec.backend,
+            Backend::Udp(UdpBackend { port, device_offload, single_sends, single_receives })
+        );
     }
 
     #[test]
@@ -192,6 +248,16 @@ mod tests {
             network.backend = Some(v1::network::Backend::Vxlan(vxlan));
         };
         assert_eq!(field(port), "vxlan.port");
+        let port = |network: &mut v1::Network| {
+            let udp = v1::UdpBackend { port: Some(0), ..Default::default() };
+            network.backend = Some(v1::network::Backend::Udp(udp));
+        };
+        assert_eq!(field(port), "udp.port");
+        let offload = |network: &mut v1::Network| {
+            let udp = v1::UdpBackend { device_offload: 4, ..Default::default() };
+            network.backend = Some(v1::network::Backend::Udp(udp));
+        };
+        assert_eq!(field(offload), "udp.device_offload");
         let except = |cidrs: &[&str]| {
             let except = cidrs.iter().map(|cidr| (*cidr).to_owned()).collect();
             let masquerade = Some(v1::Masquerade { except, random_fully: false });
@@ -210,17 +276,31 @@ mod tests {
 
     #[test]
     fn a_network_round_trips() {
-        let network = Network {
-            id: "blue".parse().unwrap(),
-            pools: vec![Pool::new("10.244.0.0/16".parse().unwrap(), Some(26)).unwrap()],
-            vni: Vni::try_from(7).unwrap(),
-            mtu: Some(Mtu::try_from(1400).unwrap()),
-            backend: Backend::Alloc,
-            lease_ttl: Some(std::time::Duration::from_secs(60)),
-            masquerade: Some(Masquerade::new(vec!["fd00::/8".parse().unwrap()], true).unwrap()),
-            created: std::time::SystemTime::UNIX_EPOCH,
-            revision: 3,
+        let udp = |device_offload, single_sends| {
+            let port = Port::try_from(8286).unwrap();
+            Backend::Udp(UdpBackend { port, device_offload, single_sends, single_receives: !single_sends })
         };
-        assert_eq!(Network::try_from(v1::Network::from(&network)), Ok(network));
+        let backends = [
+            Backend::Alloc,
+            Backend::HostGw,
+            Backend::Vxlan(VxlanBackend { learning: true, direct_routing: true, ..VxlanBackend::default() }),
+            udp(DeviceOffload::Uso, true),
+            udp(DeviceOffload::Tso, false),
+            udp(DeviceOffload::Plain, true),
+        ];
+        for backend in backends {
+            let network = Network {
+                id: "blue".parse().unwrap(),
+                pools: vec![Pool::new("10.244.0.0/16".parse().unwrap(), Some(26)).unwrap()],
+                vni: Vni::try_from(7).unwrap(),
+                mtu: Some(Mtu::try_from(1400).unwrap()),
+                backend,
+                lease_ttl: Some(std::time::Duration::from_secs(60)),
+                masquerade: Some(Masquerade::new(vec!["fd00::/8".parse().unwrap()], true).unwrap()),
+                created: std::time::SystemTime::UNIX_EPOCH,
+                revision: 3,
+            };
+            assert_eq!(Network::try_from(v1::Network::from(&network)), Ok(network));
+        }
     }
 }

@@ -56,6 +56,16 @@ impl Family {
             Self::V6 => 70,
         }
     }
+
+    /// Bytes that the UDP tunnel adds to a packet on an underlay of this family: outer IP, UDP, and a header of
+    /// 12 bytes.
+    #[must_use]
+    pub const fn udp_overhead(self) -> u32 {
+        match self {
+            Self::V4 => 40,
+            Self::V6 => 60,
+        }
+    }
 }
 
 impl Display for Family {
@@ -117,6 +127,8 @@ pub struct Port(u16);
 impl Port {
     /// VXLAN in the Linux kernel, older than IANA's 4789, and flannel's.
     pub const VXLAN: Self = Self(8472);
+    /// The UDP tunnel's, as that of flannel's udp.
+    pub const UDP: Self = Self(8285);
 
     /// The number.
     #[must_use]

@@ -1,5 +1,6 @@
 //! Networks: what is asked for, and what exists.
 
+use std::fmt::{self, Display};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
@@ -63,6 +64,8 @@ pub enum Backend {
     Vxlan(VxlanBackend),
     /// Routes by next hop, without encapsulation.
     HostGw,
+    /// A tunnel of the agents' own.
+    Udp(UdpBackend),
 }
 
 impl Backend {
@@ -70,10 +73,32 @@ impl Backend {
     #[must_use]
     pub const fn is_routed(&self) -> bool {
         match self {
-            Self::Alloc => false,
+            Self::Alloc | Self::Udp(_) => false,
             Self::Vxlan(vxlan) => vxlan.direct_routing,
             Self::HostGw => true,
         }
+    }
+
+    /// The UDP port of its tunnels.
+    #[must_use]
+    pub const fn port(&self) -> Option<Port> {
+        match self {
+            Self::Alloc | Self::HostGw => None,
+            Self::Vxlan(vxlan) => Some(vxlan.port),
+            Self::Udp(udp) => Some(udp.port),
+        }
+    }
+}
+
+/// As it is typed and shown.
+impl Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Alloc => "alloc",
+            Self::Vxlan(_) => "vxlan",
+            Self::HostGw => "host-gw",
+            Self::Udp(_) => "udp",
+        })
     }
 }
 
@@ -94,6 +119,53 @@ pub struct VxlanBackend {
 impl Default for VxlanBackend {
     fn default() -> Self {
         Self { port: Port::VXLAN, learning: false, gbp: false, direct_routing: false }
+    }
+}
+
+/// A tunnel of the agents' own over UDP, and what it leaves to the kernel at most.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+pub struct UdpBackend {
+    /// UDP port; a node may receive on another.
+    pub port: Port,
+    /// What the device hands out at most.
+    pub device_offload: DeviceOffload,
+    /// Send each datagram by itself.
+    pub single_sends: bool,
+    /// Receive each datagram by itself.
+    pub single_receives: bool,
+}
+
+impl Default for UdpBackend {
+    fn default() -> Self {
+        Self {
+            port: Port::UDP,
+            device_offload: DeviceOffload::default(),
+            single_sends: false,
+            single_receives: false,
+        }
+    }
+}
+
+/// What a tunnel's device hands out, from least to most: each includes what comes before it.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceOffload {
+    /// Packets as they go over the wire.
+    Plain,
+    /// TCP that is not cut into segments yet.
+    Tso,
+    /// UDP that is not cut into datagrams yet.
+    #[default]
+    Uso,
+}
+
+impl Display for DeviceOffload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::Tso => "tso",
+            Self::Uso => "uso",
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::{Family, Mac, Port, Vni};
+use super::{Family, Key, Mac, Port, Vni};
 use crate::InvalidValue;
 use crate::names::{NetworkId, NodeId};
 
@@ -95,7 +95,7 @@ impl Endpoint {
     pub fn vteps(&self) -> impl Iterator<Item = &VxlanReceiver> {
         self.receivers.iter().filter_map(|receiver| match receiver {
             Receiver::Vxlan(vtep) => Some(vtep),
-            Receiver::Routed(_) => None,
+            Receiver::Routed(_) | Receiver::Udp(_) => None,
         })
     }
 
@@ -116,6 +116,8 @@ pub enum Receiver {
     Vxlan(VxlanReceiver),
     /// The node itself, as a router.
     Routed(RoutedReceiver),
+    /// The agent's own tunnel.
+    Udp(UdpReceiver),
 }
 
 impl Receiver {
@@ -125,6 +127,17 @@ impl Receiver {
         match self {
             Self::Vxlan(vtep) => vtep.family,
             Self::Routed(routed) => routed.family,
+            Self::Udp(udp) => udp.family,
+        }
+    }
+
+    /// Its field in a message.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Vxlan(_) => "vxlan",
+            Self::Routed(_) => "routed",
+            Self::Udp(_) => "udp",
         }
     }
 }
@@ -151,6 +164,21 @@ pub struct VxlanReceiver {
     pub mtu: u32,
     /// Whether it carries the group policy extension.
     pub gbp: bool,
+}
+
+/// A tunnel of the agent's own.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Deserialize, Serialize)]
+pub struct UdpReceiver {
+    /// The family of the underlay.
+    pub family: Family,
+    /// The network identifier that it takes.
+    pub vni: Vni,
+    /// The UDP port that it listens on, and sends from.
+    pub port: Port,
+    /// What senders have to show.
+    pub key: Key,
+    /// MTU of the tunnel in bytes.
+    pub mtu: u32,
 }
 
 /// What the others must know of a lease.

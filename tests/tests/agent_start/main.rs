@@ -9,6 +9,7 @@ mod name_taken;
 mod read_only;
 mod second;
 mod trace;
+mod unsupported;
 
 use std::{
     collections::BTreeSet,

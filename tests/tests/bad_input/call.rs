@@ -104,6 +104,11 @@ pub(crate) fn create_port(port: u32) -> Call {
     create(|network| network.backend = Some(Backend::Vxlan(backend)))
 }
 
+/// The same over UDP.
+pub(crate) fn create_udp(udp: v1::UdpBackend) -> Call {
+    create(|network| network.backend = Some(Backend::Udp(udp)))
+}
+
 /// A change of a network that is there.
 pub(crate) fn update(path: &str, change: impl FnOnce(&mut v1::Network)) -> Call {
     let mut network = v1::Network { name: "networks/default".into(), ..Default::default() };
@@ -168,6 +173,18 @@ pub(crate) fn acquire_vtep(change: impl FnOnce(&mut v1::VxlanReceiver)) -> Call 
         if let Some(Kind::Vxlan(vtep)) = &mut endpoint.receivers[0].kind {
             change(vtep);
         }
+    })
+}
+
+/// An acquire in the network `tunnel`, with another receiver.
+pub(crate) fn acquire_udp(change: impl FnOnce(&mut v1::UdpReceiver)) -> Call {
+    acquire(|request| {
+        request.network = "networks/tunnel".into();
+        let family = v1::AddressFamily::Ipv4.into();
+        let mut udp = v1::UdpReceiver { family, vni: 106, port: 8285, key: 0x0123_4567_89ab, mtu: 1460 };
+        change(&mut udp);
+        request.endpoint.get_or_insert_default().receivers =
+            vec![v1::Receiver { kind: Some(Kind::Udp(udp)) }];
     })
 }
 

@@ -45,6 +45,7 @@ impl World {
             ("networks/small", "10.9.0.0/22", None, vxlan(None, false), ""),
             ("networks/policy", "10.8.0.0/16", None, vxlan(Some(4789), true), ""),
             ("networks/addresses", "10.7.0.0/16", None, Backend::Alloc(v1::AllocBackend {}), ""),
+            ("networks/tunnel", "10.6.0.0/16", Some(106), Backend::Udp(v1::UdpBackend::default()), ""),
         ] {
             let (pools, backend) = (vec![pool(cidr, None)], Some(backend));
             let network = v1::Network { name: name.into(), pools, vni, backend, ..Default::default() };
@@ -225,6 +226,11 @@ async fn lodenctl_says_what_the_control_plane_said() -> anyhow::Result<()> {
         ),
         ("network create new --pool 10.50.0.0/16 --mtu 40", 1, &["network.mtu", "\"40\"", "576 to 65485"]),
         ("network create new --pool 10.50.0.0/16 --port 70000", 1, &["network.vxlan.port", "\"70000\""]),
+        (
+            "network create new --pool 10.50.0.0/16 --backend udp --port 8472",
+            1,
+            &["network.udp.port", "\"8472\"", "networks/default", "networks/new"],
+        ),
         ("network create New --pool 10.50.0.0/16", 1, &["network.name", "\"New\"", "DNS label"]),
         ("network create default --pool 10.50.0.0/16", 1, &["networks/default exists already"]),
         ("network create new --pool 10.50.0.0/16:31", 1, &["node_prefix_len", "\"31\"", "must be 18 to 30"]),
@@ -242,6 +248,9 @@ async fn lodenctl_says_what_the_control_plane_said() -> anyhow::Result<()> {
         ("network create new --pool 10.50.0.0/16 --vni -1", 2, &["-1"]),
         ("network create new --pool 10.50.0.0/16 --vni many", 2, &["--vni", "many"]),
         ("network create new", 2, &["--pool"]),
+        ("network create new --pool 10.50.0.0/16 --udp-offload gso", 2, &["--udp-offload", "gso", "uso"]),
+        ("network create new --pool 10.50.0.0/16 --udp-single-sends", 2, &["--udp-single-sends", "udp"]),
+        ("network update default --udp-offload tso", 2, &["--udp-offload", "default", "vxlan", "not udp"]),
         ("network create new --pol 10.50.0.0/16", 2, &["--pol", "--pool"]),
         ("netwrok list", 2, &["netwrok", "network"]),
     ];

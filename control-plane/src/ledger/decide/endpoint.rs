@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use loden_proto::InvalidValue;
 use loden_proto::model::{
-    Backend, Endpoint, Family, LeaseName, Network, Receiver, RoutedReceiver, VxlanReceiver, check_underlay,
+    Backend, Endpoint, LeaseName, Network, Receiver, RoutedReceiver, UdpReceiver, Vni, VxlanReceiver,
+    check_underlay,
 };
 
 use crate::ledger::Ledger;
@@ -45,19 +46,27 @@ pub(super) fn check(endpoint: &Endpoint, network: &Network, defaults: &Defaults)
         }
     }
     for (index, receiver) in endpoint.receivers.iter().enumerate() {
-        let (kind, checked) = match receiver {
-            Receiver::Vxlan(vtep) => ("vxlan", check_vtep(vtep, network)),
-            Receiver::Routed(routed) => ("routed", check_routed(*routed, network)),
+        let checked = match receiver {
+            Receiver::Vxlan(vtep) => check_vtep(vtep, network),
+            Receiver::Routed(routed) => check_routed(*routed, network),
+            Receiver::Udp(udp) => check_udp(udp, network),
         };
-        let checked = checked.and_then(|()| check_family(receiver.family(), endpoint));
-        checked.map_err(|invalid| invalid.at(kind).at(format!("endpoint.receivers[{index}]")))?;
+        let checked = checked.and_then(|()| check_family(index, receiver, endpoint));
+        checked.map_err(|invalid| invalid.at(receiver.kind()).at(format!("endpoint.receivers[{index}]")))?;
     }
     Ok(())
 }
 
-fn check_family(family: Family, endpoint: &Endpoint) -> Result<(), InvalidValue> {
+/// Peers choose by kind and family.
+fn check_family(index: usize, receiver: &Receiver, endpoint: &Endpoint) -> Result<(), InvalidValue> {
+    let (family, kind) = (receiver.family(), receiver.kind());
     if endpoint.address(family).is_none() {
         let rule = format!("needs an {family} underlay address in the endpoint");
+        return Err(InvalidValue::new(family, rule).at("family"));
+    }
+    let alike = |other: &Receiver| other.family() == family && other.kind() == kind;
+    if endpoint.receivers[..index].iter().any(alike) {
+        let rule = format!("is that of another receiver of the kind {kind}; one per family");
         return Err(InvalidValue::new(family, rule).at("family"));
     }
     Ok(())
@@ -66,7 +75,7 @@ fn check_family(family: Family, endpoint: &Endpoint) -> Result<(), InvalidValue>
 /// Of VXLAN also where nothing is routed directly: whoever has not heard of that yet still offers it, and
 /// nobody uses it.
 fn check_routed(routed: RoutedReceiver, network: &Network) -> Result<(), InvalidValue> {
-    if network.backend == Backend::Alloc {
+    if matches!(network.backend, Backend::Alloc | Backend::Udp(_)) {
         let rule = format!("is not taken: nothing is routed directly in the network {}", network.id);
         return Err(InvalidValue::new(routed.family, rule).at("family"));
     }
@@ -78,10 +87,7 @@ fn check_vtep(vtep: &VxlanReceiver, network: &Network) -> Result<(), InvalidValu
         let rule = format!("is not taken: the backend of the network {} is not VXLAN", network.id);
         return Err(InvalidValue::new(vtep.mac, rule).at("mac"));
     };
-    if vtep.vni != network.vni {
-        let rule = format!("must be {}, the VNI of the network {}", network.vni, network.id);
-        return Err(InvalidValue::new(vtep.vni, rule).at("vni"));
-    }
+    check_vni(vtep.vni, network)?;
     if vtep.port != vxlan.port {
         let rule = format!("must be {}, the UDP port of the network {}", vxlan.port, network.id);
         return Err(InvalidValue::new(vtep.port, rule).at("port"));
@@ -89,6 +95,23 @@ fn check_vtep(vtep: &VxlanReceiver, network: &Network) -> Result<(), InvalidValu
     if vtep.gbp != vxlan.gbp {
         let rule = format!("must be {}, as in the network {}", vxlan.gbp, network.id);
         return Err(InvalidValue::new(vtep.gbp, rule).at("gbp"));
+    }
+    Ok(())
+}
+
+/// Its port is the node's own choice.
+fn check_udp(udp: &UdpReceiver, network: &Network) -> Result<(), InvalidValue> {
+    if !matches!(network.backend, Backend::Udp(_)) {
+        let rule = format!("is not taken: the backend of the network {} is {}", network.id, network.backend);
+        return Err(InvalidValue::new(udp.port, rule).at("port"));
+    }
+    check_vni(udp.vni, network)
+}
+
+fn check_vni(vni: Vni, network: &Network) -> Result<(), InvalidValue> {
+    if vni != network.vni {
+        let rule = format!("must be {}, the VNI of the network {}", network.vni, network.id);
+        return Err(InvalidValue::new(vni, rule).at("vni"));
     }
     Ok(())
 }

@@ -2,9 +2,10 @@
 
 use ipnet::IpNet;
 use loden_proto::InvalidValue;
-use loden_proto::model::{Backend, Network, NetworkSpec, Pool, Vni, VxlanBackend};
+use loden_proto::model::{Network, NetworkSpec, Pool, Vni};
 use loden_proto::names::{NetworkId, NodeId};
 
+use super::backend;
 use super::draft::{Draft, revision_of};
 use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, NetworkChange, Want};
@@ -57,7 +58,7 @@ impl Ledger {
         Ok(draft.finish(Want::Network(spec.id.clone())))
     }
 
-    /// Changes a network's pools, MTU, masquerading and direct routing.
+    /// Changes a network's pools, MTU and masquerading, and what of its backend can be changed.
     ///
     /// That a pool is unused is known of everything accepted so far in this process. Replicas on a shared
     /// store could lease a slot of it unseen, before the change: for them it would have to be marked first,
@@ -78,7 +79,7 @@ impl Ledger {
             pools: change.pools.clone().unwrap_or_else(|| now.pools.clone()),
             mtu: change.mtu.unwrap_or(now.mtu),
             masquerade: change.masquerade.clone().unwrap_or_else(|| now.masquerade.clone()),
-            backend: changed_backend(now.backend, change)?,
+            backend: backend::changed(now.backend, change)?,
             ..now.clone()
         };
         check_spec(&NetworkSpec {
@@ -158,21 +159,6 @@ impl Ledger {
         others.next().map(|(_, (pool, network))| (*pool, network))
     }
 
-    /// The group policy extension is a property of the UDP port.
-    fn check_port(&self, spec: &NetworkSpec) -> Result<(), Refusal> {
-        let Backend::Vxlan(asked) = spec.backend else { return Ok(()) };
-        let differs = |network: &&Network| matches!(network.backend, Backend::Vxlan(other) if other.port == asked.port && other.gbp != asked.gbp);
-        match self.networks().find(differs) {
-            Some(network) => Err(Refusal::PortDisagrees {
-                field: "network.vxlan.gbp".to_owned(),
-                gbp: asked.gbp,
-                port: asked.port,
-                network: network.id.clone(),
-            }),
-            None => Ok(()),
-        }
-    }
-
     fn choose_vni(&self, spec: &NetworkSpec, context: &Context<'_>) -> Result<Vni, Refusal> {
         let now = Stamp::from(context.now);
         let Some(asked) = spec.vni else {
@@ -194,17 +180,6 @@ impl Ledger {
             Some(until) => {
                 Err(Refusal::CoolingDown { field, value, last: owner, remaining: until.since(now) })
             }
-        }
-    }
-}
-
-fn changed_backend(now: Backend, change: &NetworkChange) -> Result<Backend, InvalidValue> {
-    let Some(direct_routing) = change.direct_routing else { return Ok(now) };
-    match now {
-        Backend::Vxlan(vxlan) => Ok(Backend::Vxlan(VxlanBackend { direct_routing, ..vxlan })),
-        Backend::HostGw | Backend::Alloc => {
-            let rule = "is for the backend VXLAN alone, and the backend of a network never changes";
-            Err(InvalidValue::new(direct_routing, rule).at("network.vxlan.direct_routing"))
         }
     }
 }
@@ -243,6 +218,7 @@ mod tests {
                 mtu: Some(Mtu::try_from(1400).ok()),
                 masquerade: Some(Some(Masquerade::default())),
                 direct_routing: Some(true),
+                ..NetworkChange::default()
             },
             seen: Some(created.revision),
         });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use loden_proto::model::{Backend, Mtu, NetworkSpec, Vni};
 
-use super::{create, rig, told, vxlan};
+use super::{create, rig, told, udp, vxlan};
 use crate::ledger::testing::{Rig, name, network, pool, spec, subnets, update_network};
 use crate::ledger::{Command, NetworkChange};
 
@@ -55,12 +55,37 @@ fn bad_networks_are_refused_by_name() {
             create(|spec| spec.backend = vxlan(8472, true)),
             "network.vxlan.gbp: \"true\" must be false, as for networks/blue on the same UDP port 8472",
         ),
+        (
+            create(|spec| spec.backend = udp(8472)),
+            "network.udp.port: \"8472\" is the UDP port of networks/blue, whose backend is vxlan; networks/red, \
+             whose backend is udp, needs another one",
+        ),
     ];
     for (command, expected) in cases {
         assert_eq!(told(command), expected);
     }
     let mut rig = rig();
     rig.must(create(|spec| spec.backend = vxlan(8473, true)));
+}
+
+#[test]
+fn udp_networks_share_a_port_with_each_other_alone() {
+    let mut rig = rig();
+    rig.must(create(|spec| spec.backend = udp(8285)));
+    let with = |id: &str, pool, backend| {
+        let spec = NetworkSpec { backend, ..spec(id, &[pool]) };
+        Command::CreateNetwork { spec, request_id: None }
+    };
+    rig.must(with("green", "10.3.0.0/22", udp(8285)));
+    assert_eq!(
+        rig.refused(with("grey", "10.4.0.0/22", vxlan(8285, false))).to_string(),
+        "network.vxlan.port: \"8285\" is the UDP port of networks/green, whose backend is udp; networks/grey, whose \
+         backend is vxlan, needs another one"
+    );
+    for id in ["green", "red"] {
+        rig.must(Command::DeleteNetwork { id: id.parse().unwrap(), force: false });
+    }
+    rig.must(with("grey", "10.4.0.0/22", vxlan(8285, false)));
 }
 
 #[test]
@@ -149,8 +174,8 @@ fn only_a_vxlan_network_is_told_how_it_routes() {
     let change = NetworkChange { direct_routing: Some(false), ..NetworkChange::default() };
     assert_eq!(
         rig.refused(update_network("red", change, None)).to_string(),
-        "network.vxlan.direct_routing: \"false\" is for the backend VXLAN alone, and the backend of a network \
-         never changes"
+        "network.vxlan.direct_routing: \"false\" is for the backend vxlan alone, and the backend of this network, \
+         host-gw, never changes"
     );
 }
 

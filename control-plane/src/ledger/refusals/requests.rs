@@ -1,9 +1,11 @@
 //! What is refused of what agents and admins say of nodes: endpoints, claims, reservations.
 
 use ipnet::IpNet;
-use loden_proto::model::{Backend, Endpoint, Family, Port, Receiver, RoutedReceiver, Vni, VxlanReceiver};
+use loden_proto::model::{
+    Backend, Endpoint, Family, Key, Port, Receiver, RoutedReceiver, UdpReceiver, Vni, VxlanReceiver,
+};
 
-use super::{create, rig, told};
+use super::{create, rig, told, udp};
 use crate::ledger::testing::{
     Rig, acquire, acquire_at, claim, endpoint, name, pool, release, reserve, update_network, with_vtep,
 };
@@ -71,6 +73,18 @@ fn bad_endpoints_are_refused_by_name() {
             at(|endpoint| vtep(endpoint).family = Family::V6),
             "endpoint.receivers[0].vxlan.family: \"IPv6\" needs an IPv6 underlay address in the endpoint",
         ),
+        (
+            at(|endpoint| {
+                let other = VxlanReceiver { mac: [2, 0, 0, 0, 0, 9].try_into().unwrap(), ..*vtep(endpoint) };
+                endpoint.receivers.push(Receiver::Vxlan(other));
+            }),
+            "endpoint.receivers[1].vxlan.family: \"IPv4\" is that of another receiver of the kind vxlan; one per \
+             family",
+        ),
+        (
+            at(|endpoint| endpoint.receivers.push(Receiver::Udp(tunnel(Family::V4, 1, 8285)))),
+            "endpoint.receivers[1].udp.port: \"8285\" is not taken: the backend of the network blue is vxlan",
+        ),
     ];
     for (command, expected) in cases {
         let Command::AcquireLease { name, endpoint, .. } = &command else { panic!() };
@@ -84,6 +98,55 @@ fn bad_endpoints_are_refused_by_name() {
         };
         assert_eq!(rig.refused(update).to_string(), expected, "by UpdateEndpoint");
         assert_eq!(told(command), expected, "by AcquireLease");
+    }
+}
+
+fn tunnel(family: Family, vni: u32, port: u32) -> UdpReceiver {
+    UdpReceiver {
+        family,
+        vni: Vni::try_from(vni).unwrap(),
+        port: Port::try_from(port).unwrap(),
+        key: Key::try_from(0x1234_5678_9abc).unwrap(),
+        mtu: 1460,
+    }
+}
+
+#[test]
+fn a_udp_network_takes_one_tunnel_per_family_on_whatever_port_it_is() {
+    let mut rig = Rig::new();
+    rig.must(create(|spec| spec.backend = udp(8285)));
+    let v6 = "2001:db8::7".parse().ok();
+    let at = |receivers: Vec<Receiver>| acquire_at("red", "c", 1, Endpoint { v6, receivers, ..endpoint(7) });
+    let tunnels = |receivers: &[UdpReceiver]| at(receivers.iter().copied().map(Receiver::Udp).collect());
+    let (v4, v6) = (tunnel(Family::V4, 1, 8285), tunnel(Family::V6, 1, 9999));
+    rig.must(tunnels(&[v4, v6]));
+    assert_eq!(rig.lease("red", "c").endpoint.receivers, [Receiver::Udp(v4), Receiver::Udp(v6)]);
+    rig.check();
+    let cases = [
+        (
+            tunnels(&[v4, tunnel(Family::V4, 1, 8286)]),
+            "endpoint.receivers[1].udp.family: \"IPv4\" is that of another receiver of the kind udp; one per family",
+        ),
+        (
+            tunnels(&[tunnel(Family::V4, 2, 8285)]),
+            "endpoint.receivers[0].udp.vni: \"2\" must be 1, the VNI of the network red",
+        ),
+        (
+            acquire_at("red", "c", 1, Endpoint { receivers: vec![Receiver::Udp(v6)], ..endpoint(7) }),
+            "endpoint.receivers[0].udp.family: \"IPv6\" needs an IPv6 underlay address in the endpoint",
+        ),
+        (
+            at(with_vtep(7, 1).receivers),
+            "endpoint.receivers[0].vxlan.mac: \"02:00:00:00:00:07\" is not taken: the backend of the network red is \
+             not VXLAN",
+        ),
+        (
+            at(vec![Receiver::Routed(RoutedReceiver { family: Family::V4 })]),
+            "endpoint.receivers[0].routed.family: \"IPv4\" is not taken: nothing is routed directly in the network red",
+        ),
+    ];
+    for (command, expected) in cases {
+        assert_eq!(rig.refused(command).to_string(), expected);
     }
 }
 

@@ -5,12 +5,13 @@ use loden_proto::v1;
 use tonic::Code;
 
 use super::{As, Bad, invalid, refused};
-use crate::call::{acquire, acquire_at, acquire_v4, acquire_v6, acquire_vtep};
+use crate::call::{acquire, acquire_at, acquire_udp, acquire_v4, acquire_v6, acquire_vtep};
 
 pub(super) fn all() -> Vec<Bad> {
     let mut all = underlays();
     all.extend(prefixes());
     all.extend(vteps());
+    all.extend(tunnels());
     all
 }
 
@@ -158,8 +159,16 @@ fn vteps() -> Vec<Bad> {
         ),
         invalid(
             As::B,
-            acquire_at(|endpoint| endpoint.receivers.push(routed(v1::AddressFamily::Ipv4))),
-            &["endpoint.receivers[1].routed.family", "\"IPv4\"", "nothing is routed directly", "default"],
+            acquire(|request| {
+                request.network = "networks/addresses".into();
+                request.endpoint.get_or_insert_default().receivers = vec![routed(v1::AddressFamily::Ipv4)];
+            }),
+            &["endpoint.receivers[0].routed.family", "\"IPv4\"", "nothing is routed directly", "addresses"],
+        ),
+        invalid(
+            As::B,
+            acquire_at(|endpoint| endpoint.receivers.push(endpoint.receivers[0].clone())),
+            &["endpoint.receivers[1].vxlan.family", "\"IPv4\"", "one per family"],
         ),
         invalid(
             As::B,
@@ -175,6 +184,29 @@ fn vteps() -> Vec<Bad> {
             As::B,
             acquire(|request| request.network = "networks/addresses".into()),
             &["endpoint.receivers[0].vxlan.mac", "\"02:00:5e:10:00:0b\"", "addresses is not VXLAN"],
+        ),
+    ]
+}
+
+/// Of the backend UDP.
+fn tunnels() -> Vec<Bad> {
+    let with = |change: fn(&mut v1::UdpReceiver), says| invalid(As::B, acquire_udp(change), says);
+    vec![
+        with(|udp| udp.vni = 0, &["endpoint.receivers[0].udp.vni", "\"0\"", "1 to 16777215"]),
+        with(|udp| udp.vni = 100, &["endpoint.receivers[0].udp.vni", "\"100\"", "must be 106"]),
+        with(|udp| udp.port = 0, &["endpoint.receivers[0].udp.port", "\"0\"", "1 to 65535"]),
+        with(|udp| udp.port = 65_536, &["endpoint.receivers[0].udp.port", "\"65536\"", "1 to 65535"]),
+        with(|udp| udp.key = 0, &["endpoint.receivers[0].udp.key", "\"0\"", "never all 0"]),
+        with(|udp| udp.mtu = 0, &["endpoint.receivers[0].udp.mtu", "\"0\"", "68 to 65535"]),
+        with(|udp| udp.family = 0, &["endpoint.receivers[0].udp.family", "must be IPv4 or IPv6"]),
+        with(
+            |udp| udp.family = v1::AddressFamily::Ipv6.into(),
+            &["endpoint.receivers[0].udp.family", "\"IPv6\"", "underlay address"],
+        ),
+        invalid(
+            As::B,
+            acquire(|request| request.network = "networks/tunnel".into()),
+            &["endpoint.receivers[0].vxlan.mac", "tunnel is not VXLAN"],
         ),
     ]
 }

@@ -8,11 +8,12 @@ use loden_proto::v1::{self, network::Backend};
 use tonic::Code;
 
 use super::{As, Bad, invalid, refused};
-use crate::call::{Call, create, create_pool, create_port, pool, reserve, update};
+use crate::call::{Call, create, create_pool, create_port, create_udp, pool, reserve, update};
 
 pub(super) fn all() -> Vec<Bad> {
     let mut all = pools();
     all.extend(networks());
+    all.extend(tunnels());
     all.extend(existing_networks());
     all
 }
@@ -179,6 +180,53 @@ fn networks() -> Vec<Bad> {
     ]
 }
 
+/// Of the backend UDP.
+fn tunnels() -> Vec<Bad> {
+    let port = |port| create_udp(v1::UdpBackend { port: Some(port), ..Default::default() });
+    let limit = |path, device_offload| {
+        update(path, |network| {
+            let udp = v1::UdpBackend { device_offload, ..Default::default() };
+            network.backend = Some(Backend::Udp(udp));
+        })
+    };
+    let in_use = |call, says| refused(As::Admin, call, Code::FailedPrecondition, Reason::InUse, says);
+    vec![
+        invalid(As::Admin, port(0), &["network.udp.port", "\"0\"", "1 to 65535"]),
+        invalid(As::Admin, port(70_000), &["network.udp.port", "\"70000\"", "1 to 65535"]),
+        invalid(
+            As::Admin,
+            create_udp(v1::UdpBackend { device_offload: 4, ..Default::default() }),
+            &["network.udp.device_offload", "\"4\"", "must be USO, TSO or PLAIN"],
+        ),
+        in_use(
+            port(8472),
+            &["network.udp.port", "\"8472\"", "networks/default", "vxlan", "networks/new", "udp"],
+        ),
+        in_use(
+            create_port(8285),
+            &["network.vxlan.port", "\"8285\"", "networks/tunnel", "udp", "networks/new"],
+        ),
+        invalid(As::Admin, limit("udp.port", 0), &["update_mask", "\"udp.port\"", "cannot be changed"]),
+        invalid(As::Admin, limit("udp", 0), &["update_mask", "\"udp\"", "cannot be changed"]),
+        invalid(
+            As::Admin,
+            limit("udp.device_offload", 9),
+            &["network.udp.device_offload", "\"9\"", "must be USO, TSO or PLAIN"],
+        ),
+        invalid(
+            As::Admin,
+            limit("udp.single_sends", 0),
+            &[
+                "network.udp.single_sends",
+                "\"false\"",
+                "is for the backend udp alone",
+                "vxlan, never changes",
+            ],
+        ),
+        invalid(As::Admin, update("udp.single_receives", |_| ()), &["network.udp", "is required"]),
+    ]
+}
+
 fn sparing(cidr: &str) -> v1::Masquerade {
     v1::Masquerade { except: vec![cidr.into()], random_fully: false }
 }
@@ -204,12 +252,16 @@ fn existing_networks() -> Vec<Bad> {
         invalid(
             As::Admin,
             update("vni", |_| ()),
-            &["update_mask", "\"vni\"", "pools, mtu and masquerade can"],
+            &["update_mask", "\"vni\"", "pools, mtu, masquerade, vxlan.direct_routing, udp.device_offload,"],
         ),
         invalid(
             As::Admin,
             update("Pools", |_| ()),
-            &["update_mask", "\"Pools\"", "pools, mtu and masquerade can"],
+            &[
+                "update_mask",
+                "\"Pools\"",
+                "pools, mtu, masquerade, vxlan.direct_routing, udp.device_offload,",
+            ],
         ),
         invalid(
             As::Admin,
