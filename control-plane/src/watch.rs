@@ -12,6 +12,7 @@
 //! [`WatchHandle::lag`] tells.
 
 mod handle;
+mod masked;
 mod streams;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ use tonic::{Code, Status};
 use crate::feed::{Cursor, Ended, Feeds, NetworkFeed, TokenVerdict};
 
 pub use handle::WatchHandle;
+use masked::masked;
 use streams::Streaming;
 pub use streams::{Elsewhere, Streams};
 
@@ -52,7 +54,7 @@ pub enum Viewer {
         /// On which host it is, when that is told.
         boot: Option<BootId>,
     },
-    /// Somebody without a lease; sees everybody.
+    /// Somebody without a lease; sees everybody, and no keys.
     Observer,
 }
 
@@ -190,7 +192,10 @@ impl WatchBody {
             }
             if let Some(frame) = self.frames.pop_front() {
                 self.handle.handed_out(self.cursor.point().revision);
-                return Some(Frame::data(frame));
+                return Some(Frame::data(match self.handle.viewer() {
+                    Viewer::Node { .. } => frame,
+                    Viewer::Observer => masked(frame),
+                }));
             }
             if let Some(status) = self.trailers.take() {
                 return Some(self.end(&status));

@@ -1,6 +1,7 @@
 //! A whole server in this process, over real mutual TLS.
 
 mod fixture;
+mod keys;
 mod knocks;
 mod life;
 mod raw;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use loden_proto::InvalidValue;
-use loden_proto::convert::{endpoint_or_missing, parse_prefixes, parse_subnets, timestamp};
+use loden_proto::convert::{endpoint_or_missing, mask_keys, parse_prefixes, parse_subnets, timestamp};
 use loden_proto::model::{BootId, Epoch, InstanceId, LeaseName};
 use loden_proto::names::{self, NetworkId};
 use loden_proto::reason::{self, Reason};
@@ -97,7 +97,10 @@ impl LeaseService for Leases {
         caller.may_act_for(&name.node)?;
         let lease = self.0.clerk.read(|ledger| ledger.lease(&name));
         let lease = lease.ok_or_else(|| not_found(&name.to_string()))?;
-        Ok(Response::new(lease_to_wire(&lease)))
+        Ok(Response::new(match caller.id.role {
+            Role::Node(_) => lease_to_wire(&lease),
+            Role::Admin(_) | Role::Reader(_) | Role::ControlPlane(_) => masked_to_wire(&lease),
+        }))
     }
 
     async fn list_leases(
@@ -110,7 +113,7 @@ impl LeaseService for Leases {
         let after = page.after(parse_position)?;
         Ok(Response::new(self.0.clerk.read(|ledger| {
             let leases = ledger.leases(of.as_ref(), after.as_ref());
-            let (leases, next_page_token) = page.take(leases, |lease| position(&lease.name), lease_to_wire);
+            let (leases, next_page_token) = page.take(leases, |lease| position(&lease.name), masked_to_wire);
             ListLeasesResponse { leases, next_page_token, revision: ledger.revision().0 }
         })))
     }
@@ -255,6 +258,15 @@ fn parse_position(text: &str) -> Result<LeaseName, InvalidValue> {
     let (network, node) =
         text.split_once('/').ok_or_else(|| InvalidValue::new(text, "is no place in this list"))?;
     Ok(LeaseName { network: network.parse()?, node: node.parse()? })
+}
+
+/// A lease for those who are not its node: without the keys of its receivers.
+fn masked_to_wire(lease: &Lease) -> v1::Lease {
+    let mut wire = lease_to_wire(lease);
+    if let Some(endpoint) = &mut wire.endpoint {
+        mask_keys(endpoint);
+    }
+    wire
 }
 
 fn lease_to_wire(lease: &Lease) -> v1::Lease {
