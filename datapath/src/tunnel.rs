@@ -6,12 +6,13 @@
 //! ```
 //!
 //! All decisions are pure: bytes in, bytes out. [`device`] and [`port`] are the edges, [`send`] and [`receive`] the
-//! loops between them. The format on the wire is described in `docs/udp-tunnel.md`.
+//! loops between them, [`engine`] what starts and ends these. The format on the wire is described in `docs/udp-tunnel.md`.
 
 mod bytes;
 pub mod checksum;
 pub mod counters;
 pub mod device;
+pub mod engine;
 pub mod header;
 pub mod inner;
 pub mod merge;
@@ -23,6 +24,7 @@ pub mod segment;
 pub mod send;
 #[cfg(test)]
 mod testing;
+pub mod view;
 pub mod vnet;
 mod wait;
 

@@ -13,6 +13,8 @@ pub enum Loss {
     Unsendable,
     /// From the device: no peer has the destination.
     NoPeer,
+    /// From the device: this host has no port in the family of the peer's endpoint.
+    NoPort,
     /// From the device: the kernel does not send it that long.
     TooBig,
     /// From the device: the kernel does not send it for another reason.
@@ -35,9 +37,10 @@ pub enum Loss {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Unsendable,
         Self::NoPeer,
+        Self::NoPort,
         Self::TooBig,
         Self::NotSent,
         Self::Unreadable,
@@ -55,6 +58,7 @@ impl Loss {
         match self {
             Self::Unsendable => "unsendable",
             Self::NoPeer => "no_peer",
+            Self::NoPort => "no_port",
             Self::TooBig => "too_big",
             Self::NotSent => "not_sent",
             Self::Unreadable => "unreadable",

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use arrayvec::ArrayVec;
 use loden_proto::model::Vni;
 use quinn_udp::RecvMeta;
@@ -14,11 +13,11 @@ use quinn_udp::RecvMeta;
 use super::counters::{Counters, Loss};
 use super::device::TunDevice;
 use super::header::Header;
-use super::inner::Inner;
 use super::merge::{PACKETS, Run};
-use super::peers::{Peers, Rejected};
+use super::peers::Rejected;
 use super::port::Port;
 use super::segment::HEAD;
+use super::view::View;
 use super::vnet;
 use super::wait;
 
@@ -31,9 +30,14 @@ const BUFFER: usize = 65_536;
 pub struct Inlet {
     /// The network's device.
     pub device: Arc<TunDevice>,
-    /// The network's peers.
-    pub peers: Arc<ArcSwap<Peers>>,
+    /// Who may send.
+    pub view: Arc<ArcSwap<View>>,
+    /// What becomes of the network's packets.
+    pub counters: Arc<Counters>,
 }
+
+/// The networks that use a port.
+pub type Inlets = HashMap<Vni, Inlet>;
 
 /// Takes what comes in on a port to the devices of the networks that use it.
 #[derive(Debug)]
@@ -41,8 +45,8 @@ pub struct Receiver {
     /// The port.
     pub port: Arc<Port>,
     /// The networks that use it.
-    pub inlets: HashMap<Vni, Inlet>,
-    /// What becomes of the packets.
+    pub inlets: Arc<ArcSwap<Inlets>>,
+    /// What becomes of packets of no network.
     pub counters: Arc<Counters>,
 }
 
@@ -59,8 +63,9 @@ impl Receiver {
                 storage.chunks_exact_mut(BUFFER).map(IoSliceMut::new).collect();
             match self.port.receive(&mut buffers, &mut meta) {
                 Ok(count) => {
+                    let inlets = self.inlets.load();
                     for (buffer, meta) in buffers.iter().zip(&meta).take(count) {
-                        self.datagrams(&buffer[..meta.len], meta);
+                        self.datagrams(&buffer[..meta.len], meta, &inlets);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -75,13 +80,28 @@ impl Receiver {
     }
 
     /// Datagrams of one sender that came one behind the other.
-    fn datagrams(&self, bytes: &[u8], meta: &RecvMeta) {
+    fn datagrams(&self, bytes: &[u8], meta: &RecvMeta, inlets: &Inlets) {
         let mut open: Option<(Run<'_>, Header, &Inlet)> = None;
+        let mut network: Option<(Vni, &Inlet, Guard<Arc<View>>)> = None;
         for datagram in bytes.chunks(meta.stride.max(1)) {
-            let (header, inner, inlet) = match self.admit(meta.addr, datagram) {
-                Ok(admitted) => admitted,
+            let (header, packet) = match Header::decode(datagram) {
+                Ok(decoded) => decoded,
+                Err(unreadable) => {
+                    self.counters.add_lost(Rejected::from(unreadable).into(), 1);
+                    continue;
+                }
+            };
+            if network.as_ref().is_none_or(|(vni, ..)| *vni != header.vni) {
+                network = inlets.get(&header.vni).map(|inlet| (header.vni, inlet, inlet.view.load()));
+            }
+            let Some((_, inlet, view)) = &network else {
+                self.counters.add_lost(Loss::Network, 1);
+                continue;
+            };
+            let inner = match view.peers.admit(meta.addr, header, packet) {
+                Ok(inner) => inner,
                 Err(rejected) => {
-                    self.counters.add_lost(rejected.into(), 1);
+                    inlet.counters.add_lost(rejected.into(), 1);
                     continue;
                 }
             };
@@ -92,28 +112,19 @@ impl Receiver {
                 continue;
             }
             if let Some((run, _, inlet)) = open.replace((Run::begin(inner, header.partial), header, inlet)) {
-                self.deliver(&run, inlet);
+                inlet.deliver(&run);
             }
         }
         if let Some((run, _, inlet)) = open {
-            self.deliver(&run, inlet);
+            inlet.deliver(&run);
         }
     }
+}
 
-    fn admit<'a>(
-        &self,
-        from: SocketAddr,
-        datagram: &'a [u8],
-    ) -> Result<(Header, Inner<'a>, &Inlet), Rejected> {
-        let (header, packet) = Header::decode(datagram)?;
-        let inlet = self.inlets.get(&header.vni).ok_or(Rejected::Network(header.vni))?;
-        let inner = inlet.peers.load().admit(from, header, packet)?;
-        Ok((header, inner, inlet))
-    }
-
-    fn deliver(&self, run: &Run<'_>, inlet: &Inlet) {
+impl Inlet {
+    fn deliver(&self, run: &Run<'_>) {
         let count = run.payloads().len();
-        match write(run, &inlet.device) {
+        match write(run, &self.device) {
             Ok(()) => self.counters.add_received(count),
             Err(_) => self.counters.add_lost(Loss::NotDelivered, count),
         }

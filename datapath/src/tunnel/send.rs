@@ -12,9 +12,10 @@ use super::counters::{Counters, Loss};
 use super::device::TunDevice;
 use super::header::{self, Header};
 use super::inner::{self, Inner};
-use super::peers::{Peers, Remote};
+use super::peers::Remote;
 use super::port::Port;
 use super::segment::{Cut, HEAD, Offload};
+use super::view::View;
 use super::vnet::{self, Work};
 use super::wait;
 
@@ -33,12 +34,23 @@ type Heads = [[u8; header::LENGTH + HEAD]; SEGMENTS];
 pub struct Sender {
     /// The network's device.
     pub device: Arc<TunDevice>,
-    /// The network's port.
-    pub port: Arc<Port>,
-    /// The network's peers.
-    pub peers: Arc<ArcSwap<Peers>>,
+    /// Where to.
+    pub view: Arc<ArcSwap<View>>,
     /// What becomes of the packets.
     pub counters: Arc<Counters>,
+}
+
+/// How a packet gets to its peer.
+struct Way<'a> {
+    vni: Vni,
+    remote: &'a Remote,
+    port: &'a Port,
+}
+
+impl Way<'_> {
+    fn header(&self, partial: bool) -> [u8; header::LENGTH] {
+        Header { vni: self.vni, key: self.remote.key, partial }.encode()
+    }
 }
 
 impl Sender {
@@ -51,7 +63,7 @@ impl Sender {
         let mut heads: Box<Heads> = Box::new([[0; header::LENGTH + HEAD]; SEGMENTS]);
         loop {
             match self.device.read(&mut buffer) {
-                Ok(length) => self.packet(&mut buffer[..length], &mut heads),
+                Ok(length) => self.packet(&mut buffer[..length], &self.view.load(), &mut heads),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if !wait::readable(self.device.as_fd(), stop)? {
@@ -63,8 +75,8 @@ impl Sender {
         }
     }
 
-    fn packet(&self, bytes: &mut [u8], heads: &mut Heads) {
-        let peers = self.peers.load();
+    fn packet(&self, bytes: &mut [u8], view: &View, heads: &mut Heads) {
+        let peers = &view.peers;
         let Ok((work, packet)) = vnet::decode(bytes) else {
             return self.counters.add_lost(Loss::Unsendable, 1);
         };
@@ -72,16 +84,20 @@ impl Sender {
         let Some(remote) = peers.behind(inner.destination) else {
             return self.counters.add_lost(Loss::NoPeer, 1);
         };
+        let Some(port) = view.port_to(remote.endpoint) else {
+            return self.counters.add_lost(Loss::NoPort, 1);
+        };
+        let way = Way { vni: peers.vni(), remote, port };
         match work {
-            Work::Nothing => self.single(packet, false, peers.vni(), remote),
-            Work::Cut(offload) => self.cut(inner, offload, peers.vni(), remote, heads),
+            Work::Nothing => self.single(packet, false, &way),
+            Work::Cut(offload) => self.cut(inner, offload, &way, heads),
             Work::Checksum { start, .. } if inner.transport.is_some_and(|found| found.start == start) => {
-                self.single(packet, true, peers.vni(), remote);
+                self.single(packet, true, &way);
             }
             Work::Checksum { start, offset } => {
                 let packet = &mut bytes[vnet::LENGTH..];
                 match inner::complete_checksum(packet, start, offset) {
-                    Ok(()) => self.single(packet, false, peers.vni(), remote),
+                    Ok(()) => self.single(packet, false, &way),
                     Err(_) => self.counters.add_lost(Loss::Unsendable, 1),
                 }
             }
@@ -89,18 +105,18 @@ impl Sender {
     }
 
     /// Sends a packet as it is.
-    fn single(&self, packet: &[u8], partial: bool, vni: Vni, remote: &Remote) {
-        let header = Header { vni, key: remote.key, partial }.encode();
+    fn single(&self, packet: &[u8], partial: bool, way: &Way<'_>) {
+        let header = way.header(partial);
         let bytes = [IoSlice::new(&header), IoSlice::new(packet)];
-        self.send(remote, &bytes, header::LENGTH + packet.len(), 1);
+        self.send(way, &bytes, header::LENGTH + packet.len(), 1);
     }
 
     /// Sends the packets that a super-packet becomes, as many at a time as the kernel takes.
-    fn cut(&self, inner: Inner<'_>, offload: Offload, vni: Vni, remote: &Remote, heads: &mut Heads) {
+    fn cut(&self, inner: Inner<'_>, offload: Offload, way: &Way<'_>, heads: &mut Heads) {
         let Ok(cut) = Cut::new(inner, offload) else { return self.counters.add_lost(Loss::Unsendable, 1) };
         // Behind extension headers the receiver would not find the field.
         let partial = inner.transport.is_some();
-        let header = Header { vni, key: remote.key, partial }.encode();
+        let header = way.header(partial);
         let full = header::LENGTH + cut.full();
         let at_once = (LONGEST / full).clamp(1, SEGMENTS);
         for first in (0..cut.count()).step_by(at_once) {
@@ -116,17 +132,17 @@ impl Sender {
                 bytes.push(IoSlice::new(&buffer[..header::LENGTH + segment.head]));
                 bytes.push(IoSlice::new(segment.payload));
             }
-            self.send(remote, &bytes, full, bytes.len() / 2);
+            self.send(way, &bytes, full, bytes.len() / 2);
         }
     }
 
     /// Sends datagrams of `segment` bytes each, the last one of what is left; waits while the port is full.
-    fn send(&self, remote: &Remote, bytes: &[IoSlice<'_>], segment: usize, count: usize) {
-        let to = remote.endpoint.into();
+    fn send(&self, way: &Way<'_>, bytes: &[IoSlice<'_>], segment: usize, count: usize) {
+        let to = way.remote.endpoint.into();
         let sent = loop {
-            match self.port.send(&to, bytes, segment) {
+            match way.port.send(&to, bytes, segment) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if let Err(error) = wait::writable(self.port.as_fd()) {
+                    if let Err(error) = wait::writable(way.port.as_fd()) {
                         break Err(error);
                     }
                 }

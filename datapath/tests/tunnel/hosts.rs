@@ -2,55 +2,47 @@
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
-use arc_swap::ArcSwap;
+use loden_datapath::DeviceName;
 use loden_datapath::tunnel::counters::Counters;
-use loden_datapath::tunnel::device::TunDevice;
-use loden_datapath::tunnel::port::Port;
-use loden_datapath::tunnel::receive::{Inlet, Receiver};
-use loden_datapath::tunnel::send::Sender;
-use loden_datapath::tunnel::{Peers, Remote};
+use loden_datapath::tunnel::engine::{Behind, Engine, Listening};
 use loden_proto::model::{Key, Subnets, Vni};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 const PORT: u16 = 8285;
+/// The networks of both hosts, on one port.
+pub(crate) const NETWORKS: [u8; 2] = [5, 6];
 
-/// The tunnel of a host.
-pub(crate) struct Host {
-    pub(crate) port: Arc<Port>,
-    pub(crate) counters: Arc<Counters>,
-}
-
-/// Two hosts, and what ends their tunnels.
+/// Two hosts and their tunnels.
 pub(crate) struct Hosts {
     namespaces: [File; 2],
-    hosts: [Host; 2],
-    stop: Arc<EventFd>,
-    threads: Vec<thread::JoinHandle<()>>,
+    pub(crate) engines: [Engine; 2],
 }
 
-/// The key of each host.
-pub(crate) fn key(number: u8) -> Key {
-    Key::try_from(0x1000 + u64::from(number)).unwrap()
+/// What a host wants to be shown by senders of a network.
+pub(crate) fn key(network: u8, number: u8) -> Key {
+    Key::try_from(0x1000 * u64::from(network) + u64::from(number)).unwrap()
 }
 
-pub(crate) fn vni() -> Vni {
-    Vni::try_from(5).unwrap()
+pub(crate) fn vni(network: u8) -> Vni {
+    Vni::try_from(u32::from(network)).unwrap()
 }
 
-/// The address of a host's pod, which is the host itself here.
-pub(crate) fn pod(number: u8, v6: bool) -> IpAddr {
+pub(crate) fn device(network: u8) -> DeviceName {
+    format!("tun{network}").parse().unwrap()
+}
+
+/// The address of a host's pod in a network, which is the host itself here.
+pub(crate) fn pod(network: u8, number: u8, v6: bool) -> IpAddr {
     if v6 {
-        Ipv6Addr::new(0xfd00, number.into(), 0, 0, 0, 0, 0, 1).into()
+        Ipv6Addr::new(0xfd00, network.into(), number.into(), 0, 0, 0, 0, 1).into()
     } else {
-        Ipv4Addr::new(10, number, 0, 1).into()
+        Ipv4Addr::new(10, network, number, 1).into()
     }
 }
 
@@ -76,16 +68,12 @@ impl Hosts {
             let moved = LinkUnspec::new_with_index(index).setns_by_fd(far).name("eth0".to_owned());
             handle.link().set(moved.build()).execute().await.unwrap();
         });
-        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-        let mut threads = Vec::new();
-        let hosts = [1, 2].map(|number| {
+        let engines = [1, 2].map(|number| {
             let namespace = &namespaces[usize::from(number) - 1];
             inside(namespace, async |handle| wire(&handle, number).await);
-            let (host, running) = inside(namespace, async |handle| tunnel(&handle, number, v6, &stop).await);
-            threads.extend(running);
-            host
+            inside(namespace, async |handle| networks(&handle, number, v6).await)
         });
-        Self { namespaces, hosts, stop, threads }
+        Self { namespaces, engines }
     }
 
     /// Runs something on a host, in a thread of its own.
@@ -101,18 +89,20 @@ impl Hosts {
         })
     }
 
-    pub(crate) fn host(&self, number: u8) -> &Host {
-        &self.hosts[usize::from(number) - 1]
+    /// Does something to a host's tunnels.
+    pub(crate) fn turn<T: Send>(&mut self, number: u8, what: impl FnOnce(&mut Engine) -> T + Send) -> T {
+        let at = usize::from(number) - 1;
+        let (namespace, engine) = (&self.namespaces[at], &mut self.engines[at]);
+        inside(namespace, async move |_| what(engine))
     }
-}
 
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        self.stop.write(1).unwrap();
-        for thread in self.threads.drain(..) {
-            let ended = thread.join();
-            assert!(thread::panicking() || ended.is_ok(), "a thread of the tunnel has panicked");
-        }
+    pub(crate) fn counters(&self, number: u8, network: u8) -> &Arc<Counters> {
+        self.engines[usize::from(number) - 1].counters(device(network)).unwrap()
+    }
+
+    /// What came in that is of no network.
+    pub(crate) fn strays(&self, number: u8) -> &Arc<Counters> {
+        self.engines[usize::from(number) - 1].strays().next().unwrap().1
     }
 }
 
@@ -152,49 +142,41 @@ async fn wire(handle: &Handle, number: u8) {
     handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
 }
 
-/// The host's tunnel, running.
-async fn tunnel(
-    handle: &Handle,
-    number: u8,
-    v6: bool,
-    stop: &Arc<EventFd>,
-) -> (Host, [thread::JoinHandle<()>; 2]) {
+/// The host's networks, each with a device, its pods' addresses and the way to those of the other host.
+async fn networks(handle: &Handle, number: u8, v6: bool) -> Engine {
     let other = 3 - number;
-    let device = Arc::new(TunDevice::open("tun0".parse().unwrap(), 1400).unwrap());
-    let index = if_nametoindex("tun0").unwrap();
-    std::fs::write("/proc/sys/net/ipv6/conf/tun0/accept_dad", "0").unwrap();
-    handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
-    for v6 in [false, true] {
-        let length = if v6 { 128 } else { 32 };
-        handle.address().add(index, pod(number, v6), length).execute().await.unwrap();
+    let mut engine = Engine::default();
+    for network in NETWORKS {
+        let device = device(network);
+        engine.listen(device, 1400, listening(network, number, v6)).unwrap();
+        engine.change(device, [(endpoint(other, v6), Some(behind(network, other)))]);
+        let index = if_nametoindex(device.as_str()).unwrap();
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0").unwrap();
+        handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
+        for v6 in [false, true] {
+            let length = if v6 { 128 } else { 32 };
+            handle.address().add(index, pod(network, number, v6), length).execute().await.unwrap();
+        }
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(Ipv4Addr::new(10, network, other, 0), 24)
+            .output_interface(index);
+        handle.route().add(v4.build()).execute().await.unwrap();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(Ipv6Addr::new(0xfd00, network.into(), other.into(), 0, 0, 0, 0, 0), 48)
+            .output_interface(index);
+        handle.route().add(v6.build()).execute().await.unwrap();
     }
-    let v4 = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(Ipv4Addr::new(10, other, 0, 0), 16)
-        .output_interface(index);
-    handle.route().add(v4.build()).execute().await.unwrap();
-    let v6_route = RouteMessageBuilder::<Ipv6Addr>::new()
-        .destination_prefix(Ipv6Addr::new(0xfd00, other.into(), 0, 0, 0, 0, 0, 0), 32)
-        .output_interface(index);
-    handle.route().add(v6_route.build()).execute().await.unwrap();
+    engine
+}
 
-    let port = Arc::new(Port::open(endpoint(number, v6)).unwrap());
-    let counters = Arc::new(Counters::default());
-    let subnets = [format!("10.{other}.0.0/16"), format!("fd00:{other}::/32")];
+/// How a host receives for a network, over one family.
+pub(crate) fn listening(network: u8, number: u8, v6: bool) -> Listening {
+    Listening { vni: vni(network), locals: vec![endpoint(number, v6)], keys: vec![key(network, number)] }
+}
+
+/// A host, for the other one.
+pub(crate) fn behind(network: u8, number: u8) -> Behind {
+    let subnets = [format!("10.{network}.{number}.0/24"), format!("fd00:{network}:{number}::/48")];
     let subnets = Subnets::new(subnets.map(|subnet| subnet.parse().unwrap())).unwrap();
-    let remote = Remote { endpoint: endpoint(other, v6), key: key(other), subnets };
-    let peers = Arc::new(ArcSwap::from_pointee(Peers::new(vni(), vec![key(number)], vec![remote])));
-    let sender = Sender {
-        device: Arc::clone(&device),
-        port: Arc::clone(&port),
-        peers: Arc::clone(&peers),
-        counters: Arc::clone(&counters),
-    };
-    let inlets = [(vni(), Inlet { device, peers })].into();
-    let receiver = Receiver { port: Arc::clone(&port), inlets, counters: Arc::clone(&counters) };
-    let (stop_sender, stop_receiver) = (Arc::clone(stop), Arc::clone(stop));
-    let threads = [
-        thread::spawn(move || sender.run(stop_sender.as_fd()).unwrap()),
-        thread::spawn(move || receiver.run(stop_receiver.as_fd()).unwrap()),
-    ];
-    (Host { port, counters }, threads)
+    Behind { key: key(network, number), subnets }
 }

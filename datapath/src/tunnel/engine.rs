@@ -1,0 +1,291 @@
+//! All tunnels of a network namespace: devices, ports, and the threads between them.
+//!
+//! ```text
+//!  device of a network ──Sender──▶ the port of the peer's family
+//!  device of a network ◀─Receiver── port of an address ─▶ devices of other networks
+//! ```
+//!
+//! One thread for each device and one for each port. What they look at is swapped whole while they run: peers, keys,
+//! the networks of a port. A port is open while a network uses it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use arc_swap::ArcSwap;
+use loden_proto::model::{Key, Subnets, Vni};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::counters::Counters;
+use super::device::TunDevice;
+use super::peers::{Peers, Remote};
+use super::port::Port;
+use super::receive::{Inlet, Inlets, Receiver};
+use super::send::Sender;
+use super::view::View;
+use crate::name::DeviceName;
+
+/// How a network receives.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listening {
+    /// The network.
+    pub vni: Vni,
+    /// Where: at most one address and port for each family.
+    pub locals: Vec<SocketAddr>,
+    /// What senders show: the present key, and for a while the one before.
+    pub keys: Vec<Key>,
+}
+
+/// A peer behind an endpoint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Behind {
+    /// What it wants to be shown.
+    pub key: Key,
+    /// The pods behind it.
+    pub subnets: Subnets,
+}
+
+/// The peers of a network by their endpoints.
+pub type Remotes = BTreeMap<SocketAddr, Behind>;
+
+/// All tunnels of the namespace of the thread that opens them. They end when it is dropped; devices without another
+/// owner go with them.
+#[derive(Debug, Default)]
+pub struct Engine {
+    ports: Ports,
+    tunnels: BTreeMap<DeviceName, Tunnel>,
+}
+
+type Ports = BTreeMap<SocketAddr, OpenPort>;
+
+#[derive(Debug)]
+struct Tunnel {
+    device: Arc<TunDevice>,
+    listening: Listening,
+    remotes: Remotes,
+    view: Arc<ArcSwap<View>>,
+    counters: Arc<Counters>,
+    sender: Loop,
+}
+
+#[derive(Debug)]
+struct OpenPort {
+    port: Arc<Port>,
+    inlets: Arc<ArcSwap<Inlets>>,
+    counters: Arc<Counters>,
+    receiver: Loop,
+}
+
+impl Engine {
+    /// Begins to listen for a network on its device, or listens otherwise from now on. What its peers send meanwhile
+    /// to an address that stays is not lost.
+    ///
+    /// # Errors
+    /// The device cannot be opened, a port is in use or its address is not of this host, two networks have one VNI on
+    /// a port, or the threads cannot be started. What there was goes on then.
+    pub fn listen(&mut self, name: DeviceName, mtu: u16, listening: Listening) -> io::Result<()> {
+        let clashes = |(other, tunnel): (&DeviceName, &Tunnel)| {
+            *other != name
+                && tunnel.listening.vni == listening.vni
+                && tunnel.listening.locals.iter().any(|local| listening.locals.contains(local))
+        };
+        if self.tunnels.iter().any(clashes) {
+            let text = format!("another device receives VNI {} on the same port", listening.vni);
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        }
+        let result = self.start(name, mtu, listening);
+        self.feed_ports();
+        self.ports.retain(|_, port| !port.inlets.load().is_empty());
+        result
+    }
+
+    fn start(&mut self, name: DeviceName, mtu: u16, listening: Listening) -> io::Result<()> {
+        for local in &listening.locals {
+            self.open_port(*local)?;
+        }
+        if let Some(tunnel) = self.tunnels.get_mut(&name).filter(|tunnel| tunnel.sender.is_running()) {
+            tunnel.listening = listening;
+        } else {
+            let before = self.tunnels.remove(&name);
+            let remotes = before.map(|tunnel| tunnel.remotes).unwrap_or_default();
+            // Whoever holds the device that was would take packets of the new one.
+            self.feed_ports();
+            self.tunnels.insert(name, Tunnel::start(name, mtu, listening, remotes, &self.ports)?);
+        }
+        // Of all: a port that was opened again is another one.
+        for tunnel in self.tunnels.values() {
+            tunnel.turn(&self.ports);
+        }
+        Ok(())
+    }
+
+    /// Changes peers of a network: `None` takes one away. All changes take effect at once. Nothing is done for a
+    /// device that nobody listens on.
+    pub fn change(
+        &mut self,
+        name: DeviceName,
+        changes: impl IntoIterator<Item = (SocketAddr, Option<Behind>)>,
+    ) {
+        let Some(tunnel) = self.tunnels.get_mut(&name) else { return };
+        for (endpoint, behind) in changes {
+            match behind {
+                Some(behind) => drop(tunnel.remotes.insert(endpoint, behind)),
+                None => drop(tunnel.remotes.remove(&endpoint)),
+            }
+        }
+        tunnel.turn(&self.ports);
+    }
+
+    /// Ends a network's tunnel.
+    pub fn close(&mut self, name: DeviceName) {
+        self.tunnels.remove(&name);
+        self.feed_ports();
+        self.ports.retain(|_, port| !port.inlets.load().is_empty());
+    }
+
+    /// How a network receives on a device; `None` when it does not, or not any more.
+    #[must_use]
+    pub fn listening(&self, name: DeviceName) -> Option<&Listening> {
+        let tunnel = self.tunnels.get(&name)?;
+        let runs = |local| self.ports.get(local).is_some_and(|port| port.receiver.is_running());
+        (tunnel.sender.is_running() && tunnel.listening.locals.iter().all(runs)).then_some(&tunnel.listening)
+    }
+
+    /// The peers of a network.
+    #[must_use]
+    pub fn remotes(&self, name: DeviceName) -> Option<&Remotes> {
+        self.tunnels.get(&name).map(|tunnel| &tunnel.remotes)
+    }
+
+    /// What became of the packets of a network.
+    #[must_use]
+    pub fn counters(&self, name: DeviceName) -> Option<&Arc<Counters>> {
+        self.tunnels.get(&name).map(|tunnel| &tunnel.counters)
+    }
+
+    /// What became of datagrams that are of no network, by port.
+    pub fn strays(&self) -> impl Iterator<Item = (SocketAddr, &Arc<Counters>)> {
+        self.ports.iter().map(|(local, port)| (*local, &port.counters))
+    }
+
+    fn open_port(&mut self, local: SocketAddr) -> io::Result<()> {
+        if self.ports.get(&local).is_some_and(|port| port.receiver.is_running()) {
+            return Ok(());
+        }
+        // The socket of one that has ended is in the way.
+        self.ports.remove(&local);
+        self.ports.insert(local, OpenPort::start(local)?);
+        Ok(())
+    }
+
+    /// Tells each port which networks use it.
+    fn feed_ports(&self) {
+        for (local, port) in &self.ports {
+            let users = self.tunnels.values().filter(|tunnel| tunnel.listening.locals.contains(local));
+            let inlets: Inlets = users.map(|tunnel| (tunnel.listening.vni, tunnel.inlet())).collect();
+            port.inlets.store(Arc::new(inlets));
+        }
+    }
+}
+
+impl Tunnel {
+    fn start(
+        name: DeviceName,
+        mtu: u16,
+        listening: Listening,
+        remotes: Remotes,
+        ports: &Ports,
+    ) -> io::Result<Self> {
+        let device = Arc::new(TunDevice::open(name, mtu)?);
+        let view = Arc::new(ArcSwap::from_pointee(view(&listening, &remotes, ports)));
+        let counters = Arc::default();
+        let sender =
+            Sender { device: Arc::clone(&device), view: Arc::clone(&view), counters: Arc::clone(&counters) };
+        let sender = Loop::start(format!("to {name}"), move |stop| sender.run(stop.as_fd()))?;
+        Ok(Self { device, listening, remotes, view, counters, sender })
+    }
+
+    /// Has the loops look at what is known now.
+    fn turn(&self, ports: &Ports) {
+        self.view.store(Arc::new(view(&self.listening, &self.remotes, ports)));
+    }
+
+    fn inlet(&self) -> Inlet {
+        Inlet {
+            device: Arc::clone(&self.device),
+            view: Arc::clone(&self.view),
+            counters: Arc::clone(&self.counters),
+        }
+    }
+}
+
+fn view(listening: &Listening, remotes: &Remotes, ports: &Ports) -> View {
+    let remotes = remotes.iter().map(|(endpoint, behind)| Remote {
+        endpoint: *endpoint,
+        key: behind.key,
+        subnets: behind.subnets,
+    });
+    let port = |is_family: fn(&IpAddr) -> bool| {
+        let local = listening.locals.iter().find(|local| is_family(&local.ip()))?;
+        ports.get(local).map(|port| Arc::clone(&port.port))
+    };
+    View {
+        peers: Peers::new(listening.vni, listening.keys.clone(), remotes.collect()),
+        v4: port(IpAddr::is_ipv4),
+        v6: port(IpAddr::is_ipv6),
+    }
+}
+
+impl OpenPort {
+    fn start(local: SocketAddr) -> io::Result<Self> {
+        let port = Arc::new(Port::open(local)?);
+        let (inlets, counters) = (Arc::<ArcSwap<Inlets>>::default(), Arc::default());
+        let receiver = Receiver {
+            port: Arc::clone(&port),
+            inlets: Arc::clone(&inlets),
+            counters: Arc::clone(&counters),
+        };
+        let receiver = Loop::start(format!("at {}", local.port()), move |stop| receiver.run(stop.as_fd()))?;
+        Ok(Self { port, inlets, counters, receiver })
+    }
+}
+
+/// A thread that runs until it is dropped, or cannot go on.
+#[derive(Debug)]
+struct Loop {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Loop {
+    fn start(
+        name: String,
+        run: impl FnOnce(&EventFd) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+        let told = Arc::clone(&stop);
+        let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+            if let Err(error) = run(&told) {
+                tracing::warn!(tunnel = name, %error, "a loop of the tunnel has ended");
+            }
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // Its counter is far from full.
+        let _ = self.stop.write(1);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("a loop of the tunnel had panicked");
+        }
+    }
+}
