@@ -12,6 +12,7 @@ mod bytes;
 pub mod checksum;
 pub mod counters;
 pub mod device;
+pub mod ecn;
 pub mod engine;
 pub mod header;
 pub mod inner;

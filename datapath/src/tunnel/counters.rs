@@ -31,13 +31,15 @@ pub enum Loss {
     Malformed,
     /// From the port: not from a subnet of the peer.
     Source,
+    /// From the port: marked as congested on the way, and its ends do not heed marks.
+    Congested,
     /// From the port: the device does not take it.
     NotDelivered,
 }
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Unsendable,
         Self::NoPeer,
         Self::NoPort,
@@ -49,6 +51,7 @@ impl Loss {
         Self::Sender,
         Self::Malformed,
         Self::Source,
+        Self::Congested,
         Self::NotDelivered,
     ];
 
@@ -67,6 +70,7 @@ impl Loss {
             Self::Sender => "sender",
             Self::Malformed => "malformed",
             Self::Source => "source",
+            Self::Congested => "congested",
             Self::NotDelivered => "not_delivered",
         }
     }

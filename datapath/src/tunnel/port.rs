@@ -8,12 +8,25 @@ use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, MsgHdr, SockAddr, Socket, Type};
 
+use super::ecn::Ecn;
+
 /// Bytes of the buffers of a port, in each direction; the limits of ordinary users do not hold for us.
 const RECEIVE_BUFFER: usize = 16 << 20;
 const SEND_BUFFER: usize = 4 << 20;
 
 /// Bytes of a control message with up to eight bytes of data (`CMSG_SPACE`).
 const CONTROL: usize = 24;
+
+/// Datagrams that are sent at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagrams<'a> {
+    /// Their bytes, in order.
+    pub bytes: &'a [IoSlice<'a>],
+    /// Bytes of each but the last, which has what is left.
+    pub segment: usize,
+    /// The congestion mark of all. The other bits of that byte, which ask for a service, are 0.
+    pub mark: Ecn,
+}
 
 /// One socket, for all networks that use the port.
 #[derive(Debug)]
@@ -39,13 +52,22 @@ impl Port {
         Ok(Self { socket, state })
     }
 
-    /// Sends datagrams of `segment` bytes each, the last one of what is left.
+    /// Sends datagrams.
     ///
     /// # Errors
     /// Whatever the kernel says; `WouldBlock`: its buffer is full.
-    pub fn send(&self, to: &SockAddr, bytes: &[IoSlice<'_>], segment: usize) -> io::Result<()> {
+    pub fn send(&self, to: &SockAddr, datagrams: Datagrams<'_>) -> io::Result<()> {
+        let Datagrams { bytes, segment, mark } = datagrams;
+        let mut control = [0; 2 * CONTROL];
         // No longer than a datagram.
-        let control = segments_of(segment as u16);
+        let size = (segment as u16).to_ne_bytes();
+        control_message(&mut control[..CONTROL], libc::SOL_UDP, libc::UDP_SEGMENT, &size);
+        let (level, kind) = if to.is_ipv6() {
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_TOS)
+        };
+        control_message(&mut control[CONTROL..], level, kind, &i32::from(mark as u8).to_ne_bytes());
         let message = MsgHdr::new().with_addr(to).with_buffers(bytes).with_control(&control);
         self.socket.sendmsg(&message, 0).map(drop)
     }
@@ -65,13 +87,11 @@ impl AsFd for Port {
     }
 }
 
-/// A `UDP_SEGMENT` control message (udp(7)).
-fn segments_of(size: u16) -> [u8; CONTROL] {
-    let mut bytes = [0; CONTROL];
-    let length = size_of::<libc::cmsghdr>() + size_of::<u16>();
-    bytes[..8].copy_from_slice(&length.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
-    bytes[12..16].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
-    bytes[16..18].copy_from_slice(&size.to_ne_bytes());
-    bytes
+/// Writes a control message (cmsg(3)).
+fn control_message(to: &mut [u8], level: i32, kind: i32, data: &[u8]) {
+    let head = size_of::<libc::cmsghdr>();
+    to[..8].copy_from_slice(&(head + data.len()).to_ne_bytes());
+    to[8..12].copy_from_slice(&level.to_ne_bytes());
+    to[12..16].copy_from_slice(&kind.to_ne_bytes());
+    to[head..head + data.len()].copy_from_slice(data);
 }

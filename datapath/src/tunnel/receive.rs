@@ -12,7 +12,8 @@ use quinn_udp::RecvMeta;
 
 use super::counters::{Counters, Loss};
 use super::device::TunDevice;
-use super::header::Header;
+use super::ecn::{self, Ecn};
+use super::header::{self, Header};
 use super::merge::{PACKETS, Run};
 use super::peers::Rejected;
 use super::port::Port;
@@ -64,8 +65,8 @@ impl Receiver {
             match self.port.receive(&mut buffers, &mut meta) {
                 Ok(count) => {
                     let inlets = self.inlets.load();
-                    for (buffer, meta) in buffers.iter().zip(&meta).take(count) {
-                        self.datagrams(&buffer[..meta.len], meta, &inlets);
+                    for (buffer, meta) in buffers.iter_mut().zip(&meta).take(count) {
+                        self.datagrams(&mut buffer[..meta.len], meta, &inlets);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -80,11 +81,12 @@ impl Receiver {
     }
 
     /// Datagrams of one sender that came one behind the other.
-    fn datagrams(&self, bytes: &[u8], meta: &RecvMeta, inlets: &Inlets) {
+    fn datagrams(&self, bytes: &mut [u8], meta: &RecvMeta, inlets: &Inlets) {
         let mut open: Option<(Run<'_>, Header, &Inlet)> = None;
         let mut network: Option<(Vni, &Inlet, Guard<Arc<View>>)> = None;
-        for datagram in bytes.chunks(meta.stride.max(1)) {
-            let (header, packet) = match Header::decode(datagram) {
+        let outer = Ecn::from_bits(meta.ecn.map_or(0, |mark| mark as u8));
+        for datagram in bytes.chunks_mut(meta.stride.max(1)) {
+            let (header, _) = match Header::decode(datagram) {
                 Ok(decoded) => decoded,
                 Err(unreadable) => {
                     self.counters.add_lost(Rejected::from(unreadable).into(), 1);
@@ -98,6 +100,9 @@ impl Receiver {
                 self.counters.add_lost(Loss::Network, 1);
                 continue;
             };
+            // Before they are merged; what is not admitted is not looked at again.
+            let packet = &mut datagram[header::LENGTH..];
+            let leaves = ecn::leave(packet, outer);
             let inner = match view.peers.admit(meta.addr, header, packet) {
                 Ok(inner) => inner,
                 Err(rejected) => {
@@ -105,6 +110,10 @@ impl Receiver {
                     continue;
                 }
             };
+            if leaves.is_err() {
+                inlet.counters.add_lost(Loss::Congested, 1);
+                continue;
+            }
             if let Some((run, before, _)) = &mut open
                 && *before == header
                 && run.push(&inner)

@@ -10,10 +10,11 @@ use loden_proto::model::Vni;
 
 use super::counters::{Counters, Loss};
 use super::device::TunDevice;
+use super::ecn::Ecn;
 use super::header::{self, Header};
 use super::inner::{self, Inner};
 use super::peers::Remote;
-use super::port::Port;
+use super::port::{Datagrams, Port};
 use super::segment::{Cut, HEAD, Offload};
 use super::view::View;
 use super::vnet::{self, Work};
@@ -108,7 +109,8 @@ impl Sender {
     fn single(&self, packet: &[u8], partial: bool, way: &Way<'_>) {
         let header = way.header(partial);
         let bytes = [IoSlice::new(&header), IoSlice::new(packet)];
-        self.send(way, &bytes, header::LENGTH + packet.len(), 1);
+        let segment = header::LENGTH + packet.len();
+        self.send(way, Datagrams { bytes: &bytes, segment, mark: Ecn::of(packet) }, 1);
     }
 
     /// Sends the packets that a super-packet becomes, as many at a time as the kernel takes.
@@ -132,15 +134,16 @@ impl Sender {
                 bytes.push(IoSlice::new(&buffer[..header::LENGTH + segment.head]));
                 bytes.push(IoSlice::new(segment.payload));
             }
-            self.send(way, &bytes, full, bytes.len() / 2);
+            let datagrams = Datagrams { bytes: &bytes, segment: full, mark: Ecn::of(inner.packet) };
+            self.send(way, datagrams, bytes.len() / 2);
         }
     }
 
-    /// Sends datagrams of `segment` bytes each, the last one of what is left; waits while the port is full.
-    fn send(&self, way: &Way<'_>, bytes: &[IoSlice<'_>], segment: usize, count: usize) {
+    /// Sends datagrams; waits while the port is full.
+    fn send(&self, way: &Way<'_>, datagrams: Datagrams<'_>, count: usize) {
         let to = way.remote.endpoint.into();
         let sent = loop {
-            match way.port.send(&to, bytes, segment) {
+            match way.port.send(&to, datagrams) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if let Err(error) = wait::writable(way.port.as_fd()) {
                         break Err(error);
