@@ -8,23 +8,32 @@
 //! All decisions are pure: bytes in, bytes out. [`device`] and [`port`] are the edges, [`send`] and [`receive`] the
 //! loops between them, [`engine`] what starts and ends these. The format on the wire is described in `docs/udp-tunnel.md`.
 
+pub mod bucket;
 mod bytes;
 pub mod checksum;
+pub mod control;
 pub mod counters;
 pub mod device;
 pub mod ecn;
 pub mod engine;
+pub mod fragment;
 pub mod header;
+pub mod icmp;
 pub mod inner;
 pub mod merge;
+pub mod path;
 pub mod peers;
 pub mod port;
 pub mod prefixes;
+pub mod probe;
 pub mod receive;
+pub mod said;
+pub mod search;
 pub mod segment;
 pub mod send;
 #[cfg(test)]
 mod testing;
+mod told;
 pub mod view;
 pub mod vnet;
 mod wait;

@@ -15,7 +15,7 @@ pub enum Loss {
     NoPeer,
     /// From the device: this host has no port in the family of the peer's endpoint.
     NoPort,
-    /// From the device: the kernel does not send it that long.
+    /// From the device: too long for the way to the peer.
     TooBig,
     /// From the device: the kernel does not send it for another reason.
     NotSent,
@@ -94,6 +94,7 @@ impl From<Rejected> for Loss {
 pub struct Counters {
     sent: AtomicU64,
     received: AtomicU64,
+    told: AtomicU64,
     lost: [AtomicU64; Loss::ALL.len()],
 }
 
@@ -110,6 +111,12 @@ impl Counters {
         self.received.load(Ordering::Relaxed)
     }
 
+    /// ICMP errors that pods were told.
+    #[must_use]
+    pub fn told(&self) -> u64 {
+        self.told.load(Ordering::Relaxed)
+    }
+
     /// Packets that went no further.
     #[must_use]
     pub fn lost(&self, why: Loss) -> u64 {
@@ -122,6 +129,10 @@ impl Counters {
 
     pub(super) fn add_received(&self, count: usize) {
         self.received.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_told(&self) {
+        self.told.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn add_lost(&self, why: Loss, count: usize) {

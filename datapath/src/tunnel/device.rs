@@ -1,6 +1,7 @@
 //! A TUN device that hands out super-packets, and takes them.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::uio::writev;
@@ -16,6 +17,7 @@ const QUEUE: u32 = 4096;
 #[derive(Debug)]
 pub struct TunDevice {
     descriptor: OwnedFd,
+    name: DeviceName,
 }
 
 impl TunDevice {
@@ -33,7 +35,29 @@ impl TunDevice {
             .build_sync()?;
         let descriptor = device.as_fd().try_clone_to_owned()?;
         nix::fcntl::fcntl(&descriptor, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-        Ok(Self { descriptor })
+        // What a router tells its pods comes from its own address, and so from one of this host.
+        let setting = format!("/proc/sys/net/ipv4/conf/{name}/accept_local");
+        if let Err(error) = std::fs::write(&setting, "1") {
+            tracing::warn!(%error, setting, "pods will not be told which IPv4 packets are too long");
+        }
+        Ok(Self { descriptor, name })
+    }
+
+    /// Its addresses, those of the link alone left out.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let Ok(all) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+        let own = all.filter(|found| found.interface_name == self.name.as_str());
+        let addresses = own.filter_map(|found| {
+            let address = found.address?;
+            let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+        });
+        let is_of_link = |address: &IpAddr| match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        addresses.filter(|address| !is_of_link(address)).collect()
     }
 
     /// Reads one packet with its header.

@@ -97,9 +97,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tunnel::Inner;
     use crate::tunnel::merge::Run;
     use crate::tunnel::testing::supers;
-    use crate::tunnel::Inner;
 
     #[test]
     fn every_pair_is_as_the_rfc_has_it() {

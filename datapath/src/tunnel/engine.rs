@@ -21,8 +21,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::counters::Counters;
 use super::device::TunDevice;
+use super::path::Path;
 use super::peers::{Peers, Remote};
 use super::port::Port;
+use super::probe::Prober;
 use super::receive::{Inlet, Inlets, Receiver};
 use super::send::Sender;
 use super::view::View;
@@ -59,6 +61,8 @@ pub struct Engine {
     tunnels: BTreeMap<DeviceName, Tunnel>,
 }
 
+type Paths = BTreeMap<SocketAddr, Arc<Path>>;
+
 type Ports = BTreeMap<SocketAddr, OpenPort>;
 
 #[derive(Debug)]
@@ -66,9 +70,13 @@ struct Tunnel {
     device: Arc<TunDevice>,
     listening: Listening,
     remotes: Remotes,
+    /// The ways to them, which stay while they do.
+    paths: Paths,
+    mtu: u16,
     view: Arc<ArcSwap<View>>,
     counters: Arc<Counters>,
     sender: Loop,
+    prober: Loop,
 }
 
 #[derive(Debug)]
@@ -106,8 +114,13 @@ impl Engine {
         for local in &listening.locals {
             self.open_port(*local)?;
         }
-        if let Some(tunnel) = self.tunnels.get_mut(&name).filter(|tunnel| tunnel.sender.is_running()) {
+        if let Some(tunnel) = self
+            .tunnels
+            .get_mut(&name)
+            .filter(|tunnel| tunnel.sender.is_running() && tunnel.prober.is_running())
+        {
             tunnel.listening = listening;
+            tunnel.set_mtu(mtu);
         } else {
             let before = self.tunnels.remove(&name);
             let remotes = before.map(|tunnel| tunnel.remotes).unwrap_or_default();
@@ -116,7 +129,7 @@ impl Engine {
             self.tunnels.insert(name, Tunnel::start(name, mtu, listening, remotes, &self.ports)?);
         }
         // Of all: a port that was opened again is another one.
-        for tunnel in self.tunnels.values() {
+        for tunnel in self.tunnels.values_mut() {
             tunnel.turn(&self.ports);
         }
         Ok(())
@@ -151,7 +164,8 @@ impl Engine {
     pub fn listening(&self, name: DeviceName) -> Option<&Listening> {
         let tunnel = self.tunnels.get(&name)?;
         let runs = |local| self.ports.get(local).is_some_and(|port| port.receiver.is_running());
-        (tunnel.sender.is_running() && tunnel.listening.locals.iter().all(runs)).then_some(&tunnel.listening)
+        let is_whole = tunnel.sender.is_running() && tunnel.prober.is_running();
+        (is_whole && tunnel.listening.locals.iter().all(runs)).then_some(&tunnel.listening)
     }
 
     /// The peers of a network.
@@ -199,18 +213,31 @@ impl Tunnel {
         remotes: Remotes,
         ports: &Ports,
     ) -> io::Result<Self> {
+        let mut paths = Paths::new();
+        follow(&mut paths, &remotes, mtu);
         let device = Arc::new(TunDevice::open(name, mtu)?);
-        let view = Arc::new(ArcSwap::from_pointee(view(&listening, &remotes, ports)));
+        let view = Arc::new(ArcSwap::from_pointee(view(&listening, &remotes, &paths, ports)));
         let counters = Arc::default();
         let sender =
             Sender { device: Arc::clone(&device), view: Arc::clone(&view), counters: Arc::clone(&counters) };
         let sender = Loop::start(format!("to {name}"), move |stop| sender.run(stop.as_fd()))?;
-        Ok(Self { device, listening, remotes, view, counters, sender })
+        let prober = Prober { view: Arc::clone(&view) };
+        let prober = Loop::start(format!("ways {name}"), move |stop| prober.run(stop.as_fd()))?;
+        Ok(Self { device, listening, remotes, paths, mtu, view, counters, sender, prober })
     }
 
     /// Has the loops look at what is known now.
-    fn turn(&self, ports: &Ports) {
-        self.view.store(Arc::new(view(&self.listening, &self.remotes, ports)));
+    fn turn(&mut self, ports: &Ports) {
+        follow(&mut self.paths, &self.remotes, self.mtu);
+        self.view.store(Arc::new(view(&self.listening, &self.remotes, &self.paths, ports)));
+    }
+
+    /// With another MTU other sizes are looked for.
+    fn set_mtu(&mut self, mtu: u16) {
+        if self.mtu != mtu {
+            self.mtu = mtu;
+            self.paths.clear();
+        }
     }
 
     fn inlet(&self) -> Inlet {
@@ -222,11 +249,18 @@ impl Tunnel {
     }
 }
 
-fn view(listening: &Listening, remotes: &Remotes, ports: &Ports) -> View {
-    let remotes = remotes.iter().map(|(endpoint, behind)| Remote {
-        endpoint: *endpoint,
-        key: behind.key,
-        subnets: behind.subnets,
+/// Keeps the ways of the peers that there are.
+fn follow(paths: &mut Paths, remotes: &Remotes, mtu: u16) {
+    paths.retain(|endpoint, _| remotes.contains_key(endpoint));
+    for endpoint in remotes.keys() {
+        paths.entry(*endpoint).or_insert_with(|| Arc::new(Path::new(*endpoint, mtu)));
+    }
+}
+
+fn view(listening: &Listening, remotes: &Remotes, paths: &Paths, ports: &Ports) -> View {
+    let remotes = remotes.iter().filter_map(|(endpoint, behind)| {
+        let path = Arc::clone(paths.get(endpoint)?);
+        Some(Remote { endpoint: *endpoint, key: behind.key, subnets: behind.subnets, path })
     });
     let port = |is_family: fn(&IpAddr) -> bool| {
         let local = listening.locals.iter().find(|local| is_family(&local.ip()))?;

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use loden_proto::model::{Key, Subnets, Vni};
 
 use super::header::{Header, Unreadable};
 use super::inner::{Inner, Malformed};
+use super::path::Path;
 use super::prefixes::Prefixes;
 
 /// A peer as the control plane tells of it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Remote {
     /// Where it receives, and sends from.
     pub endpoint: SocketAddr,
@@ -18,6 +20,8 @@ pub struct Remote {
     pub key: Key,
     /// The pods behind it.
     pub subnets: Subnets,
+    /// The way there, which outlives this table.
+    pub path: Arc<Path>,
 }
 
 /// All peers of a network.
@@ -82,6 +86,36 @@ impl Peers {
         self.by_subnet.lookup(destination).map(|index| &self.remotes[*index])
     }
 
+    /// All of them.
+    #[must_use]
+    pub fn remotes(&self) -> &[Remote] {
+        &self.remotes
+    }
+
+    /// Who is behind an endpoint.
+    #[must_use]
+    pub fn at(&self, endpoint: SocketAddr) -> Option<&Remote> {
+        self.by_endpoint.get(&place(endpoint)).map(|index| &self.remotes[*index])
+    }
+
+    /// The peer that a datagram is from, if it shows what it has to.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn sender(&self, from: SocketAddr, header: Header) -> Result<&Remote, Rejected> {
+        self.index(from, header).map(|index| &self.remotes[index])
+    }
+
+    fn index(&self, from: SocketAddr, header: Header) -> Result<usize, Rejected> {
+        if header.vni != self.vni {
+            return Err(Rejected::Network(header.vni));
+        }
+        if !self.keys.contains(&header.key) {
+            return Err(Rejected::Key);
+        }
+        self.by_endpoint.get(&place(from)).copied().ok_or(Rejected::Sender(from))
+    }
+
     /// The packet behind a header, if it may enter.
     ///
     /// # Errors
@@ -92,18 +126,12 @@ impl Peers {
         header: Header,
         packet: &'a [u8],
     ) -> Result<Inner<'a>, Rejected> {
-        if header.vni != self.vni {
-            return Err(Rejected::Network(header.vni));
-        }
-        if !self.keys.contains(&header.key) {
-            return Err(Rejected::Key);
-        }
-        let sender = self.by_endpoint.get(&place(from)).ok_or(Rejected::Sender(from))?;
+        let sender = self.index(from, header)?;
         let inner = Inner::parse(packet)?;
         if header.partial && inner.transport.is_none() {
             return Err(Malformed::Checksum.into());
         }
-        if self.by_subnet.lookup(inner.source) != Some(sender) {
+        if self.by_subnet.lookup(inner.source) != Some(&sender) {
             return Err(Rejected::Source(inner.source));
         }
         Ok(inner)
@@ -126,7 +154,8 @@ mod tests {
 
     fn remote(endpoint: &str, subnet: &str) -> Remote {
         let subnets = Subnets::new([subnet.parse().unwrap()]).unwrap();
-        Remote { endpoint: endpoint.parse().unwrap(), key: key(99), subnets }
+        let endpoint = endpoint.parse().unwrap();
+        Remote { endpoint, key: key(99), subnets, path: Arc::new(Path::new(endpoint, 1400)) }
     }
 
     fn key(number: u64) -> Key {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
@@ -48,6 +48,11 @@ impl Port {
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)?;
         socket.bind(&local.into())?;
+        if local.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+        }
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         Ok(Self { socket, state })
     }
@@ -59,17 +64,26 @@ impl Port {
     pub fn send(&self, to: &SockAddr, datagrams: Datagrams<'_>) -> io::Result<()> {
         let Datagrams { bytes, segment, mark } = datagrams;
         let mut control = [0; 2 * CONTROL];
-        // No longer than a datagram.
-        let size = (segment as u16).to_ne_bytes();
-        control_message(&mut control[..CONTROL], libc::SOL_UDP, libc::UDP_SEGMENT, &size);
         let (level, kind) = if to.is_ipv6() {
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
         } else {
             (libc::IPPROTO_IP, libc::IP_TOS)
         };
-        control_message(&mut control[CONTROL..], level, kind, &i32::from(mark as u8).to_ne_bytes());
-        let message = MsgHdr::new().with_addr(to).with_buffers(bytes).with_control(&control);
-        self.socket.sendmsg(&message, 0).map(drop)
+        control_message(&mut control[..CONTROL], level, kind, &i32::from(mark as u8).to_ne_bytes());
+        // Of one alone the kernel says how long it could be.
+        let is_alone = bytes.iter().map(|bytes| bytes.len()).sum::<usize>() <= segment;
+        if !is_alone {
+            // No longer than a datagram.
+            let size = (segment as u16).to_ne_bytes();
+            control_message(&mut control[CONTROL..], libc::SOL_UDP, libc::UDP_SEGMENT, &size);
+        }
+        let control = if is_alone { &control[..CONTROL] } else { &control[..] };
+        let message = MsgHdr::new().with_addr(to).with_buffers(bytes).with_control(control);
+        match self.socket.sendmsg(&message, 0) {
+            // What a router has said of an earlier one is answered to whoever comes next, once.
+            Err(error) if is_of_the_way(&error) => self.socket.sendmsg(&message, 0).map(drop),
+            sent => sent.map(drop),
+        }
     }
 
     /// Receives datagrams into buffers; those of one sender that follow each other come in one.
@@ -78,6 +92,30 @@ impl Port {
     /// Whatever the kernel says; `WouldBlock`: there are none.
     pub fn receive(&self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
         self.state.recv(UdpSockRef::from(&self.socket), buffers, meta)
+    }
+}
+
+/// Whether an error may be what a router has said of some datagram. It is in the queue of errors as well.
+pub(super) fn is_of_the_way(error: &io::Error) -> bool {
+    const ALL: [i32; 11] = [
+        libc::EMSGSIZE,
+        libc::ECONNREFUSED,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::EHOSTDOWN,
+        libc::ENONET,
+        libc::ENOPROTOOPT,
+        libc::EPROTO,
+        libc::EACCES,
+        libc::EOPNOTSUPP,
+        libc::ENETDOWN,
+    ];
+    error.raw_os_error().is_some_and(|code| ALL.contains(&code))
+}
+
+impl Port {
+    pub(super) fn raw(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 

@@ -2,21 +2,25 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use arrayvec::ArrayVec;
 use loden_proto::model::Vni;
+use nix::poll::PollFlags;
 use quinn_udp::RecvMeta;
 
+use super::control::{self, Control};
 use super::counters::{Counters, Loss};
 use super::device::TunDevice;
 use super::ecn::{self, Ecn};
 use super::header::{self, Header};
 use super::merge::{PACKETS, Run};
 use super::peers::Rejected;
-use super::port::Port;
+use super::port::{self, Datagrams, Port};
+use super::said;
 use super::segment::HEAD;
 use super::view::View;
 use super::vnet;
@@ -71,12 +75,50 @@ impl Receiver {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !wait::readable(self.port.as_fd(), stop)? {
-                        return Ok(());
+                    let Some(news) = wait::news(self.port.as_fd(), stop)? else { return Ok(()) };
+                    if news.contains(PollFlags::POLLERR) {
+                        self.heed();
                     }
                 }
+                Err(error) if port::is_of_the_way(&error) => self.heed(),
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Hears what the host and routers say of datagrams that were sent.
+    fn heed(&self) {
+        let inlets = self.inlets.load();
+        said::each(&self.port, |said| {
+            for inlet in inlets.values() {
+                inlet.view.load().heed(said);
+            }
+        });
+    }
+
+    /// A datagram of the tunnel itself. What is not from a peer of the network is not answered.
+    fn control(&self, datagram: &[u8], from: SocketAddr, inlets: &Inlets) {
+        let (header, control) = match Control::decode(datagram) {
+            Ok(decoded) => decoded,
+            Err(unreadable) => return self.counters.add_lost(Rejected::from(unreadable).into(), 1),
+        };
+        let Some(inlet) = inlets.get(&header.vni) else { return self.counters.add_lost(Loss::Network, 1) };
+        let view = inlet.view.load();
+        let remote = match view.peers.sender(from, header) {
+            Ok(remote) => remote,
+            Err(rejected) => return inlet.counters.add_lost(rejected.into(), 1),
+        };
+        match control {
+            Control::Probe(nonce) => {
+                let answer = Control::Answer(nonce).encode(Header { key: remote.key, ..header });
+                let bytes = [IoSlice::new(&answer)];
+                let datagrams = Datagrams { bytes: &bytes, segment: answer.len(), mark: Ecn::NotEct };
+                // A lost answer is a lost probe, which is sent again.
+                if let Err(error) = self.port.send(&remote.endpoint.into(), datagrams) {
+                    tracing::debug!(peer = %from, %error, "a probe was not answered");
+                }
+            }
+            Control::Answer(nonce) => remote.path.answer(nonce),
         }
     }
 
@@ -86,6 +128,10 @@ impl Receiver {
         let mut network: Option<(Vni, &Inlet, Guard<Arc<View>>)> = None;
         let outer = Ecn::from_bits(meta.ecn.map_or(0, |mark| mark as u8));
         for datagram in bytes.chunks_mut(meta.stride.max(1)) {
+            if control::is_control(datagram) {
+                self.control(datagram, meta.addr, inlets);
+                continue;
+            }
             let (header, _) = match Header::decode(datagram) {
                 Ok(decoded) => decoded,
                 Err(unreadable) => {

@@ -1,8 +1,11 @@
 //! From the device to the port: one thread, no copy of a payload, no allocation per packet.
 
+mod oversized;
+
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use arrayvec::ArrayVec;
@@ -12,10 +15,12 @@ use super::counters::{Counters, Loss};
 use super::device::TunDevice;
 use super::ecn::Ecn;
 use super::header::{self, Header};
+use super::icmp::Problem;
 use super::inner::{self, Inner};
 use super::peers::Remote;
 use super::port::{Datagrams, Port};
 use super::segment::{Cut, HEAD, Offload};
+use super::told::Told;
 use super::view::View;
 use super::vnet::{self, Work};
 use super::wait;
@@ -26,6 +31,18 @@ const SEGMENTS: usize = 64;
 const LONGEST: usize = 65_507;
 /// A super-packet and what is before it.
 const BUFFER: usize = vnet::LENGTH + 65_536;
+
+/// The kernel does not send it that long.
+#[derive(Debug)]
+struct TooBig;
+
+/// What the loop writes to, for each packet anew.
+struct Room {
+    heads: Box<Heads>,
+    /// A packet that is put together to be cut otherwise.
+    whole: Vec<u8>,
+    told: Told,
+}
 
 /// Headers of a send: that of the tunnel and those of the packet, for each segment.
 type Heads = [[u8; header::LENGTH + HEAD]; SEGMENTS];
@@ -61,10 +78,14 @@ impl Sender {
     /// The device cannot be read any more.
     pub fn run(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
-        let mut heads: Box<Heads> = Box::new([[0; header::LENGTH + HEAD]; SEGMENTS]);
+        let mut room = Room {
+            heads: Box::new([[0; header::LENGTH + HEAD]; SEGMENTS]),
+            whole: Vec::new(),
+            told: Told::new(Instant::now()),
+        };
         loop {
             match self.device.read(&mut buffer) {
-                Ok(length) => self.packet(&mut buffer[..length], &self.view.load(), &mut heads),
+                Ok(length) => self.packet(&mut buffer[..length], &self.view.load(), &mut room),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if !wait::readable(self.device.as_fd(), stop)? {
@@ -76,22 +97,31 @@ impl Sender {
         }
     }
 
-    fn packet(&self, bytes: &mut [u8], view: &View, heads: &mut Heads) {
+    fn packet(&self, bytes: &mut [u8], view: &View, room: &mut Room) {
         let peers = &view.peers;
         let Ok((work, packet)) = vnet::decode(bytes) else {
             return self.counters.add_lost(Loss::Unsendable, 1);
         };
         let Ok(inner) = Inner::parse(packet) else { return self.counters.add_lost(Loss::Unsendable, 1) };
         let Some(remote) = peers.behind(inner.destination) else {
-            return self.counters.add_lost(Loss::NoPeer, 1);
+            self.counters.add_lost(Loss::NoPeer, 1);
+            return room.told.tell(&inner, Problem::Unreachable, &self.device, &self.counters);
         };
         let Some(port) = view.port_to(remote.endpoint) else {
             return self.counters.add_lost(Loss::NoPort, 1);
         };
         let way = Way { vni: peers.vni(), remote, port };
+        remote.path.mark_used();
+        let longest = match work {
+            Work::Cut(offload) => longest(&inner, offload),
+            Work::Nothing | Work::Checksum { .. } => packet.len(),
+        };
+        if longest > usize::from(remote.path.inner_mtu()) {
+            return self.oversized(bytes, work, &way, room);
+        }
         match work {
             Work::Nothing => self.single(packet, false, &way),
-            Work::Cut(offload) => self.cut(inner, offload, &way, heads),
+            Work::Cut(offload) => self.cut(inner, offload, &way, &mut room.heads),
             Work::Checksum { start, .. } if inner.transport.is_some_and(|found| found.start == start) => {
                 self.single(packet, true, &way);
             }
@@ -110,7 +140,7 @@ impl Sender {
         let header = way.header(partial);
         let bytes = [IoSlice::new(&header), IoSlice::new(packet)];
         let segment = header::LENGTH + packet.len();
-        self.send(way, Datagrams { bytes: &bytes, segment, mark: Ecn::of(packet) }, 1);
+        let _ = self.send(way, Datagrams { bytes: &bytes, segment, mark: Ecn::of(packet) }, 1);
     }
 
     /// Sends the packets that a super-packet becomes, as many at a time as the kernel takes.
@@ -135,12 +165,16 @@ impl Sender {
                 bytes.push(IoSlice::new(segment.payload));
             }
             let datagrams = Datagrams { bytes: &bytes, segment: full, mark: Ecn::of(inner.packet) };
-            self.send(way, datagrams, bytes.len() / 2);
+            if self.send(way, datagrams, bytes.len() / 2).is_err() {
+                let unsent = cut.count() - (first + bytes.len() / 2);
+                return self.counters.add_lost(Loss::TooBig, unsent);
+            }
         }
     }
 
-    /// Sends datagrams; waits while the port is full.
-    fn send(&self, way: &Way<'_>, datagrams: Datagrams<'_>, count: usize) {
+    /// Sends datagrams; waits while the port is full. What is too long for the host's own link is too long for the way to
+    /// this peer, and says nothing of how the host sends.
+    fn send(&self, way: &Way<'_>, datagrams: Datagrams<'_>, count: usize) -> Result<(), TooBig> {
         let to = way.remote.endpoint.into();
         let sent = loop {
             match way.port.send(&to, datagrams) {
@@ -154,11 +188,28 @@ impl Sender {
             }
         };
         match sent {
-            Ok(()) => self.counters.add_sent(count),
+            Ok(()) => {
+                self.counters.add_sent(count);
+                Ok(())
+            }
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                 self.counters.add_lost(Loss::TooBig, count);
+                // Of one alone the host says what it would take, which the port's receiver hears.
+                let alone = &datagrams.bytes[..datagrams.bytes.len().min(2)];
+                if count > 1 {
+                    let _ = way.port.send(&to, Datagrams { bytes: alone, ..datagrams });
+                }
+                Err(TooBig)
             }
-            Err(_) => self.counters.add_lost(Loss::NotSent, count),
+            Err(_) => {
+                self.counters.add_lost(Loss::NotSent, count);
+                Ok(())
+            }
         }
     }
+}
+
+/// Bytes of the longest packet that a super-packet becomes; one that cannot be cut is found later.
+fn longest(inner: &Inner<'_>, offload: Offload) -> usize {
+    Cut::new(*inner, offload).map_or(0, |cut| cut.full().min(inner.packet.len()))
 }

@@ -2,8 +2,8 @@
 
 use std::net::UdpSocket;
 
-use loden_datapath::tunnel::counters::Loss;
 use loden_datapath::tunnel::Header;
+use loden_datapath::tunnel::counters::Loss;
 use loden_proto::model::{Key, Vni};
 
 use crate::hosts::{Hosts, NETWORKS, device, endpoint, key, pod, vni};
@@ -40,7 +40,11 @@ fn nothing_forged_reaches_a_pod_and_each_is_counted_by_its_reason() {
     };
     let forged = [
         Forged { why: Loss::Sender, from_port: false, bytes: good.clone() },
-        Forged { why: Loss::Key, from_port: true, bytes: datagram(vni(5), Key::try_from(7).unwrap(), POD, FORGED) },
+        Forged {
+            why: Loss::Key,
+            from_port: true,
+            bytes: datagram(vni(5), Key::try_from(7).unwrap(), POD, FORGED),
+        },
         Forged { why: Loss::Key, from_port: true, bytes: datagram(vni(5), key(5, 1), POD, FORGED) },
         // Another network's key, and that network with what is of this one.
         Forged { why: Loss::Key, from_port: true, bytes: datagram(vni(5), key(6, 2), POD, FORGED) },

@@ -12,6 +12,8 @@ use loden_datapath::tunnel::engine::{Behind, Engine, Listening};
 use loden_proto::model::{Key, Subnets, Vni};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
+use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 const PORT: u16 = 8285;
@@ -21,6 +23,8 @@ pub(crate) const NETWORKS: [u8; 2] = [5, 6];
 /// Two hosts and their tunnels.
 pub(crate) struct Hosts {
     namespaces: [File; 2],
+    /// What is between them.
+    router: Option<File>,
     pub(crate) engines: [Engine; 2],
 }
 
@@ -73,7 +77,55 @@ impl Hosts {
             inside(namespace, async |handle| wire(&handle, number).await);
             inside(namespace, async |handle| networks(&handle, number, v6).await)
         });
-        Self { namespaces, engines }
+        Self { namespaces, router: None, engines }
+    }
+
+    /// Two hosts with a router between them, whose link to host 2 has an MTU of its own.
+    pub(crate) fn across_router(v6: bool, mtu: u32) -> Self {
+        let namespaces = [namespace(), namespace()];
+        let router = namespace();
+        for (number, host) in [1, 2].into_iter().zip(&namespaces) {
+            let far = host.as_raw_fd();
+            inside(&router, async |handle| {
+                let near = format!("to{number}");
+                handle.link().add(LinkVeth::new(&near, "far0").build()).execute().await.unwrap();
+                let index = if_nametoindex("far0").unwrap();
+                let moved = LinkUnspec::new_with_index(index).setns_by_fd(far).name("eth0".to_owned());
+                handle.link().set(moved.build()).execute().await.unwrap();
+                let index = if_nametoindex(near.as_str()).unwrap();
+                std::fs::write(format!("/proc/sys/net/ipv6/conf/{near}/accept_dad"), "0").unwrap();
+                for v6 in [false, true] {
+                    let length = if v6 { 128 } else { 32 };
+                    handle.address().add(index, gateway(number, v6), length).execute().await.unwrap();
+                }
+                // Only the router's own link is narrow: the hosts do not see it.
+                let link = LinkUnspec::new_with_index(index).mtu(if number == 2 { mtu } else { 1500 });
+                handle.link().set(link.up().build()).execute().await.unwrap();
+                for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                    std::fs::write(format!("/proc/sys/net/{family}"), "1").unwrap();
+                }
+                let v4 = RouteMessageBuilder::<Ipv4Addr>::new()
+                    .destination_prefix(Ipv4Addr::new(192, 0, 2, number), 32)
+                    .output_interface(index);
+                handle.route().add(v4.build()).execute().await.unwrap();
+                let IpAddr::V6(host) = endpoint(number, true).ip() else { unreachable!("it is IPv6") };
+                let v6 = RouteMessageBuilder::<Ipv6Addr>::new()
+                    .destination_prefix(host, 128)
+                    .output_interface(index);
+                handle.route().add(v6.build()).execute().await.unwrap();
+            });
+        }
+        let engines = [1, 2].map(|number| {
+            let namespace = &namespaces[usize::from(number) - 1];
+            inside(namespace, async |handle| behind_router(&handle, number).await);
+            inside(namespace, async |handle| networks(&handle, number, v6).await)
+        });
+        Self { namespaces, router: Some(router), engines }
+    }
+
+    /// Runs something on the router.
+    pub(crate) fn on_router(&self, what: impl FnOnce() + Send) {
+        inside(self.router.as_ref().unwrap(), async move |_| what());
     }
 
     /// Runs something on a host, in a thread of its own.
@@ -138,8 +190,49 @@ async fn wire(handle: &Handle, number: u8) {
     let index = if_nametoindex("eth0").unwrap();
     std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0").unwrap();
     handle.address().add(index, endpoint(number, false).ip(), 24).execute().await.unwrap();
-    handle.address().add(index, endpoint(number, true).ip(), 64).execute().await.unwrap();
+    let mut v6 = handle.address().add(index, endpoint(number, true).ip(), 64);
+    // Bound to at once.
+    v6.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    v6.execute().await.unwrap();
     handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
+}
+
+/// The router's address on the link of a host.
+fn gateway(number: u8, v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, number.into()).into()
+    } else {
+        Ipv4Addr::new(198, 51, 100, number).into()
+    }
+}
+
+/// The host's end of the wire to a router.
+async fn behind_router(handle: &Handle, number: u8) {
+    let index = if_nametoindex("eth0").unwrap();
+    std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0").unwrap();
+    handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
+    for v6 in [false, true] {
+        let length = if v6 { 128 } else { 32 };
+        let mut add = handle.address().add(index, endpoint(number, v6).ip(), length);
+        // Bound to at once.
+        add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        add.execute().await.unwrap();
+        match gateway(number, v6) {
+            IpAddr::V4(gateway) => {
+                let link = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(gateway, 32);
+                let link = link.scope(RouteScope::Link).output_interface(index);
+                handle.route().add(link.build()).execute().await.unwrap();
+                let all = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway);
+                handle.route().add(all.build()).execute().await.unwrap();
+            }
+            IpAddr::V6(gateway) => {
+                let link = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(gateway, 128);
+                handle.route().add(link.output_interface(index).build()).execute().await.unwrap();
+                let all = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway);
+                handle.route().add(all.output_interface(index).build()).execute().await.unwrap();
+            }
+        }
+    }
 }
 
 /// The host's networks, each with a device, its pods' addresses and the way to those of the other host.

@@ -5,6 +5,7 @@
 mod forged;
 mod hosts;
 mod live;
+mod routed;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
