@@ -9,6 +9,8 @@
 //! Both sides of a comparison are measured in the same run, never read from a file. A ratio
 //! above 1 always means that we are better.
 
+mod by_hand;
+mod carry;
 mod datapath;
 mod fanout;
 mod metric;
@@ -17,6 +19,7 @@ mod scale;
 mod store;
 pub mod swarm;
 mod throughput;
+mod tunnel;
 mod usage;
 
 use std::fmt::Write;
@@ -34,6 +37,8 @@ pub use scale::Scale;
 pub enum Bench {
     /// TCP, round trips and small UDP packets between containers, by path
     Throughput,
+    /// The UDP tunnel beside kernel VXLAN and one packet for each system call
+    Tunnel,
     /// Durable leases and commits, and opening the store again
     Store,
     /// Thousands of peers in the kernel, one more, and putting back what is taken away
@@ -44,13 +49,14 @@ pub enum Bench {
 
 impl Bench {
     /// All of them, in the order in which they run.
-    pub const ALL: &[Self] = &[Self::Throughput, Self::Datapath, Self::Store, Self::Fanout];
+    pub const ALL: &[Self] = &[Self::Throughput, Self::Tunnel, Self::Datapath, Self::Store, Self::Fanout];
 
     /// As on the command line and in the name of the result's file.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Throughput => "throughput",
+            Self::Tunnel => "tunnel",
             Self::Datapath => "datapath",
             Self::Store => "store",
             Self::Fanout => "fanout",
@@ -64,6 +70,7 @@ impl Bench {
     pub async fn run(self, scale: &Scale, say: &Say<'_>) -> anyhow::Result<Vec<Metric>> {
         match self {
             Self::Throughput => throughput::run(scale, say).await,
+            Self::Tunnel => tunnel::run(scale, say).await,
             Self::Datapath => datapath::run(scale, say).await,
             Self::Store => store::run(scale, say).await,
             Self::Fanout => fanout::run(scale, say).await,

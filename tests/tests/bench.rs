@@ -10,7 +10,7 @@ use loden_tests::bench::{Bench, Report};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_loden-bench");
 
 /// Names that others rely on, by benchmark; there may be more.
-const AGREED: [(Bench, &[&str]); 4] = [
+const AGREED: [(Bench, &[&str]); 5] = [
     (
         Bench::Throughput,
         &[
@@ -32,6 +32,22 @@ const AGREED: [(Bench, &[&str]); 4] = [
             "cost_conntrack_vxlan",
             "cost_rule_between_pods_hostgw",
             "aa_control_costs_hostgw",
+        ],
+    ),
+    (
+        Bench::Tunnel,
+        &[
+            "tcp1_vs_vxlan",
+            "tcp1_vs_naive",
+            "tcp4_vs_vxlan",
+            "tcp1_vs_vxlan_wire",
+            "tcp1_vs_naive_wire",
+            "tcp4_vs_vxlan_wire",
+            "rtt_p50_vs_vxlan",
+            "rtt_p99_vs_vxlan",
+            "udp200_vs_naive",
+            "reordered",
+            "retransmits",
         ],
     ),
     // The smoke run has a hundredth of the peers.

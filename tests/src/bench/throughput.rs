@@ -10,15 +10,11 @@
 //! The same kernel carries sender, receiver and everything between, so all figures are bound by
 //! CPU: the ratios count, not the gigabits.
 
-mod by_hand;
 mod compare;
 mod figures;
-mod flow;
 mod paths;
-mod rtt;
 mod switched;
 mod toggle;
-mod udp;
 
 use std::time::Duration;
 

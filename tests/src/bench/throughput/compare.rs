@@ -5,8 +5,8 @@
 //!  costs     tracked │ tracked again │ untracked │ our chain, empty │ all rules │ all but the first │ …
 //! ```
 
+use super::super::carry::flow::Rates;
 use super::super::{Better, Metric, NoRuns, Say, Scale};
-use super::flow::Rates;
 use super::paths::{HOSTGW, Ours, VXLAN};
 use super::switched::{State, Switched};
 use super::toggle::slices;
@@ -110,7 +110,7 @@ fn against(name: &str, rates: &Rates, (baseline, theirs): (&str, &Rates)) -> Res
 
 #[cfg(test)]
 mod tests {
-    use super::super::flow::Carried;
+    use super::super::super::carry::flow::Carried;
     use super::*;
 
     /// A flow that carries so much and costs the inverse of it.

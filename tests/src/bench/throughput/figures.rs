@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use super::super::carry::flow::{Carried, Flow, Rates};
+use super::super::carry::{Path, rtt, udp};
 use super::super::metric::quantile;
 use super::super::{Better, Metric, NoRuns, Scale, Series};
-use super::flow::{Carried, Flow, Rates};
-use super::paths::{self, Path};
-use super::{rtt, udp};
+use super::paths;
 
 const RAW_PATH: &str = "raw: host to host";
 /// Echo requests per run.

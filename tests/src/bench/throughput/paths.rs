@@ -12,13 +12,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use super::super::Say;
-use super::by_hand::{self, no_bridge_netfilter};
+use super::super::by_hand::{self, no_bridge_netfilter};
+use super::super::carry::Path;
 use crate::deployment::{Deployment, Node, Underlay};
-use crate::hosts::{Container, Lab, Namespace};
-use crate::traffic::Ping;
+use crate::hosts::{Container, Lab};
 use crate::wait;
 
 pub(super) const RAW: &str = "raw";
@@ -30,30 +30,6 @@ pub(super) const VXLAN: &str = "vxlan";
 
 /// How long a path may take to carry its first packet.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A way from one namespace to another.
-#[derive(Clone)]
-pub(super) struct Path {
-    pub(super) name: &'static str,
-    pub(super) from: Namespace,
-    pub(super) to: Namespace,
-    pub(super) target: IpAddr,
-}
-
-impl Path {
-    pub(super) fn new(name: &'static str, from: &Namespace, to: &Namespace, target: IpAddr) -> Self {
-        Self { name, from: from.clone(), to: to.clone(), target }
-    }
-
-    /// Waits until it carries a packet.
-    async fn carries(&self) -> anyhow::Result<()> {
-        let ping = Ping::to(self.target).start(&self.from)?;
-        let reached = ping.reach(PATIENCE).await;
-        ping.stop().await?;
-        reached.with_context(|| format!("{} carries nothing", self.name))?;
-        Ok(())
-    }
-}
 
 /// Two nodes of ours, and the path between their containers.
 pub(super) struct Ours {
@@ -80,9 +56,9 @@ impl Stage {
         let lab = Lab::new("throughput")?;
         let fabric = lab.fabric("fabric").await?;
         no_bridge_netfilter(&fabric)?;
-        let [raw, routed] = by_hand::routed(&lab, &fabric).await?;
-        let hand = by_hand::vxlan(VXLAN_HAND, &lab, &fabric, [3, 4], false).await?;
-        let hand_ct = by_hand::vxlan(VXLAN_HAND_CT, &lab, &fabric, [5, 6], true).await?;
+        let [raw, routed] = by_hand::routed([RAW, ROUTED], &lab, &fabric).await?;
+        let (hand, _) = by_hand::vxlan(VXLAN_HAND, &lab, &fabric, [3, 4], false).await?;
+        let (hand_ct, _) = by_hand::vxlan(VXLAN_HAND_CT, &lab, &fabric, [5, 6], true).await?;
         say("one control plane and four agents");
         let deployment = Deployment::start("throughput", &[]).await?;
         no_bridge_netfilter(&deployment.fabric)?;
@@ -90,7 +66,7 @@ impl Stage {
         let vxlan = ours(&deployment, VXLAN, "10.244.0.0/16", "vxlan", 21).await?;
         let paths = vec![raw, routed, hostgw.path.clone(), hand, hand_ct, vxlan.path.clone()];
         for path in &paths {
-            path.carries().await?;
+            path.carries(PATIENCE).await?;
         }
         Ok(Self { paths, ours: [hostgw, vxlan], _deployment: deployment, _lab: lab })
     }

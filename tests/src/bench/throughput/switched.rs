@@ -9,7 +9,7 @@
 
 use std::fmt::Write;
 
-use super::by_hand::{TRACKING, Vtep};
+use super::super::by_hand::{TRACKING, Vtep};
 use super::paths::Ours;
 use crate::hosts::Host;
 

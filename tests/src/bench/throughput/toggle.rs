@@ -15,8 +15,8 @@ use std::time::Duration;
 use rand::seq::SliceRandom;
 
 use super::super::Scale;
-use super::flow::{Flow, Rates};
-use super::paths::Path;
+use super::super::carry::Path;
+use super::super::carry::flow::{Flow, Rates};
 
 /// From a switch to the first byte that counts: the kernel frees what was replaced.
 const SETTLE: Duration = Duration::from_millis(20);

@@ -5,10 +5,10 @@ use std::path::Path as FilePath;
 
 use ipnet::IpNet;
 
-use super::paths::{Path, RAW, ROUTED};
+use super::carry::Path;
 use crate::hosts::{Container, Fabric, Host, Lab, Namespace};
 
-const MTU: u32 = 1500;
+pub(super) const MTU: u32 = 1500;
 /// Outer Ethernet, IPv4, UDP and VXLAN headers.
 const OVERHEAD: u32 = 50;
 /// Between the bridge of a host and its containers.
@@ -19,23 +19,29 @@ const BRIDGE_NETFILTER: &str = "net/bridge/bridge-nf-call-iptables";
 pub(super) const TRACKING: &str = "table inet tracking { chain idle { ct state new accept; }; }";
 
 /// Two hosts, and a container on each that is reached by a route of its host.
-pub(super) async fn routed(lab: &Lab, fabric: &Fabric) -> anyhow::Result<[Path; 2]> {
+/// First the path between the hosts themselves.
+pub(super) async fn routed(
+    [raw, routed]: [&'static str; 2],
+    lab: &Lab,
+    fabric: &Fabric,
+) -> anyhow::Result<[Path; 2]> {
     let (a, one) = host_with_container(lab, fabric, 1, MTU).await?;
     let (b, two) = host_with_container(lab, fabric, 2, MTU).await?;
     a.add_route(subnet(2, 0), underlay(2).addr()).await?;
     b.add_route(subnet(1, 0), underlay(1).addr()).await?;
-    let raw = Path::new(RAW, &a, &b, underlay(2).addr());
-    Ok([raw, Path::new(ROUTED, &one, &two, two.address())])
+    let raw = Path::new(raw, &a, &b, underlay(2).addr());
+    Ok([raw, Path::new(routed, &one, &two, two.address())])
 }
 
-/// Two hosts of these numbers with one VTEP each, as flannel programs it, but no rules that packets meet.
+/// Two hosts of these numbers with one VTEP each, as flannel programs it, but no rules that packets meet; and the path
+/// between their containers.
 pub(super) async fn vxlan(
     name: &'static str,
     lab: &Lab,
     fabric: &Fabric,
     numbers: [u8; 2],
     tracking: bool,
-) -> anyhow::Result<Path> {
+) -> anyhow::Result<(Path, [Host; 2])> {
     let (a, one) = host_with_container(lab, fabric, numbers[0], MTU - OVERHEAD).await?;
     let (b, two) = host_with_container(lab, fabric, numbers[1], MTU - OVERHEAD).await?;
     for (host, [own, other]) in [(&a, numbers), (&b, [numbers[1], numbers[0]])] {
@@ -49,7 +55,7 @@ pub(super) async fn vxlan(
             host.nft(TRACKING)?;
         }
     }
-    Ok(Path::new(name, &one, &two, two.address()))
+    Ok((Path::new(name, &one, &two, two.address()), [a, b]))
 }
 
 /// The device of a host.
@@ -99,7 +105,7 @@ fn mac(number: u8) -> String {
     format!("02:00:5e:10:00:{number:02x}")
 }
 
-async fn host_with_container(
+pub(super) async fn host_with_container(
     lab: &Lab,
     fabric: &Fabric,
     number: u8,
@@ -123,11 +129,11 @@ pub(super) fn no_bridge_netfilter(namespace: &Namespace) -> anyhow::Result<()> {
 }
 
 /// The underlay address of a host made by hand: 198.51.100.`number` (TEST-NET-2).
-fn underlay(number: u8) -> IpNet {
+pub(super) fn underlay(number: u8) -> IpNet {
     IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(198, 51, 100, number)), 24)
 }
 
 /// An address in the containers' subnet of a host made by hand; `last` 0 is the subnet's own.
-fn subnet(number: u8, last: u8) -> IpNet {
+pub(super) fn subnet(number: u8, last: u8) -> IpNet {
     IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(10, 1, number, last)), 24)
 }

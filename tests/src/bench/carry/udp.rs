@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use nix::unistd::{Pid, gettid};
 
 use super::super::usage::FlowTime;
-use super::paths::Path;
+use super::Path;
 
 const PAYLOAD: [u8; 200] = [0x5a; 200];
 /// From the first packet to the first that counts.
@@ -23,15 +23,15 @@ const LOOK: Duration = Duration::from_millis(50);
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// What came through.
-pub(super) struct Flood {
+pub(in crate::bench) struct Flood {
     /// Packets received per second.
-    pub(super) per_second: f64,
+    pub(in crate::bench) per_second: f64,
     /// CPU time of the flow per packet received, in µs. What was sent and dropped is in it.
-    pub(super) cpu_micros: f64,
+    pub(in crate::bench) cpu_micros: f64,
 }
 
 /// Sends without a pause and counts what arrives within `time`.
-pub(super) async fn flood(path: &Path, time: Duration) -> anyhow::Result<Flood> {
+pub(in crate::bench) async fn flood(path: &Path, time: Duration) -> anyhow::Result<Flood> {
     let what = || format!("could not send UDP to {} over {}", path.target, path.name);
     let receiver = path.to.enter(|| receiver(path.target)).with_context(what)?;
     let target = receiver.local_addr()?;

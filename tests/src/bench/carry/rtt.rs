@@ -12,7 +12,7 @@ use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Slice, Icmpv4Type, Ipv4Slic
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Read;
 
-use super::paths::Path;
+use super::Path;
 
 /// As ping(8) sends.
 const PAYLOAD: [u8; 56] = [0x5a; 56];
@@ -21,7 +21,7 @@ const LOST: Duration = Duration::from_secs(1);
 const WARM_UP: u16 = 100;
 
 /// `count` round trips in µs.
-pub(super) async fn round_trips(path: &Path, count: usize) -> anyhow::Result<Vec<f64>> {
+pub(in crate::bench) async fn round_trips(path: &Path, count: usize) -> anyhow::Result<Vec<f64>> {
     let (from, target) = (path.from.clone(), path.target);
     let measured = tokio::task::spawn_blocking(move || {
         from.enter(|| {

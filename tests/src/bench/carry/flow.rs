@@ -6,11 +6,11 @@ use anyhow::ensure;
 
 use super::super::Series;
 use super::super::usage::FlowTime;
-use super::paths::Path;
+use super::Path;
 use crate::traffic::{Amount, RunningTransfer, Transfer};
 
 /// Streams from one end of a path to the other.
-pub(super) struct Flow {
+pub(in crate::bench) struct Flow {
     path: &'static str,
     transfer: RunningTransfer,
     time: FlowTime,
@@ -18,7 +18,7 @@ pub(super) struct Flow {
 
 impl Flow {
     /// Begins; `pinned` as [`Transfer::pinned`] has it.
-    pub(super) async fn start(path: &Path, streams: usize, pinned: bool) -> anyhow::Result<Self> {
+    pub(in crate::bench) async fn start(path: &Path, streams: usize, pinned: bool) -> anyhow::Result<Self> {
         let transfer = Transfer::to(path.target).streams(streams).amount(Amount::Endless);
         let transfer = if pinned { transfer.pinned() } else { transfer };
         let transfer = transfer.start(&path.from, &path.to).await?;
@@ -27,7 +27,7 @@ impl Flow {
     }
 
     /// Looks at it for a while.
-    pub(super) async fn watch(&self, time: Duration) -> anyhow::Result<Carried> {
+    pub(in crate::bench) async fn watch(&self, time: Duration) -> anyhow::Result<Carried> {
         let (arrived, spent, begin) = (self.transfer.arrived(), self.time.spent()?, Instant::now());
         tokio::time::sleep(time).await;
         let (bytes, cpu) = (self.transfer.arrived() - arrived, self.time.spent()? - spent);
@@ -40,30 +40,30 @@ impl Flow {
     }
 
     /// Ends it.
-    pub(super) async fn stop(self) -> anyhow::Result<()> {
+    pub(in crate::bench) async fn stop(self) -> anyhow::Result<()> {
         self.transfer.stop().await?;
         Ok(())
     }
 }
 
 /// What was carried in a while.
-pub(super) struct Carried {
-    pub(super) gbit_per_second: f64,
+pub(in crate::bench) struct Carried {
+    pub(in crate::bench) gbit_per_second: f64,
     /// CPU seconds.
-    pub(super) cpu_per_gbit: f64,
+    pub(in crate::bench) cpu_per_gbit: f64,
 }
 
 /// The same, again and again.
 #[derive(Clone, Default)]
-pub(super) struct Rates {
+pub(in crate::bench) struct Rates {
     /// Gbit/s.
-    pub(super) rate: Series,
+    pub(in crate::bench) rate: Series,
     /// CPU seconds per Gbit.
-    pub(super) cpu: Series,
+    pub(in crate::bench) cpu: Series,
 }
 
 impl Rates {
-    pub(super) fn push(&mut self, carried: &Carried) {
+    pub(in crate::bench) fn push(&mut self, carried: &Carried) {
         self.rate.push(carried.gbit_per_second);
         self.cpu.push(carried.cpu_per_gbit);
     }
