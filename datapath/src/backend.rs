@@ -172,19 +172,21 @@ pub fn receivers(network: &Network, me: &Me, actual: &Tables) -> Vec<Receiver> {
 #[must_use]
 pub fn pod_mtu(network: &Network, underlay: &Underlay) -> u32 {
     match network.backend {
-        Backend::Alloc | Backend::HostGw => {
-            network.mtu.map_or(underlay.mtu, |mtu| mtu.get().min(underlay.mtu))
-        }
+        Backend::Alloc | Backend::HostGw => within(network, underlay.mtu),
         Backend::Vxlan(_) => {
             let tunnels = underlay.families().map(|family| vxlan::mtu(network, underlay, family));
             tunnels.min().unwrap_or(underlay.mtu)
         }
         Backend::Udp(_) => {
             let overhead = underlay.families().map(Family::udp_overhead).max().unwrap_or_default();
-            let room = underlay.mtu.saturating_sub(overhead);
-            network.mtu.map_or(room, |mtu| mtu.get().min(room))
+            within(network, underlay.mtu.saturating_sub(overhead))
         }
     }
+}
+
+/// The network's own MTU, but no more than there is room for.
+fn within(network: &Network, room: u32) -> u32 {
+    network.mtu.map_or(room, |mtu| mtu.get().min(room))
 }
 
 /// What to ask a datapath for, to see a network's part of the kernel; `mac` is that of the node's VTEPs.

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use loden_proto::model::{Family, Network, Peer, Vni, VxlanBackend, VxlanReceiver};
 
-use super::{Entries, Me, Reason, Underlay, routed};
+use super::{Entries, Me, Reason, Underlay, routed, within};
 use crate::name::DeviceName;
 use crate::tables::{
     AddressKey, Alias, Device, FdbEntry, FdbKey, Lifetime, NeighbourKey, Route, Setting, SysctlKey, Tables,
@@ -52,8 +52,7 @@ pub fn device_names(vni: Vni) -> [DeviceName; 2] {
 /// MTU of a tunnel in bytes: what the lower device leaves, or the network's
 /// where it is smaller.
 pub(super) fn mtu(network: &Network, underlay: &Underlay, family: Family) -> u32 {
-    let room = underlay.mtu.saturating_sub(family.vxlan_overhead()).max(SMALLEST_MTU);
-    network.mtu.map_or(room, |mtu| mtu.get().min(room))
+    within(network, underlay.mtu.saturating_sub(family.vxlan_overhead()).max(SMALLEST_MTU))
 }
 
 pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> Tables {

@@ -272,15 +272,13 @@ pub(super) fn fdb(message: &NeighbourMessage) -> Option<([u8; 6], FdbEntry)> {
     if !message.header.flags.contains(NeighbourFlags::Own) {
         return None;
     }
-    // `bridge fdb add` sets NUD_NOARP as well; either keeps it from being forgotten.
-    let lasting = u16::from(message.header.state) & (NUD_PERMANENT | NUD_NOARP) != 0;
+    // `bridge fdb add` sets both; either keeps it from being forgotten.
+    let kept = u16::from(NeighbourState::Permanent) | u16::from(NeighbourState::Noarp);
+    let lasting = u16::from(message.header.state) & kept != 0;
     let group = destination.is_none();
     let destination = destination.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     Some((mac?, FdbEntry { destination, port, vni, lasting: lasting && !group }))
 }
-
-const NUD_NOARP: u16 = 0x40;
-const NUD_PERMANENT: u16 = 0x80;
 
 /// The address of a neighbour, and its MAC address if it is permanent and ours.
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Option<Mac>)> {

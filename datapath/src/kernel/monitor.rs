@@ -193,8 +193,7 @@ impl Links {
         let key = route.key();
         if route.only.is_selective() {
             let place = RouteKey { prefix: route.prefix, metric: metric(route.prefix) };
-            let in_the_way = route.is_ours() || route.only.source.is_some();
-            return (set && in_the_way).then_some(Hint::Route(place, None));
+            return (set && route.is_selective_rival()).then_some(Hint::Route(place, None));
         }
         if route.is_our_blackhole() {
             return Some(if set { Hint::Blackhole(key) } else { Hint::BlackholeGone(key) });

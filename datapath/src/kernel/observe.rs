@@ -157,8 +157,7 @@ fn routes(
         let left = route.is_ours() && scope.is_nobodys(&route.prefix);
         let (key, covered) = (route.key(), (scope.covers(&route.prefix) || left) && !anothers);
         if route.only.is_selective() {
-            let in_the_way = route.is_ours() || route.only.source.is_some();
-            if in_the_way && (covered || (on_ours && route.is_ours())) {
+            if route.is_selective_rival() && (covered || (on_ours && route.is_ours())) {
                 tables.rivals.insert(rival(&route), ());
             }
             continue;

@@ -106,7 +106,7 @@ impl Engine {
         }
         let result = self.start(name, mtu, listening);
         self.feed_ports();
-        self.ports.retain(|_, port| !port.inlets.load().is_empty());
+        self.close_unused_ports();
         result
     }
 
@@ -156,7 +156,7 @@ impl Engine {
     pub fn close(&mut self, name: DeviceName) {
         self.tunnels.remove(&name);
         self.feed_ports();
-        self.ports.retain(|_, port| !port.inlets.load().is_empty());
+        self.close_unused_ports();
     }
 
     /// How a network receives on a device; `None` when it does not, or not any more.
@@ -193,6 +193,10 @@ impl Engine {
         self.ports.remove(&local);
         self.ports.insert(local, OpenPort::start(local)?);
         Ok(())
+    }
+
+    fn close_unused_ports(&mut self) {
+        self.ports.retain(|_, port| !port.inlets.load().is_empty());
     }
 
     /// Tells each port which networks use it.

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
-use super::header;
+use loden_proto::model::{Family, Mtu};
 
 /// Bytes of the outer packet that pass on every path: of IPv4 as RFC 8899 §5.1.2 has it, of IPv6 its least MTU.
 const BASE_V4: u16 = 1200;
-const BASE_V6: u16 = 1280;
+const BASE_V6: u16 = Mtu::MIN_V6 as u16;
 
 /// Nobody has said anything.
 const SILENCE: u16 = u16::MAX;
@@ -33,10 +33,13 @@ impl Path {
     /// The way to an endpoint from a device whose packets have at most so many bytes.
     #[must_use]
     pub fn new(endpoint: SocketAddr, device_mtu: u16) -> Self {
-        let (base, overhead) = match endpoint.ip().to_canonical().is_ipv4() {
-            true => (BASE_V4, 20 + 8 + header::LENGTH as u16),
-            false => (BASE_V6, 40 + 8 + header::LENGTH as u16),
+        let family = Family::of(endpoint.ip().to_canonical());
+        let base = match family {
+            Family::V4 => BASE_V4,
+            Family::V6 => BASE_V6,
         };
+        // Less than a hundred.
+        let overhead = family.udp_overhead() as u16;
         let most = device_mtu.saturating_add(overhead).max(base);
         Self {
             base,

@@ -56,6 +56,12 @@ impl MainRoute {
         self.protocol == RouteProtocol::Other(PROTOCOL)
     }
 
+    /// Whether it is for some packets only and has no business where ours is: it says that it is ours, or it takes
+    /// packets of ours whatever its metric ([`Only`]).
+    pub(in crate::kernel) fn is_selective_rival(&self) -> bool {
+        self.only.is_selective() && (self.is_ours() || self.only.source.is_some())
+    }
+
     /// Whether it is one of ours that drops.
     pub(in crate::kernel) fn is_our_blackhole(&self) -> bool {
         self.is_ours() && self.kind == RouteType::BlackHole

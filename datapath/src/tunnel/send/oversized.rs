@@ -2,6 +2,8 @@
 
 use std::io::IoSlice;
 
+use loden_proto::model::Mtu;
+
 use super::super::counters::Loss;
 use super::super::fragment::{self, Fragments};
 use super::super::icmp::Problem;
@@ -10,9 +12,6 @@ use super::super::segment::Cut;
 use super::super::vnet::{self, Work};
 use super::super::{ecn::Ecn, header, port::Datagrams};
 use super::{Room, Sender, Way};
-
-/// The least MTU of IPv6.
-const LEAST_V6: u16 = 1280;
 
 impl Sender {
     /// Cuts what may be cut, and says of all else that it is too long: once for a super-packet.
@@ -28,7 +27,7 @@ impl Sender {
                 };
                 self.counters.add_lost(Loss::TooBig, count);
                 // No IPv6 host takes less for an answer (RFC 8200 §5).
-                let said = if inner.is_v4() { most } else { most.max(LEAST_V6) };
+                let said = if inner.is_v4() { most } else { most.max(Mtu::MIN_V6 as u16) };
                 room.told.tell(&inner, Problem::TooBig(said), &self.device, &self.counters);
             }
             return;
