@@ -1,6 +1,7 @@
 //! A way from one namespace to another, and what is sent over it to see what it carries.
 
 pub(in crate::bench) mod flow;
+pub(in crate::bench) mod measured;
 pub(in crate::bench) mod rtt;
 pub(in crate::bench) mod udp;
 

@@ -18,10 +18,10 @@ mod toggle;
 
 use std::time::Duration;
 
+use super::carry::measured::Measured;
 use super::usage::MachineTime;
 use super::{Metric, Say, Scale};
 use compare::Comparison;
-use figures::Measured;
 use paths::Stage;
 
 /// Above this many processors busy with something else, figures are worth little.

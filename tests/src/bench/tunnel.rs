@@ -16,8 +16,8 @@ mod naive;
 mod order;
 mod stage;
 
+use super::carry::measured::Measured;
 use super::{Metric, Say, Scale};
-use figures::Measured;
 use stage::Stage;
 
 /// Runs the benchmark.

@@ -1,74 +1,10 @@
 //! What each path carries: the same figures of all of them, beside the bare path's.
 
-use std::time::Duration;
-
-use super::super::carry::flow::{Carried, Flow, Rates};
-use super::super::carry::{Path, rtt, udp};
-use super::super::metric::quantile;
-use super::super::{Better, Metric, NoRuns, Scale, Series};
+use super::super::carry::measured::Measured;
+use super::super::{Better, Metric, NoRuns, Series};
 use super::paths;
 
 const RAW_PATH: &str = "raw: host to host";
-/// Echo requests per run.
-const ECHOES: usize = 20_000;
-/// From the first byte of a flow to the first that counts.
-const WARM_UP: Duration = Duration::from_millis(50);
-
-/// The runs of one path.
-pub(super) struct Measured {
-    path: &'static str,
-    tcp1: Rates,
-    tcp4: Rates,
-    udp200: Series,
-    rtt_p50: Series,
-    rtt_p99: Series,
-    cpu_udp200: Series,
-}
-
-impl Measured {
-    pub(super) fn new(path: &'static str) -> Self {
-        Self {
-            path,
-            tcp1: Rates::default(),
-            tcp4: Rates::default(),
-            udp200: Series::default(),
-            rtt_p50: Series::default(),
-            rtt_p99: Series::default(),
-            cpu_udp200: Series::default(),
-        }
-    }
-
-    /// One run; answers a line about it.
-    pub(super) async fn measure(&mut self, path: &Path, scale: &Scale) -> anyhow::Result<String> {
-        let tcp1 = tcp(path, 1, scale.slice()).await?;
-        self.tcp1.push(&tcp1);
-        let tcp4 = tcp(path, 4, scale.slice()).await?;
-        self.tcp4.push(&tcp4);
-        let udp = udp::flood(path, scale.slice()).await?;
-        self.udp200.push(udp.per_second);
-        self.cpu_udp200.push(udp.cpu_micros);
-        let trips = rtt::round_trips(path, scale.count(ECHOES)).await?;
-        let micros = |part| quantile(&trips, part).unwrap_or_default();
-        self.rtt_p50.push(micros(0.5));
-        self.rtt_p99.push(micros(0.99));
-        Ok(format!(
-            "{:13} {:5.2} Gbit/s, 4 flows {:5.2}, {:6.0} packets/s, round trip {:.1} µs",
-            path.name,
-            tcp1.gbit_per_second,
-            tcp4.gbit_per_second,
-            udp.per_second,
-            micros(0.5)
-        ))
-    }
-}
-
-async fn tcp(path: &Path, streams: usize, time: Duration) -> anyhow::Result<Carried> {
-    let flow = Flow::start(path, streams, false).await?;
-    tokio::time::sleep(WARM_UP).await;
-    let carried = flow.watch(time).await?;
-    flow.stop().await?;
-    Ok(carried)
-}
 
 /// One figure of a path: name before the path's, unit, direction, where it is.
 type Figure = (&'static str, &'static str, Better, fn(&Measured) -> &Series);
@@ -105,6 +41,7 @@ pub(super) fn metrics(all: &[Measured]) -> Result<Vec<Metric>, NoRuns> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::carry::flow::Carried;
     use super::*;
 
     fn measured(path: &'static str, value: f64) -> Measured {
