@@ -15,6 +15,7 @@ mod reason;
 mod routed;
 mod screen;
 mod vxlan;
+mod ways;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,6 +29,7 @@ pub use links::Links;
 pub use reason::{Reason, Refused};
 pub use screen::{Screen, Verdict};
 pub use vxlan::{device_names, is_device_name};
+pub use ways::Ways;
 
 use crate::hint::Scope;
 use crate::name::DeviceName;
@@ -64,6 +66,8 @@ pub struct Underlay {
     pub prefixes: Vec<IpNet>,
     /// Who is on a link of the host.
     pub links: Links,
+    /// Who a route over the interface leads to.
+    pub ways: Ways,
     /// Addresses on a link that do not answer (neighbours that have failed).
     pub unanswered: BTreeSet<IpAddr>,
     /// Families in which the host takes packets without encapsulation: peers
@@ -96,10 +100,6 @@ pub struct Entries {
 }
 
 impl Entries {
-    const fn whole(tables: Tables) -> Self {
-        Self { tables, lacking: None }
-    }
-
     fn lacking(reason: Reason) -> Self {
         Self { tables: Tables::default(), lacking: Some(reason) }
     }

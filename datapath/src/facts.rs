@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub connected: Vec<(DeviceName, IpNet)>,
     /// Routes of the main table that are not ours.
     pub routes: Vec<HostRoute>,
+    /// Rules beside the kernel's own send packets to other tables, or nowhere.
+    pub has_rules: bool,
     /// Families in which the host forwards packets.
     pub forwards: Vec<Family>,
     /// How many neighbours that are not permanent the kernel keeps at most, in the families that it tells that of.
@@ -49,12 +51,14 @@ pub struct V6Off {
 pub struct HostRoute {
     /// Destination.
     pub prefix: IpNet,
-    /// Output device; `None` with several next hops.
+    /// Output device; `None` with several next hops, and where packets are dropped.
     pub device: Option<DeviceName>,
     /// Next hop; `None` on a link, and with several.
     pub gateway: Option<IpAddr>,
     /// Its metric; lower is better.
     pub metric: u32,
+    /// Packets that take it get nowhere.
+    pub drops: bool,
 }
 
 impl HostFacts {

@@ -64,7 +64,7 @@ pub enum Hint {
     },
     /// A device's setting of forwarding or filtering changed; the kernel tells of no others.
     Setting(SysctlKey, i32),
-    /// The host's own settings of forwarding or filtering changed.
+    /// The host's own settings of forwarding or filtering changed, or its rules that choose tables of routes.
     Settings,
     /// Notifications were lost, and more may get lost in this stream: anything
     /// may have happened.
@@ -120,7 +120,16 @@ impl Hint {
     /// Whether it may change who is on a link of the host.
     #[must_use]
     pub fn concerns_links(&self, links: &Links) -> bool {
-        self.shakes(links) || matches!(self, Self::HostRouteGone(_) | Self::Route(_, None))
+        self.shakes(links) || self.host_route().is_some()
+    }
+
+    /// The prefix of a route of the host's that came or went.
+    #[must_use]
+    pub const fn host_route(&self) -> Option<IpNet> {
+        match self {
+            Self::HostRouteGone(prefix) | Self::Route(RouteKey { prefix, .. }, None) => Some(*prefix),
+            _ => None,
+        }
     }
 
     /// Whether addresses or devices that are not in `desired` changed, or

@@ -7,7 +7,7 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr};
 
 use loden_datapath::tables::{Setting, SysctlKey};
-use loden_datapath::{Hint, Host, Tables};
+use loden_datapath::{Hint, Host, HostRoute, Tables};
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use support::netns::{concerned, desired, foreign, in_namespace, name};
 use support::{me, network, peer};
@@ -42,6 +42,50 @@ fn the_host_is_described_as_it_is() {
         let far = net.kernel.route_to("203.0.113.1".parse().unwrap()).await.unwrap().unwrap();
         assert_eq!(far.gateway, Some("192.0.2.254".parse().unwrap()));
         assert_eq!(net.kernel.route_to("2001:db8:9999::1".parse().unwrap()).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn routes_that_lead_nowhere_and_rules_are_told_of_and_announced() {
+    in_namespace(async |mut net| {
+        let network = network();
+        net.converge(&network, &desired(&network, &me(&network), &[peer(&network, 2)])).await;
+        let of = |prefix: &'static str| move |route: &&HostRoute| route.prefix.to_string() == prefix;
+        let mut hints = net.kernel.hints().await.unwrap();
+        for kind in ["blackhole", "unreachable", "prohibit"] {
+            for prefix in ["192.0.2.64/26", "2001:db8:ffff:0:1::/80"] {
+                foreign(&format!("ip route add {kind} {prefix}"));
+                let facts = net.kernel.facts().await.unwrap();
+                let route = facts.routes.iter().find(of(prefix)).unwrap();
+                assert_eq!((route.device, route.gateway, route.drops), (None, None, true));
+                foreign(&format!("ip route del {kind} {prefix}"));
+                for gone in [false, true] {
+                    let hint = hints.recv().await.unwrap();
+                    assert_eq!(hint.host_route().unwrap().to_string(), prefix, "{hint:?}");
+                    assert_eq!(matches!(hint, Hint::HostRouteGone(_)), gone);
+                }
+            }
+        }
+        let facts = net.kernel.facts().await.unwrap();
+        assert!(!facts.routes.iter().any(|route| route.drops), "{:?}", facts.routes);
+        assert!(facts.routes.iter().find(of("192.0.2.0/24")).is_some_and(|route| !route.drops));
+
+        assert!(!facts.has_rules, "the kernel's own are none");
+        for family in ["-4", "-6"] {
+            for rule in ["to 192.0.2.0/24 lookup 100", "to 2001:db8::/32 lookup 100", "fwmark 7 unreachable"]
+            {
+                let is_of_other = rule.contains(if family == "-4" { "2001" } else { "192" });
+                if is_of_other {
+                    continue;
+                }
+                foreign(&format!("ip {family} rule add {rule}"));
+                assert!(net.kernel.facts().await.unwrap().has_rules, "{rule}");
+                assert_eq!(hints.recv().await.unwrap(), Hint::Settings);
+                foreign(&format!("ip {family} rule del {rule}"));
+                assert!(!net.kernel.facts().await.unwrap().has_rules);
+                assert_eq!(hints.recv().await.unwrap(), Hint::Settings);
+            }
+        }
     });
 }
 

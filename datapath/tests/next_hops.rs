@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use loden_datapath::backend::{self, Delta, Desired, Me, Reason};
 use loden_datapath::{Plan, Tables, plan};
-use loden_proto::model::{Backend, Network, Peer, VxlanBackend};
-use support::{links, me, network, peer, routed};
+use loden_proto::model::{Backend, Family, Network, Peer, Receiver, VxlanBackend};
+use support::{dual_underlay, links, me, network, network_v4, peer, receiver, routed, routes_to, vtep};
 
 fn host_gw() -> Network {
     Network { backend: Backend::HostGw, ..network() }
@@ -125,11 +125,11 @@ fn who_offers_nothing_is_waited_for() {
 
 #[test]
 fn a_neighbour_that_does_not_answer_keeps_its_route_and_is_named() {
-    let network = host_gw();
+    let network = Network { backend: Backend::HostGw, ..network_v4() };
     let mut desired = Desired::new(network.clone(), me(&network));
     desired.apply(Delta {
         removed: Vec::new(),
-        upserted: vec![dual(&network, 2).into(), dual(&network, 3).into()],
+        upserted: vec![routed(peer(&network, 2)).into(), routed(peer(&network, 3)).into()],
     });
     let address = "192.0.2.2".parse().unwrap();
     assert!(desired.answers(address, false).is_empty(), "packets make the kernel ask again");
@@ -141,6 +141,59 @@ fn a_neighbour_that_does_not_answer_keeps_its_route_and_is_named() {
     assert!(desired.answers(address, true).is_empty());
     assert!(desired.refused().is_empty());
     assert!(desired.answers("192.0.2.77".parse().unwrap(), false).is_empty(), "nobody's");
+}
+
+#[test]
+fn where_one_family_does_not_answer_an_ipv4_subnet_goes_by_the_other() {
+    let network = host_gw();
+    let mut desired = Desired::new(network.clone(), me(&network));
+    desired.apply(Delta { removed: Vec::new(), upserted: vec![dual(&network, 2).into()] });
+    let address = "192.0.2.2".parse().unwrap();
+    let moved = lines(&desired.answers(address, false));
+    assert_eq!(moved, ["+ route 10.244.2.0/24 metric 3 via 2001:db8:ffff::2 dev eth0"]);
+    assert!(desired.refused().is_empty());
+    // Where neither answers, nothing is gained.
+    let back = lines(&desired.answers("2001:db8:ffff::2".parse().unwrap(), false));
+    assert_eq!(back, ["+ route 10.244.2.0/24 metric 3 via 192.0.2.2 dev eth0"]);
+    assert_eq!(desired.refused().len(), 1);
+}
+
+#[test]
+fn of_two_addresses_the_one_of_a_family_that_this_host_has_is_named() {
+    let network = host_gw();
+    let mut me = me(&network);
+    me.underlay.links = links(&[]);
+    (me.underlay.v4, me.underlay.v6) = (None, Some("2001:db8:ffff::1".parse().unwrap()));
+    let (_, lacking) = ways(&network, &me, &dual(&network, 2));
+    assert_eq!(lacking, Some(Reason::NotAdjacent { address: "2001:db8:ffff::2".parse().unwrap() }));
+}
+
+#[test]
+fn a_vxlan_peer_that_no_route_leads_to_keeps_its_entries_and_is_named() {
+    let network = network();
+    let near = me(&network);
+    let mut far = near.clone();
+    far.underlay.ways = routes_to(&["198.51.100.0/24"]);
+    let (all, refused) = backend::tables(&network, &near, [&peer(&network, 2)]);
+    assert!(refused.is_empty());
+    let (still, refused) = backend::tables(&network, &far, [&peer(&network, 2)]);
+    assert_eq!(still, all, "the route may be back in a moment");
+    let told: Vec<_> = refused.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["peer node-2: this host has no route to its underlay address 192.0.2.2 over eth0"]);
+}
+
+#[test]
+fn a_vxlan_peer_is_sent_to_over_the_family_that_a_route_leads_over() {
+    let network = network();
+    let mut me = dual_underlay(me(&network));
+    let mut peer = dual(&network, 2);
+    peer.endpoint.receivers.push(Receiver::Vxlan(receiver(&network, Family::V6, vtep(&peer).mac)));
+    for (leads, device) in [("192.0.2.0/24", "loden1a"), ("2001:db8:ffff::/64", "loden1b")] {
+        me.underlay.ways = routes_to(&[leads]);
+        let (routes, lacking) = ways(&network, &me, &peer);
+        assert!(routes.iter().all(|route| route.contains(device)), "{routes:?}");
+        assert_eq!(lacking, None);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use loden_proto::model::{Network, Peer};
 use loden_proto::names::NodeId;
 
@@ -74,6 +75,12 @@ impl Desired {
     #[must_use]
     pub fn knows(&self, address: IpAddr) -> bool {
         self.screen.holder(address).is_some()
+    }
+
+    /// Whether any accepted peer has its underlay address in a prefix.
+    #[must_use]
+    pub fn sends_into(&self, prefix: IpNet) -> bool {
+        self.screen.has_address_in(prefix)
     }
 
     /// The peers that are not in the tables, or not whole, and why.

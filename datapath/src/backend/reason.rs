@@ -92,6 +92,14 @@ pub enum Reason {
     /// It offers no receiver: its agent has a lease and no device yet.
     #[error("it is not ready to receive")]
     NotReady,
+    /// Packets to it do not leave this host.
+    #[error("this host has no route to its underlay address {address} over {device}")]
+    NoRoute {
+        /// The underlay address.
+        address: IpAddr,
+        /// The device below the tunnel.
+        device: DeviceName,
+    },
     /// It is behind a gateway, and packets can only go there as they are.
     #[error("its underlay address {address} is not on a link of this host")]
     NotAdjacent {

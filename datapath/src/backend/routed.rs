@@ -48,22 +48,21 @@ pub(super) const fn route(device: DeviceName, gateway: IpAddr) -> Route {
     Route { device, gateway, onlink: false }
 }
 
-/// The link and the address on it by which a subnet of a peer is reached.
+/// The link and the address on it by which a subnet of a peer is reached: one that answers, if there is one.
 pub(super) fn next_hop(me: &Me, peer: &Peer, prefix: IpNet) -> Result<(DeviceName, IpAddr), Reason> {
     // An IPv4 route may lead to an IPv6 next hop (RTA_VIA), not the reverse.
     let families: &[Family] = match prefix {
         IpNet::V4(_) => &[Family::V4, Family::V6],
         IpNet::V6(_) => &[Family::V6],
     };
-    let mut reason = None;
-    for family in families {
-        let Some(address) = peer.endpoint.next_hop(*family) else { continue };
-        match me.underlay.links.device_to(address) {
-            Some(device) => return Ok((device, address)),
-            None => reason = reason.or(Some(Reason::NotAdjacent { address })),
-        }
-    }
-    Err(reason.unwrap_or(Reason::NoNextHop { subnet: prefix }))
+    let addresses = || families.iter().filter_map(|family| peer.endpoint.next_hop(*family));
+    let adjacent = addresses().filter_map(|address| Some((me.underlay.links.device_to(address)?, address)));
+    // The first of those that are alike.
+    adjacent.min_by_key(|(_, address)| me.underlay.unanswered.contains(address)).ok_or_else(|| {
+        let ours = |address: &IpAddr| me.underlay.families().any(|family| family == Family::of(*address));
+        let named = addresses().find(ours).or_else(|| addresses().next());
+        named.map_or(Reason::NoNextHop { subnet: prefix }, |address| Reason::NotAdjacent { address })
+    })
 }
 
 /// The families in which this host takes packets as they are.

@@ -99,6 +99,13 @@ impl Screen {
         self.holders.get(&Claim::Underlay(address))
     }
 
+    /// Whether an accepted peer has its underlay address in a prefix.
+    #[must_use]
+    pub fn has_address_in(&self, prefix: IpNet) -> bool {
+        let within = Claim::Underlay(prefix.network())..=Claim::Underlay(prefix.broadcast());
+        self.holders.range(within).next().is_some()
+    }
+
     /// Why a peer is refused.
     #[must_use]
     pub fn refused(&self, node: &NodeId) -> Option<&Reason> {

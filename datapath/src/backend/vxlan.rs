@@ -94,9 +94,10 @@ pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> T
 
 pub(super) fn peer_tables(network: &Network, backend: VxlanBackend, me: &Me, peer: &Peer) -> Entries {
     let mut entries = match choose(network, backend, me, peer) {
-        Ok((receiver, destination)) => {
-            Entries::whole(tunnel(network, backend, me, peer, receiver, destination))
-        }
+        Ok((receiver, destination)) => Entries {
+            tables: tunnel(network, backend, me, peer, receiver, destination),
+            lacking: lost(me, destination),
+        },
         Err(reason) => Entries::lacking(reason),
     };
     if backend.direct_routing {
@@ -142,8 +143,15 @@ fn tunnel(
     tables
 }
 
+/// Why packets do not leave for a destination. Its entries stay: the route may be back in a moment.
+fn lost(me: &Me, destination: IpAddr) -> Option<Reason> {
+    let lost = Reason::NoRoute { address: destination, device: me.underlay.lower };
+    (!me.underlay.ways.lead_to(destination)).then_some(lost)
+}
+
 /// The peer's receiver that this host sends to: of the preferred underlay
-/// family that both have, on the network's port if there is one.
+/// family that both have, where a route leads if one does, on the network's
+/// port if there is one.
 fn choose<'a>(
     network: &Network,
     backend: VxlanBackend,
@@ -151,14 +159,16 @@ fn choose<'a>(
     peer: &'a Peer,
 ) -> Result<(&'a VxlanReceiver, IpAddr), Reason> {
     let fits = |receiver: &VxlanReceiver| receiver.vni == network.vni && receiver.gbp == backend.gbp;
-    for family in me.underlay.families() {
-        let Some(destination) = peer.endpoint.address(family) else { continue };
+    let choices = me.underlay.families().filter_map(|family| {
+        let destination = peer.endpoint.address(family)?;
         let usable = peer.endpoint.vteps().filter(|receiver| receiver.family == family && fits(receiver));
-        if let Some(receiver) = usable.min_by_key(|receiver| (receiver.port != backend.port, receiver.port)) {
-            return Ok((receiver, destination));
-        }
-    }
-    Err(why_none_fits(network, backend, me, peer))
+        let receiver = usable.min_by_key(|receiver| (receiver.port != backend.port, receiver.port))?;
+        Some((receiver, destination))
+    });
+    // The first of those that are alike.
+    choices
+        .min_by_key(|(_, destination)| lost(me, *destination).is_some())
+        .ok_or_else(|| why_none_fits(network, backend, me, peer))
 }
 
 fn why_none_fits(network: &Network, backend: VxlanBackend, me: &Me, peer: &Peer) -> Reason {

@@ -25,13 +25,15 @@ use crate::{DeviceName, Error};
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 /// Groups of `rtnetlink(7)`: links, neighbours (forwarding databases among
 /// them), addresses, routes and settings of both families.
-const GROUPS: [u32; 8] = [
+const GROUPS: [u32; 10] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV4_ROUTE,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV4_RULE,
+    libc::RTNLGRP_IPV6_RULE,
     libc::RTNLGRP_IPV4_NETCONF,
     libc::RTNLGRP_IPV6_NETCONF,
 ];
@@ -170,6 +172,7 @@ impl Links {
             RouteNetlinkMessage::DelNeighbour(message) => self.neighbour(&message, false),
             RouteNetlinkMessage::NewRoute(message) => self.route(&message, true),
             RouteNetlinkMessage::DelRoute(message) => self.route(&message, false),
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Some(Hint::Settings),
             _ => None,
         }
     }
@@ -199,7 +202,7 @@ impl Links {
             return Some(if set { Hint::Blackhole(key) } else { Hint::BlackholeGone(key) });
         }
         if !route.is_unicast() {
-            return set.then_some(Hint::Route(key, None));
+            return Some(if set { Hint::Route(key, None) } else { Hint::HostRouteGone(route.prefix) });
         }
         Some(match (set, route.is_ours()) {
             (false, true) => Hint::RouteGone(key),

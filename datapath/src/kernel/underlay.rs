@@ -10,6 +10,7 @@ use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteType,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::requests::Requests;
@@ -67,6 +68,7 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
     };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         routes(requests, family, &names, &mut facts)?;
+        facts.has_rules |= has_rules(requests, family)?;
     }
     Ok(facts)
 }
@@ -104,12 +106,17 @@ fn routes(
     for answer in requests.dump(&RouteNetlinkMessage::GetRoute(question))? {
         let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
         let Some(route) = decode::main_route(&message) else { continue };
-        if route.is_ours() || !route.is_unicast() {
+        let drops = route.drops();
+        if route.is_ours() || !(route.is_unicast() || drops) {
             continue;
         }
         let (prefix, gateway, metric) = (route.prefix, route.gateway, route.metric);
+        if drops {
+            facts.routes.push(HostRoute { prefix, device: None, gateway: None, metric, drops });
+            continue;
+        }
         let device = route.device.and_then(|index| names.get(&index)).copied();
-        facts.routes.push(HostRoute { prefix, device, gateway, metric });
+        facts.routes.push(HostRoute { prefix, device, gateway, metric, drops });
         if prefix.prefix_len() > 0 {
             continue;
         }
@@ -122,6 +129,26 @@ fn routes(
     defaults.sort_by_key(|route| route.metric);
     facts.default_routes.extend(defaults);
     Ok(())
+}
+
+/// Whether there are rules that send packets elsewhere than to the tables that every kernel looks at.
+fn has_rules(requests: &mut Requests, family: AddressFamily) -> Result<bool, Error> {
+    let mut question = RuleMessage::default();
+    question.header.family = family;
+    let rules = match requests.dump(&RouteNetlinkMessage::GetRule(question)) {
+        Err(Error::Kernel(error)) if error.errno == libc::EOPNOTSUPP => return Ok(false),
+        rules => rules?,
+    };
+    let usual = [libc::RT_TABLE_LOCAL, libc::RT_TABLE_MAIN, libc::RT_TABLE_DEFAULT];
+    let is_usual = |rule: &RuleMessage| {
+        let named = rule.attributes.iter().find_map(|attribute| match attribute {
+            RuleAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+        let table = named.unwrap_or_else(|| rule.header.table.into());
+        rule.header.action == RuleAction::ToTable && usual.iter().any(|usual| u32::from(*usual) == table)
+    };
+    Ok(rules.iter().any(|answer| matches!(answer, RouteNetlinkMessage::NewRule(rule) if !is_usual(rule))))
 }
 
 /// The next hops of a multipath route, which has no output device of its own.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
-use loden_datapath::backend::{Links, Me, Underlay, mac_of};
+use loden_datapath::backend::{Links, Me, Underlay, Ways, mac_of};
 use loden_datapath::{HostFacts, HostRoute, Interface};
 use loden_proto::model::{
     Backend, Endpoint, Family, Mac, Mtu, Network, Peer, Pool, Port, Receiver, RoutedReceiver, Subnets, Vni,
@@ -65,6 +65,7 @@ pub(crate) fn me(network: &Network) -> Me {
             v6: None,
             prefixes: vec!["192.0.2.0/24".parse().unwrap()],
             links: links(&[("192.0.2.0/24", None), ("2001:db8:ffff::/64", None)]),
+            ways: Ways::anywhere(),
             unanswered: BTreeSet::new(),
             routed: vec![Family::V4],
             inner: vec![Family::V4, Family::V6],
@@ -77,6 +78,16 @@ pub(crate) fn me(network: &Network) -> Me {
 /// The links of a host with one NIC, `eth0`, and these routes over it, each
 /// with its gateway.
 pub(crate) fn links(routes: &[(&str, Option<&str>)]) -> Links {
+    Links::of(&facts(routes), &subnets(1, true))
+}
+
+/// The ways of the same host with routes over its link.
+pub(crate) fn routes_to(prefixes: &[&str]) -> Ways {
+    let routes: Vec<_> = prefixes.iter().map(|prefix| (*prefix, None)).collect();
+    Ways::of(&facts(&routes), "eth0".parse().unwrap(), &subnets(1, true))
+}
+
+fn facts(routes: &[(&str, Option<&str>)]) -> HostFacts {
     let name = "eth0".parse().unwrap();
     let nic = Interface {
         index: 2,
@@ -100,10 +111,10 @@ pub(crate) fn links(routes: &[(&str, Option<&str>)]) -> Links {
         device: Some(name),
         gateway: gateway.map(|gateway| gateway.parse().unwrap()),
         metric: 0,
+        drops: false,
     };
     let routes = routes.iter().map(route).collect();
-    let facts = HostFacts { interfaces: vec![nic], routes, ..HostFacts::default() };
-    Links::of(&facts, &subnets(1, true))
+    HostFacts { interfaces: vec![nic], routes, ..HostFacts::default() }
 }
 
 /// The same peer, as one that takes packets without encapsulation too.

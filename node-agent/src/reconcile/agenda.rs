@@ -51,7 +51,9 @@ impl<D: Datapath + Host> Reconcile<D> {
         let concerns = hint.concerns(desired.tables());
         let (is_routed, links) = (desired.network().backend.is_routed(), &desired.me().underlay.links);
         self.shaken |= is_routed && hint.shakes(links);
-        let underlay = (is_routed && hint.concerns_links(links)) || hint.concerns_underlay(desired.tables());
+        let underlay = (is_routed && hint.concerns_links(links))
+            || hint.host_route().is_some_and(|prefix| desired.sends_into(prefix))
+            || hint.concerns_underlay(desired.tables());
         self.strays.heed(hint, desired.tables(), &desired.network().pools);
         if !self.strays.is_empty() && self.strays_due.is_none() {
             self.strays_due = Some(self.next_repair());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use loden_datapath::backend::{Links, Underlay};
+use loden_datapath::backend::{Links, Underlay, Ways};
 use loden_datapath::{Datapath, DeviceName, Host, HostFacts};
 use loden_proto::convert::MAX_PREFIXES;
 use loden_proto::model::{Backend, Endpoint, Family, Network, Receiver, check_underlay};
@@ -170,6 +170,7 @@ pub(super) fn of(
         v6: choice.v6,
         prefixes: connected.filter(ours).collect(),
         links: if network.backend.is_routed() { Links::of(facts, &held.subnets) } else { Links::default() },
+        ways: Ways::of(facts, choice.device, &held.subnets),
         unanswered: BTreeSet::new(),
         routed: routed(choice, facts, network),
         inner: families::inner(facts, choice, network, held),

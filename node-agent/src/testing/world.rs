@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use loden_datapath::firewall::FakeFirewall;
-use loden_datapath::{DefaultRoute, Fake, HostFacts, Interface, InterfaceAddress};
+use loden_datapath::{DefaultRoute, Fake, HostFacts, HostRoute, Interface, InterfaceAddress};
 use loden_proto::model::{Family, Network, Subnets};
 use loden_transport::{Dialled, Origins, ServerAddress};
 use tempfile::TempDir;
@@ -214,6 +214,13 @@ pub(crate) fn facts(address: &str) -> HostFacts {
             device: eth0,
             gateway: Some(gateway),
             metric: 0,
+        }],
+        routes: vec![HostRoute {
+            prefix: "0.0.0.0/0".parse().unwrap(),
+            device: Some(eth0),
+            gateway: Some(gateway),
+            metric: 0,
+            drops: false,
         }],
         connected: vec![(eth0, "192.0.2.0/24".parse().unwrap())],
         forwards: vec![Family::V4, Family::V6],

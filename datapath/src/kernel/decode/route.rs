@@ -52,6 +52,12 @@ impl MainRoute {
         self.kind == RouteType::Unicast
     }
 
+    /// Whether all packets that take it get nowhere.
+    pub(in crate::kernel) fn drops(&self) -> bool {
+        let ends = [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit];
+        ends.contains(&self.kind) && !self.only.is_selective()
+    }
+
     pub(in crate::kernel) fn is_ours(&self) -> bool {
         self.protocol == RouteProtocol::Other(PROTOCOL)
     }

@@ -166,6 +166,7 @@ async fn a_route_of_others_costs_no_look_at_the_kernel_unless_it_changes_a_link(
         metric: 0,
         device: Some("eth0".parse().unwrap()),
         gateway,
+        drops: false,
     };
     world.kernel.change_facts(|host| host.routes.push(route("192.0.2.0/24", None)));
     let (_agent, _watch) = world.ready_with(&[1], 1).await;
@@ -193,6 +194,7 @@ async fn who_has_not_answered_is_known_after_a_restart() {
         metric: 0,
         device: Some("eth0".parse().unwrap()),
         gateway: None,
+        drops: false,
     };
     world.kernel.change_facts(|host| host.routes.push(on_link));
     let (agent, watch) = world.ready_with(&[], 1).await;
@@ -306,4 +308,30 @@ async fn no_route_of_ours_covers_the_control_plane() {
         text.contains("10.244.9.0/24 contains 10.244.9.7, where this host reaches the control plane"),
         "{text}"
     );
+}
+
+/// Packets to it are lost, and nothing of ours is wrong.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_no_route_leads_to_is_named_until_one_does() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1, 2], 1).await;
+    settle().await;
+    let (executed, observations) = (world.kernel.executed().len(), world.kernel.observations());
+    world.kernel.hint(&Hint::HostRouteGone("203.0.113.0/24".parse().unwrap()));
+    settle().await;
+    assert_eq!(world.kernel.observations(), observations, "nobody is sent to there");
+
+    let everywhere = "0.0.0.0/0".parse().unwrap();
+    let mut route = None;
+    world.kernel.change_facts(|host| route = host.routes.pop());
+    world.kernel.hint(&Hint::HostRouteGone(everywhere));
+    agent.told(|_, detail| detail.contains("0 peers from server, 2 left out")).await;
+    let failures = agent.overview().borrow().applied.failures.clone();
+    let message = "this host has no route to its underlay address 192.0.2.1 over eth0";
+    assert_eq!(failures["node-1"].message, message);
+
+    world.kernel.change_facts(|host| host.routes.extend(route));
+    world.kernel.hint(&Hint::Route(RouteKey { prefix: everywhere, metric: 0 }, None));
+    agent.told(|_, detail| detail.contains("2 peers from server") && !detail.contains("left out")).await;
+    assert_eq!(world.kernel.executed().len(), executed, "the entries stay");
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use loden_datapath::backend::{self, Desired, Links, Me, Underlay, mac_of};
+use loden_datapath::backend::{self, Desired, Links, Me, Underlay, Ways, mac_of};
 use loden_datapath::{Datapath, Host as _, Kernel, plan};
 use loden_proto::model::{Family, Network, Peer};
 use netlink_packet_route::route::RouteProtocol;
@@ -105,6 +105,7 @@ async fn me(kernel: &mut Kernel, shape: Shape, network: &Network) -> anyhow::Res
         v6: None,
         prefixes: vec![underlay_net(ME).trunc()],
         links: Links::of(&kernel.facts().await?, &subnets),
+        ways: Ways::anywhere(),
         unanswered: Default::default(),
         routed: if shape == Shape::HostGw { vec![Family::V4] } else { Vec::new() },
         inner: vec![Family::V4, Family::V6],

@@ -1,0 +1,149 @@
+//! Which addresses this host has a route to over its lower device.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use loden_proto::model::Subnets;
+
+use crate::facts::HostFacts;
+use crate::name::DeviceName;
+
+/// A host's routes as far as they tell whether packets to an address leave at all: prefixes, sorted, whose answer is
+/// not that of the prefix around them. `None`: rules choose other tables than the main one, and nothing is known.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ways(Option<Vec<(IpNet, bool)>>);
+
+impl Ways {
+    /// Reads them from a host's routes. A tunnel is bound to its lower device: the kernel passes over routes that
+    /// lead elsewhere, save those that lead nowhere. Routes below our own subnets are our pods', and come and go.
+    #[must_use]
+    pub fn of(facts: &HostFacts, lower: DeviceName, own: &Subnets) -> Self {
+        if facts.has_rules {
+            return Self::anywhere();
+        }
+        let concerns = |prefix: &IpNet| !own.iter().any(|subnet| subnet.contains(prefix));
+        let routes = facts.routes.iter().filter(|route| concerns(&route.prefix));
+        let ours = routes.filter(|route| route.drops || route.device.is_none_or(|device| device == lower));
+        let mut routes: Vec<_> =
+            ours.map(|route| (route.prefix.trunc(), route.metric, !route.drops)).collect();
+        routes.sort_unstable();
+        // The best metric is the first.
+        routes.dedup_by_key(|(prefix, ..)| *prefix);
+        let mut around: Vec<(IpNet, bool)> = Vec::new();
+        let mut answers = Vec::new();
+        for (prefix, _, leads) in routes {
+            while around.pop_if(|(outer, _)| !outer.contains(&prefix)).is_some() {}
+            if leads != around.last().is_some_and(|(_, leads)| *leads) {
+                answers.push((prefix, leads));
+            }
+            around.push((prefix, leads));
+        }
+        Self(Some(answers))
+    }
+
+    /// To everywhere, for all that is known.
+    #[must_use]
+    pub const fn anywhere() -> Self {
+        Self(None)
+    }
+
+    /// Whether a route leads to an address.
+    #[must_use]
+    pub fn lead_to(&self, address: IpAddr) -> bool {
+        let Some(answers) = &self.0 else { return true };
+        let before = answers.partition_point(|(prefix, _)| prefix.network() <= address);
+        let longest = answers.iter().take(before).rev().find(|(prefix, _)| prefix.contains(&address));
+        longest.is_some_and(|(_, leads)| *leads)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::facts::HostRoute;
+
+    fn device(name: &str) -> DeviceName {
+        name.parse().unwrap()
+    }
+
+    fn route(prefix: &str, over: Option<&str>, metric: u32) -> HostRoute {
+        let drops = over.is_none();
+        HostRoute { prefix: prefix.parse().unwrap(), device: over.map(device), gateway: None, metric, drops }
+    }
+
+    fn ways(routes: Vec<HostRoute>) -> Ways {
+        let own = Subnets::new(["10.244.1.0/24".parse().unwrap()]).unwrap();
+        Ways::of(&HostFacts { routes, ..HostFacts::default() }, device("eth0"), &own)
+    }
+
+    fn lead_to(ways: &Ways, address: &str) -> bool {
+        ways.lead_to(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_way_leads_over_the_lower_device_and_is_not_barred() {
+        let own = route("10.244.1.8/29", Some("eth0"), 0);
+        let ways = ways(vec![
+            route("192.0.2.0/24", Some("eth0"), 0),
+            route("198.51.100.0/24", Some("eth1"), 0),
+            route("203.0.113.0/24", Some("eth0"), 5),
+            route("203.0.113.0/24", None, 9),
+            route("203.0.113.64/26", None, 0),
+            route("203.0.113.65/32", Some("eth0"), 0),
+            own,
+        ]);
+        for (address, leads) in [
+            ("192.0.2.255", true),
+            ("192.0.3.0", false),
+            ("198.51.100.1", false),
+            ("203.0.113.1", true),
+            ("203.0.113.64", false),
+            ("203.0.113.65", true),
+            ("203.0.113.128", true),
+            ("10.244.1.9", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(lead_to(&ways, address), leads, "{address}");
+        }
+    }
+
+    /// So routes that come and go below it are no news.
+    #[test]
+    fn a_default_route_stands_for_all_that_lead_the_same_way() {
+        let whole = vec![route("0.0.0.0/0", Some("eth0"), 100), route("192.0.2.0/24", Some("eth0"), 0)];
+        assert_eq!(ways(whole.clone()), ways(whole[..1].to_vec()));
+        assert!(lead_to(&ways(whole), "8.8.8.8"));
+    }
+
+    #[test]
+    fn where_rules_choose_tables_nothing_is_said() {
+        let own = Subnets::new(["10.244.1.0/24".parse().unwrap()]).unwrap();
+        let facts = HostFacts { has_rules: true, ..HostFacts::default() };
+        assert!(lead_to(&Ways::of(&facts, device("eth0"), &own), "192.0.2.1"));
+    }
+
+    proptest! {
+        #[test]
+        fn it_answers_as_the_longest_of_all_routes(
+            routes in prop::collection::vec((any::<u8>(), 24_u8..=32, 0_u32..3, 0_u8..3), 0..30),
+            last: u8,
+        ) {
+            let routes: Vec<_> = routes.into_iter().map(|(octet, length, metric, kind)| {
+                let over = [Some("eth0"), Some("eth1"), None][usize::from(kind)];
+                route(&format!("192.0.2.{octet}/{length}"), over, metric)
+            }).map(|route| HostRoute { prefix: route.prefix.trunc(), ..route }).collect();
+            let address: IpAddr = [192, 0, 2, last].into();
+            let usable = routes.iter().filter(|route| route.device != Some(device("eth1")));
+            let best = usable.filter(|route| route.prefix.contains(&address))
+                .min_by_key(|route| (std::cmp::Reverse(route.prefix.prefix_len()), route.metric, !route.drops));
+            let expected = best.is_some_and(|route| !route.drops);
+            let ways = ways(routes.clone());
+            // Of two alike, one that drops and one that does not, the kernel has one only.
+            let unclear = routes.iter().any(|a| routes.iter().any(|b|
+                (a.prefix, a.metric) == (b.prefix, b.metric) && a.drops != b.drops));
+            prop_assert!(unclear || ways.lead_to(address) == expected);
+        }
+    }
+}
