@@ -46,6 +46,8 @@ const AGREED: [(Bench, &[&str]); 5] = [
             "rtt_p50_vs_vxlan",
             "rtt_p99_vs_vxlan",
             "udp200_vs_naive",
+            "packets_per_send",
+            "packets_per_write",
             "reordered",
             "retransmits",
         ],

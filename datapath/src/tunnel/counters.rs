@@ -93,7 +93,9 @@ impl From<Rejected> for Loss {
 #[derive(Debug, Default)]
 pub struct Counters {
     sent: AtomicU64,
+    sends: AtomicU64,
     received: AtomicU64,
+    writes: AtomicU64,
     told: AtomicU64,
     lost: [AtomicU64; Loss::ALL.len()],
 }
@@ -105,10 +107,22 @@ impl Counters {
         self.sent.load(Ordering::Relaxed)
     }
 
+    /// With how many sends: super-packets leave many packets at a time.
+    #[must_use]
+    pub fn sends(&self) -> u64 {
+        self.sends.load(Ordering::Relaxed)
+    }
+
     /// Packets that the device took.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// With how many writes: packets of one flow are merged.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
     }
 
     /// ICMP errors that pods were told.
@@ -125,10 +139,12 @@ impl Counters {
 
     pub(super) fn add_sent(&self, count: usize) {
         self.sent.fetch_add(count as u64, Ordering::Relaxed);
+        self.sends.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn add_received(&self, count: usize) {
         self.received.fetch_add(count as u64, Ordering::Relaxed);
+        self.writes.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn add_told(&self) {

@@ -11,6 +11,7 @@
 //! First as the links are, then with their offloads off (`_wire`): a wire carries no super-packets. Everything runs in
 //! this process, on the kernel of one machine: the ratios count.
 
+mod at_a_time;
 mod figures;
 mod naive;
 mod order;
@@ -38,6 +39,7 @@ pub(super) async fn run(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Vec<Metr
         metrics.extend(figures::metrics(&all, if offloads { "" } else { "_wire" })?);
     }
     stage.offload(true)?;
+    metrics.extend(at_a_time::metrics(&stage).await?);
     say("the order of packets");
     metrics.extend(order::metrics(&stage.paths, scale).await?);
     Ok(metrics)

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
+use loden_datapath::tunnel::counters::Counters;
 use loden_datapath::tunnel::engine::{Behind, Engine, Listening};
 use loden_proto::model::{Key, Subnets, Vni};
 
@@ -25,15 +27,15 @@ const NAIVE_OVERHEAD: u32 = 28;
 const OVERHEAD: u32 = NAIVE_OVERHEAD + 12;
 const PORT: u16 = 8285;
 const DEVICE: &str = "tun0";
-/// Bytes of a super-packet at most: with a header of ours for each of its packets, 65,507 are left in a datagram.
-const SUPER_PACKET: u32 = 60_000;
 
 /// Everything that the paths need. Dropping it ends and removes it.
 pub(super) struct Stage {
     pub(super) paths: Vec<Path>,
     /// Those of all paths.
     hosts: Vec<Namespace>,
-    _tunnels: (Vec<Naive>, Vec<Engine>),
+    /// Ours, that of the sending host first.
+    engines: Vec<Engine>,
+    _naive: Vec<Naive>,
     _lab: Lab,
 }
 
@@ -66,7 +68,15 @@ impl Stage {
         for path in &paths {
             path.carries(PATIENCE).await?;
         }
-        Ok(Self { paths, hosts, _tunnels: (naive, engines), _lab: lab })
+        Ok(Self { paths, hosts, engines, _naive: naive, _lab: lab })
+    }
+
+    /// What our tunnel has moved: of the sending host, of the receiving one.
+    pub(super) fn counters(&self) -> anyhow::Result<[Arc<Counters>; 2]> {
+        let device = DEVICE.parse()?;
+        let mut all = self.engines.iter().filter_map(|engine| engine.counters(device).cloned());
+        let (Some(from), Some(to)) = (all.next(), all.next()) else { bail!("a tunnel has ended") };
+        Ok([from, to])
     }
 
     /// Has the links of all hosts cut and merge packets by themselves, or not.
@@ -110,8 +120,6 @@ fn endpoint(number: u8) -> SocketAddr {
 
 /// Leads what is for another host's containers to the device.
 async fn lead(host: &Host, other: u8) -> anyhow::Result<()> {
-    // A super-packet is then one send.
-    host.iproute(&format!("ip link set {DEVICE} gso_max_size {SUPER_PACKET}")).await?;
     host.iproute(&format!("ip link set {DEVICE} up")).await?;
     host.iproute(&format!("ip route add {} dev {DEVICE}", subnet(other, 0))).await?;
     Ok(())
