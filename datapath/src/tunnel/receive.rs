@@ -17,6 +17,7 @@ use super::counters::{Counters, Loss};
 use super::device::TunDevice;
 use super::ecn::{self, Ecn};
 use super::header::{self, Header};
+use super::inner::Inner;
 use super::merge::{PACKETS, Run};
 use super::peers::Rejected;
 use super::port::{self, Datagrams, Port};
@@ -69,9 +70,11 @@ impl Receiver {
             match self.port.receive(&mut buffers, &mut meta) {
                 Ok(count) => {
                     let inlets = self.inlets.load();
+                    let mut batch = Batch { inlets: &inlets, network: None, open: None };
                     for (buffer, meta) in buffers.iter_mut().zip(&meta).take(count) {
-                        self.datagrams(&mut buffer[..meta.len], meta, &inlets);
+                        self.datagrams(&mut buffer[..meta.len], meta, &mut batch);
                     }
+                    batch.deliver();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -123,13 +126,11 @@ impl Receiver {
     }
 
     /// Datagrams of one sender that came one behind the other.
-    fn datagrams(&self, bytes: &mut [u8], meta: &RecvMeta, inlets: &Inlets) {
-        let mut open: Option<(Run<'_>, Header, &Inlet)> = None;
-        let mut network: Option<(Vni, &Inlet, Guard<Arc<View>>)> = None;
+    fn datagrams<'a>(&self, bytes: &'a mut [u8], meta: &RecvMeta, batch: &mut Batch<'a>) {
         let outer = Ecn::from_bits(meta.ecn.map_or(0, |mark| mark as u8));
         for datagram in bytes.chunks_mut(meta.stride.max(1)) {
             if control::is_control(datagram) {
-                self.control(datagram, meta.addr, inlets);
+                self.control(datagram, meta.addr, batch.inlets);
                 continue;
             }
             let (header, _) = match Header::decode(datagram) {
@@ -139,10 +140,7 @@ impl Receiver {
                     continue;
                 }
             };
-            if network.as_ref().is_none_or(|(vni, ..)| *vni != header.vni) {
-                network = inlets.get(&header.vni).map(|inlet| (header.vni, inlet, inlet.view.load()));
-            }
-            let Some((_, inlet, view)) = &network else {
+            let Some((inlet, view)) = batch.network(header.vni) else {
                 self.counters.add_lost(Loss::Network, 1);
                 continue;
             };
@@ -160,17 +158,41 @@ impl Receiver {
                 inlet.counters.add_lost(Loss::Congested, 1);
                 continue;
             }
-            if let Some((run, before, _)) = &mut open
-                && *before == header
-                && run.push(&inner)
-            {
-                continue;
-            }
-            if let Some((run, _, inlet)) = open.replace((Run::begin(inner, header.partial), header, inlet)) {
-                inlet.deliver(&run);
-            }
+            batch.take(inner, header, inlet);
         }
-        if let Some((run, _, inlet)) = open {
+    }
+}
+
+/// What one receive has brought. What follows each other is put together, however many datagrams the kernel has merged.
+struct Batch<'a> {
+    inlets: &'a Inlets,
+    /// That of the last packet.
+    network: Option<(Vni, &'a Inlet, Guard<Arc<View>>)>,
+    /// What others may follow.
+    open: Option<(Run<'a>, Header, &'a Inlet)>,
+}
+
+impl<'a> Batch<'a> {
+    fn network(&mut self, vni: Vni) -> Option<(&'a Inlet, &View)> {
+        if self.network.as_ref().is_none_or(|(known, ..)| *known != vni) {
+            self.network = self.inlets.get(&vni).map(|inlet| (vni, inlet, inlet.view.load()));
+        }
+        self.network.as_ref().map(|(_, inlet, view)| (*inlet, &***view))
+    }
+
+    fn take(&mut self, packet: Inner<'a>, header: Header, inlet: &'a Inlet) {
+        if let Some((run, before, _)) = &mut self.open
+            && *before == header
+            && run.push(&packet)
+        {
+            return;
+        }
+        self.deliver();
+        self.open = Some((Run::begin(packet, header.partial), header, inlet));
+    }
+
+    fn deliver(&mut self) {
+        if let Some((run, _, inlet)) = self.open.take() {
             inlet.deliver(&run);
         }
     }

@@ -9,6 +9,7 @@ mod routed;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 use loden_datapath::tunnel::counters::Loss;
@@ -66,4 +67,18 @@ fn both_families_cross_a_wire_of_either() {
             assert!(to.received() > AT_A_TIME * to.writes(), "packets are not merged: {to:?}");
         }
     }
+}
+
+#[test]
+fn what_a_wire_brings_one_by_one_is_merged() {
+    let hosts = Hosts::over(false);
+    let plain = ["-K", "eth0", "tx-udp-segmentation", "off", "gro", "off"];
+    for number in [1, 2] {
+        let done = hosts.on(number, move || Command::new("ethtool").args(plain).status().unwrap().success());
+        assert!(done.join().unwrap(), "ethtool failed");
+    }
+    transfer(&hosts, 5, false);
+    let to = hosts.counters(2, 5);
+    // One by one they would be as many writes as packets.
+    assert!(to.received() > 2 * to.writes(), "packets are not merged: {to:?}");
 }
