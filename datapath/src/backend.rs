@@ -66,7 +66,7 @@ pub struct Underlay {
     pub prefixes: Vec<IpNet>,
     /// Who is on a link of the host.
     pub links: Links,
-    /// Who a route over the interface leads to.
+    /// Who a route leads to.
     pub ways: Ways,
     /// Addresses on a link that do not answer (neighbours that have failed).
     pub unanswered: BTreeSet<IpAddr>,
@@ -167,16 +167,13 @@ pub fn receivers(network: &Network, me: &Me, actual: &Tables) -> Vec<Receiver> {
     vteps.into_iter().map(Receiver::Vxlan).chain(routed::receivers(network, me)).collect()
 }
 
-/// MTU for pods, in bytes: the smallest of all tunnels that the network may
-/// use on this host, or the network's own where it is smaller.
+/// MTU for pods, in bytes: that of the tunnels that the network may use on this
+/// host.
 #[must_use]
 pub fn pod_mtu(network: &Network, underlay: &Underlay) -> u32 {
     match network.backend {
         Backend::Alloc | Backend::HostGw => within(network, underlay.mtu),
-        Backend::Vxlan(_) => {
-            let tunnels = underlay.families().map(|family| vxlan::mtu(network, underlay, family));
-            tunnels.min().unwrap_or(underlay.mtu)
-        }
+        Backend::Vxlan(_) => vxlan::mtu(network, underlay),
         Backend::Udp(_) => {
             let overhead = underlay.families().map(Family::udp_overhead).max().unwrap_or_default();
             within(network, underlay.mtu.saturating_sub(overhead))

@@ -233,6 +233,8 @@ pub struct FdbEntry {
     /// Whether it stays as it is: the kernel neither forgets it nor learns another one in its place, and it leads to
     /// one receiver, not to a group of next hops.
     pub lasting: bool,
+    /// Whether it is sent over one device whatever the routes say (`NDA_IFINDEX`); ours are not.
+    pub bound: bool,
 }
 
 impl FdbEntry {

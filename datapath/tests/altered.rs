@@ -125,6 +125,7 @@ fn a_forwarding_entry_of_ours_that_was_altered_leads_to_the_peer_again() {
             vec![format!("replace {mac} dev loden1a dst 192.0.2.250 self static")],
             vec![format!("replace {mac} dev loden1a dst 192.0.2.250 self dynamic")],
             vec![format!("replace {mac} dev loden1a dst 192.0.2.250 port 1 self")],
+            vec![format!("replace {mac} dev loden1a dst 192.0.2.2 via eth0 self permanent")],
             vec![format!("del {mac} dev loden1a self"), format!("add {mac} dev loden1a nhid 11 self")],
         ] {
             let mut hints = net.kernel.hints().await.unwrap();

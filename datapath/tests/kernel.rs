@@ -231,7 +231,7 @@ fn peers_of_both_families_go_over_the_underlay_that_both_have() {
         let device = name("loden1b");
         let actual = net.kernel.observe(&scope(&network)).await.unwrap();
         assert_eq!(actual.devices[&device].mtu, 1430);
-        assert_eq!(actual.devices[&name("loden1a")].mtu, 1450);
+        assert_eq!(actual.devices[&name("loden1a")].mtu, 1430);
         assert_eq!(backend::pod_mtu(&network, &me.underlay), 1430);
         assert!(actual.fdb.contains_key(&FdbKey { device, mac: vtep.mac.octets() }));
         for address in ["10.244.2.0".parse().unwrap(), IpAddr::V6(vtep.mac.link_local())] {

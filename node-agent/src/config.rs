@@ -87,7 +87,7 @@ pub struct Flags {
     #[arg(long, env = "LODEN_NO_CNI")]
     pub no_cni: bool,
 
-    /// Interface to send over, by name or address; repeat it, the first that fits is taken
+    /// Interface whose addresses are sent from, by name or address; repeat it, the first that fits is taken
     #[arg(long, env = "LODEN_IFACE", value_name = "NAME|ADDRESS", value_delimiter = ',')]
     pub iface: Vec<String>,
 

@@ -93,12 +93,10 @@ pub enum Reason {
     #[error("it is not ready to receive")]
     NotReady,
     /// Packets to it do not leave this host.
-    #[error("this host has no route to its underlay address {address} over {device}")]
+    #[error("this host has no route to its underlay address {address}")]
     NoRoute {
         /// The underlay address.
         address: IpAddr,
-        /// The device below the tunnel.
-        device: DeviceName,
     },
     /// It is behind a gateway, and packets can only go there as they are.
     #[error("its underlay address {address} is not on a link of this host")]

@@ -49,10 +49,13 @@ pub fn device_names(vni: Vni) -> [DeviceName; 2] {
     [Family::V4, Family::V6].map(|underlay| device_name(vni, underlay))
 }
 
-/// MTU of a tunnel in bytes: what the lower device leaves, or the network's
-/// where it is smaller.
-pub(super) fn mtu(network: &Network, underlay: &Underlay, family: Family) -> u32 {
-    within(network, underlay.mtu.saturating_sub(family.vxlan_overhead()).max(SMALLEST_MTU))
+/// MTU of the tunnels in bytes: what the lower device leaves, or the network's
+/// where it is smaller. Over either family the same, which is what pods are
+/// told: a host that tracks connections puts their fragments together and cuts
+/// them again for the tunnel, and longer ones would not get to a pod.
+pub(super) fn mtu(network: &Network, underlay: &Underlay) -> u32 {
+    let overhead = underlay.families().map(Family::vxlan_overhead).max().unwrap_or_default();
+    within(network, underlay.mtu.saturating_sub(overhead).max(SMALLEST_MTU))
 }
 
 pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> Tables {
@@ -72,7 +75,7 @@ pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> T
             local,
             lower: Some(me.underlay.lower),
             mac: me.mac,
-            mtu: mtu(network, &me.underlay, family),
+            mtu: mtu(network, &me.underlay),
             learning: backend.learning,
             gbp: backend.gbp,
             plain: true,
@@ -130,7 +133,7 @@ fn tunnel(
     let port = (receiver.port != backend.port).then_some(receiver.port);
     tables.fdb.insert(
         FdbKey { device, mac: receiver.mac.octets() },
-        FdbEntry { destination, port, vni: None, lasting: true },
+        FdbEntry { destination, port, vni: None, lasting: true, bound: false },
     );
     for prefix in me.usable(&peer.subnets) {
         let (gateway, onlink) = match prefix.network() {
@@ -145,8 +148,7 @@ fn tunnel(
 
 /// Why packets do not leave for a destination. Its entries stay: the route may be back in a moment.
 fn lost(me: &Me, destination: IpAddr) -> Option<Reason> {
-    let lost = Reason::NoRoute { address: destination, device: me.underlay.lower };
-    (!me.underlay.ways.lead_to(destination)).then_some(lost)
+    (!me.underlay.ways.lead_to(destination)).then_some(Reason::NoRoute { address: destination })
 }
 
 /// The peer's receiver that this host sends to: of the preferred underlay

@@ -1,12 +1,12 @@
-//! Which addresses this host has a route to over its lower device.
+//! Which addresses this host has a route to.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use loden_proto::model::Subnets;
 
-use crate::facts::HostFacts;
-use crate::name::DeviceName;
+use crate::facts::{HostFacts, HostRoute};
 
 /// A host's routes as far as they tell whether packets to an address leave at all: prefixes, sorted, whose answer is
 /// not that of the prefix around them. `None`: rules choose other tables than the main one, and nothing is known.
@@ -14,18 +14,21 @@ use crate::name::DeviceName;
 pub struct Ways(Option<Vec<(IpNet, bool)>>);
 
 impl Ways {
-    /// Reads them from a host's routes. A tunnel is bound to its lower device: the kernel passes over routes that
-    /// lead elsewhere, save those that lead nowhere. Routes below our own subnets are our pods', and come and go.
+    /// Reads them from a host's routes, over whichever device: a tunnel's forwarding entries name none. A route into a
+    /// tunnel of ours leads nowhere. Those below our own subnets are our pods', and come and go.
     #[must_use]
-    pub fn of(facts: &HostFacts, lower: DeviceName, own: &Subnets) -> Self {
+    pub fn of(facts: &HostFacts, own: &Subnets) -> Self {
         if facts.has_rules {
             return Self::anywhere();
         }
         let concerns = |prefix: &IpNet| !own.iter().any(|subnet| subnet.contains(prefix));
+        let tunnels: BTreeSet<_> =
+            facts.interfaces.iter().filter(|nic| nic.ours).map(|nic| nic.name).collect();
+        let leads =
+            |route: &HostRoute| !route.drops && route.device.is_none_or(|device| !tunnels.contains(&device));
         let routes = facts.routes.iter().filter(|route| concerns(&route.prefix));
-        let ours = routes.filter(|route| route.drops || route.device.is_none_or(|device| device == lower));
         let mut routes: Vec<_> =
-            ours.map(|route| (route.prefix.trunc(), route.metric, !route.drops)).collect();
+            routes.map(|route| (route.prefix.trunc(), route.metric, leads(route))).collect();
         routes.sort_unstable();
         // The best metric is the first.
         routes.dedup_by_key(|(prefix, ..)| *prefix);
@@ -62,7 +65,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::facts::HostRoute;
+    use crate::facts::Interface;
+    use crate::name::DeviceName;
 
     fn device(name: &str) -> DeviceName {
         name.parse().unwrap()
@@ -75,7 +79,24 @@ mod tests {
 
     fn ways(routes: Vec<HostRoute>) -> Ways {
         let own = Subnets::new(["10.244.1.0/24".parse().unwrap()]).unwrap();
-        Ways::of(&HostFacts { routes, ..HostFacts::default() }, device("eth0"), &own)
+        let tunnel = Interface {
+            index: 9,
+            name: device("loden1a"),
+            kind: None,
+            mtu: 1450,
+            mac: None,
+            up: true,
+            running: true,
+            loopback: false,
+            broadcast: true,
+            strict: false,
+            forwards: true,
+            ours: true,
+            network: None,
+            qdisc: None,
+            addresses: Vec::new(),
+        };
+        Ways::of(&HostFacts { routes, interfaces: vec![tunnel], ..HostFacts::default() }, &own)
     }
 
     fn lead_to(ways: &Ways, address: &str) -> bool {
@@ -83,11 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn a_way_leads_over_the_lower_device_and_is_not_barred() {
+    fn a_way_leads_out_and_is_not_barred() {
         let own = route("10.244.1.8/29", Some("eth0"), 0);
         let ways = ways(vec![
             route("192.0.2.0/24", Some("eth0"), 0),
             route("198.51.100.0/24", Some("eth1"), 0),
+            route("198.51.100.64/26", Some("loden1a"), 0),
             route("203.0.113.0/24", Some("eth0"), 5),
             route("203.0.113.0/24", None, 9),
             route("203.0.113.64/26", None, 0),
@@ -97,7 +119,8 @@ mod tests {
         for (address, leads) in [
             ("192.0.2.255", true),
             ("192.0.3.0", false),
-            ("198.51.100.1", false),
+            ("198.51.100.1", true),
+            ("198.51.100.65", false),
             ("203.0.113.1", true),
             ("203.0.113.64", false),
             ("203.0.113.65", true),
@@ -121,7 +144,7 @@ mod tests {
     fn where_rules_choose_tables_nothing_is_said() {
         let own = Subnets::new(["10.244.1.0/24".parse().unwrap()]).unwrap();
         let facts = HostFacts { has_rules: true, ..HostFacts::default() };
-        assert!(lead_to(&Ways::of(&facts, device("eth0"), &own), "192.0.2.1"));
+        assert!(lead_to(&Ways::of(&facts, &own), "192.0.2.1"));
     }
 
     proptest! {
@@ -131,18 +154,18 @@ mod tests {
             last: u8,
         ) {
             let routes: Vec<_> = routes.into_iter().map(|(octet, length, metric, kind)| {
-                let over = [Some("eth0"), Some("eth1"), None][usize::from(kind)];
+                let over = [Some("eth0"), Some("loden1a"), None][usize::from(kind)];
                 route(&format!("192.0.2.{octet}/{length}"), over, metric)
             }).map(|route| HostRoute { prefix: route.prefix.trunc(), ..route }).collect();
             let address: IpAddr = [192, 0, 2, last].into();
-            let usable = routes.iter().filter(|route| route.device != Some(device("eth1")));
-            let best = usable.filter(|route| route.prefix.contains(&address))
-                .min_by_key(|route| (std::cmp::Reverse(route.prefix.prefix_len()), route.metric, !route.drops));
-            let expected = best.is_some_and(|route| !route.drops);
+            let leads = |route: &HostRoute| route.device == Some(device("eth0"));
+            let best = routes.iter().filter(|route| route.prefix.contains(&address))
+                .min_by_key(|route| (std::cmp::Reverse(route.prefix.prefix_len()), route.metric));
+            let expected = best.is_some_and(leads);
             let ways = ways(routes.clone());
-            // Of two alike, one that drops and one that does not, the kernel has one only.
+            // Of two to one place the kernel has one only.
             let unclear = routes.iter().any(|a| routes.iter().any(|b|
-                (a.prefix, a.metric) == (b.prefix, b.metric) && a.drops != b.drops));
+                (a.prefix, a.metric) == (b.prefix, b.metric) && leads(a) != leads(b)));
             prop_assert!(unclear || ways.lead_to(address) == expected);
         }
     }

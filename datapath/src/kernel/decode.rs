@@ -259,13 +259,14 @@ const FOR_EVER: (u32, u32) = (u32::MAX, u32::MAX);
 
 /// The MAC address of a forwarding database entry, and where it leads. `None` when it is not the device's own entry.
 pub(super) fn fdb(message: &NeighbourMessage) -> Option<([u8; 6], FdbEntry)> {
-    let (mut mac, mut destination, mut port, mut vni) = (None, None, None, None);
+    let (mut mac, mut destination, mut port, mut vni, mut bound) = (None, None, None, None, false);
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::LinkLayerAddress(octets) => mac = <[u8; 6]>::try_from(octets.as_slice()).ok(),
             NeighbourAttribute::Destination(address) => destination = ip(address),
             NeighbourAttribute::Port(number) => port = Port::try_from(u32::from(*number)).ok(),
             NeighbourAttribute::Vni(number) => vni = Vni::try_from(*number).ok(),
+            NeighbourAttribute::IfIndex(_) => bound = true,
             _ => {}
         }
     }
@@ -277,7 +278,7 @@ pub(super) fn fdb(message: &NeighbourMessage) -> Option<([u8; 6], FdbEntry)> {
     let lasting = u16::from(message.header.state) & kept != 0;
     let group = destination.is_none();
     let destination = destination.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    Some((mac?, FdbEntry { destination, port, vni, lasting: lasting && !group }))
+    Some((mac?, FdbEntry { destination, port, vni, lasting: lasting && !group, bound }))
 }
 
 /// The address of a neighbour, and its MAC address if it is permanent and ours.

@@ -84,7 +84,7 @@ pub(crate) fn links(routes: &[(&str, Option<&str>)]) -> Links {
 /// The ways of the same host with routes over its link.
 pub(crate) fn routes_to(prefixes: &[&str]) -> Ways {
     let routes: Vec<_> = prefixes.iter().map(|prefix| (*prefix, None)).collect();
-    Ways::of(&facts(&routes), "eth0".parse().unwrap(), &subnets(1, true))
+    Ways::of(&facts(&routes), &subnets(1, true))
 }
 
 fn facts(routes: &[(&str, Option<&str>)]) -> HostFacts {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use loden_datapath::{Datapath, Hint, Hints, Host};
 use loden_transport::explain;
 use tokio::time::Instant;
@@ -52,7 +53,9 @@ impl<D: Datapath + Host> Reconcile<D> {
         let (is_routed, links) = (desired.network().backend.is_routed(), &desired.me().underlay.links);
         self.shaken |= is_routed && hint.shakes(links);
         let underlay = (is_routed && hint.concerns_links(links))
-            || hint.host_route().is_some_and(|prefix| desired.sends_into(prefix))
+            || hint
+                .host_route()
+                .is_some_and(|prefix| desired.sends_into(prefix) || self.is_chosen_by(prefix))
             || hint.concerns_underlay(desired.tables());
         self.strays.heed(hint, desired.tables(), &desired.network().pools);
         if !self.strays.is_empty() && self.strays_due.is_none() {
@@ -76,6 +79,12 @@ impl<D: Datapath + Host> Reconcile<D> {
         if underlay {
             self.look_soon();
         }
+    }
+
+    /// Whether a route to a prefix has a say in which interface is sent over.
+    fn is_chosen_by(&self, prefix: IpNet) -> bool {
+        let can_reach = self.place.selection.can_reach;
+        prefix.prefix_len() == 0 || can_reach.is_some_and(|address| prefix.contains(&address))
     }
 
     /// When what was changed is put back: after the rest of its flock, and not at once again.

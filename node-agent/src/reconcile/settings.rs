@@ -88,7 +88,22 @@ fn warnings(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) 
         };
         warnings.push(format!("net.ipv4.conf.{device}.rp_filter is 1 (strict): {follows}; set it to 2"));
     }
+    if strict && network.backend.port().is_some() && !network.backend.is_routed() {
+        warnings.extend(crossed(facts, choice));
+    }
     warnings
+}
+
+/// Routes that send by another device than the one whose address is sent from, to which the answers come.
+fn crossed(facts: &HostFacts, choice: &Choice) -> Option<String> {
+    let best = facts.default_routes.iter().find(|route| route.family == Family::V4)?;
+    let (device, other) = (choice.device, best.device);
+    (choice.v4.is_some() && other != device).then(|| {
+        format!(
+            "net.ipv4.conf.{device}.rp_filter is 1 (strict), and the default route leads over {other}: what comes from \
+             peers that no route over {device} leads to is dropped; set it to 2"
+        )
+    })
 }
 
 /// Devices by which packets come that are not sent on, on a host that forwards.
@@ -287,6 +302,27 @@ mod tests {
         assert!(text.contains("net.ipv4.conf.eth0.rp_filter is 1 (strict): others send"), "{text}");
         network.backend = Backend::HostGw;
         assert!(told(&host, &network).join("").contains("way back leads elsewhere"));
+    }
+
+    #[test]
+    fn a_strict_filter_where_packets_leave_elsewhere_is_told() {
+        let (network, mut host) = (network(), facts("192.0.2.9"));
+        host.interfaces[0].strict = true;
+        let eth1 = Interface { name: "eth1".parse().unwrap(), index: 3, ..host.interfaces[0].clone() };
+        host.interfaces
+            .push(Interface { addresses: facts("198.51.100.9").interfaces[0].addresses.clone(), ..eth1 });
+        let told = |selection: Selection| {
+            let choice = choose(&selection, &host, None, &[]).unwrap();
+            warnings(&host, &choice, &held(), &network)
+        };
+        assert_eq!(told(Selection::default()), Vec::<String>::new());
+        let text = told(Selection { names: vec!["eth1".to_owned()], ..Selection::default() }).join("");
+        assert!(
+            text.starts_with(
+                "net.ipv4.conf.eth1.rp_filter is 1 (strict), and the default route leads over eth0"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

@@ -170,7 +170,7 @@ pub(super) fn of(
         v6: choice.v6,
         prefixes: connected.filter(ours).collect(),
         links: if network.backend.is_routed() { Links::of(facts, &held.subnets) } else { Links::default() },
-        ways: Ways::of(facts, choice.device, &held.subnets),
+        ways: Ways::of(facts, &held.subnets),
         unanswered: BTreeSet::new(),
         routed: routed(choice, facts, network),
         inner: families::inner(facts, choice, network, held),

@@ -327,11 +327,52 @@ async fn a_peer_that_no_route_leads_to_is_named_until_one_does() {
     world.kernel.hint(&Hint::HostRouteGone(everywhere));
     agent.told(|_, detail| detail.contains("0 peers from server, 2 left out")).await;
     let failures = agent.overview().borrow().applied.failures.clone();
-    let message = "this host has no route to its underlay address 192.0.2.1 over eth0";
+    let message = "this host has no route to its underlay address 192.0.2.1";
     assert_eq!(failures["node-1"].message, message);
 
     world.kernel.change_facts(|host| host.routes.extend(route));
     world.kernel.hint(&Hint::Route(RouteKey { prefix: everywhere, metric: 0 }, None));
     agent.told(|_, detail| detail.contains("2 peers from server") && !detail.contains("left out")).await;
     assert_eq!(world.kernel.executed().len(), executed, "the entries stay");
+}
+
+/// The interface is chosen by routes: without a look it would be kept until the next audit.
+#[tokio::test(start_paused = true)]
+async fn a_default_route_over_another_interface_is_followed() {
+    let mut world = World::new();
+    let (_agent, _watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    let eth1 = "eth1".parse().unwrap();
+    world.kernel.change_facts(|host| {
+        let mut other = facts("198.51.100.9");
+        other.interfaces[0].name = eth1;
+        other.interfaces[0].index = 3;
+        host.interfaces.append(&mut other.interfaces);
+        host.default_routes[0].device = eth1;
+    });
+    let looked = Instant::now();
+    world.kernel.hint(&Hint::Route(RouteKey { prefix: "0.0.0.0/0".parse().unwrap(), metric: 0 }, None));
+    let moved = |endpoints: &Vec<v1::Endpoint>| {
+        endpoints.last().is_some_and(|endpoint| endpoint.address_v4 == "198.51.100.9")
+    };
+    world.server.endpoints().wait_for(moved).await.unwrap();
+    assert!(looked.elapsed() < Duration::from_secs(2), "{:?}", looked.elapsed());
+}
+
+/// What it takes to have an interface at all may come with any route.
+#[tokio::test(start_paused = true)]
+async fn a_default_route_that_is_back_is_seen_at_once() {
+    let mut world = World::new();
+    let (agent, _watch) = world.ready_with(&[1], 1).await;
+    settle().await;
+    let mut route = None;
+    world.kernel.change_facts(|host| route = host.default_routes.pop());
+    world.kernel.hint(&Hint::HostRouteGone("0.0.0.0/0".parse().unwrap()));
+    agent.told(|ready, text| !ready && text.contains("there is no default route")).await;
+    sleep(Duration::from_secs(1)).await;
+    world.kernel.change_facts(|host| host.default_routes.extend(route));
+    world.kernel.hint(&Hint::Route(RouteKey { prefix: "0.0.0.0/0".parse().unwrap(), metric: 0 }, None));
+    let back = Instant::now();
+    agent.ready().await;
+    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
 }
