@@ -31,6 +31,7 @@ pub mod said;
 pub mod search;
 pub mod segment;
 pub mod send;
+pub mod stop;
 #[cfg(test)]
 mod testing;
 mod told;

@@ -11,13 +11,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
 use loden_proto::model::{Key, Subnets, Vni};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::counters::Counters;
 use super::device::TunDevice;
@@ -27,6 +25,7 @@ use super::port::Port;
 use super::probe::Prober;
 use super::receive::{Inlet, Inlets, Receiver};
 use super::send::Sender;
+use super::stop::Stop;
 use super::view::View;
 use crate::name::DeviceName;
 
@@ -224,9 +223,9 @@ impl Tunnel {
         let counters = Arc::default();
         let sender =
             Sender { device: Arc::clone(&device), view: Arc::clone(&view), counters: Arc::clone(&counters) };
-        let sender = Loop::start(format!("to {name}"), move |stop| sender.run(stop.as_fd()))?;
+        let sender = Loop::start(format!("to {name}"), move |stop| sender.run(stop))?;
         let prober = Prober { view: Arc::clone(&view) };
-        let prober = Loop::start(format!("ways {name}"), move |stop| prober.run(stop.as_fd()))?;
+        let prober = Loop::start(format!("ways {name}"), move |stop| prober.run(stop))?;
         Ok(Self { device, listening, remotes, paths, mtu, view, counters, sender, prober })
     }
 
@@ -286,7 +285,7 @@ impl OpenPort {
             inlets: Arc::clone(&inlets),
             counters: Arc::clone(&counters),
         };
-        let receiver = Loop::start(format!("at {}", local.port()), move |stop| receiver.run(stop.as_fd()))?;
+        let receiver = Loop::start(format!("at {}", local.port()), move |stop| receiver.run(stop))?;
         Ok(Self { port, inlets, counters, receiver })
     }
 }
@@ -294,16 +293,13 @@ impl OpenPort {
 /// A thread that runs until it is dropped, or cannot go on.
 #[derive(Debug)]
 struct Loop {
-    stop: Arc<EventFd>,
+    stop: Arc<Stop>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Loop {
-    fn start(
-        name: String,
-        run: impl FnOnce(&EventFd) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<Self> {
-        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+    fn start(name: String, run: impl FnOnce(&Stop) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
+        let stop = Arc::new(Stop::new()?);
         let told = Arc::clone(&stop);
         let thread = thread::Builder::new().name(name.clone()).spawn(move || {
             if let Err(error) = run(&told) {
@@ -320,8 +316,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        // Its counter is far from full.
-        let _ = self.stop.write(1);
+        self.stop.set();
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("a loop of the tunnel had panicked");
         }

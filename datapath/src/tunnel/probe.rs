@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use super::header::Header;
 use super::peers::Remote;
 use super::port::{Datagrams, Port};
 use super::search::{Probe, Search};
+use super::stop::Stop;
 use super::view::View;
 use super::wait;
 
@@ -41,18 +41,17 @@ struct Known {
 }
 
 impl Prober {
-    /// Runs until `stop` can be read.
+    /// Runs until `stop` is set.
     ///
     /// # Errors
     /// It cannot be waited for.
-    pub fn run(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn run(&self, stop: &Stop) -> io::Result<()> {
         let mut known = HashMap::new();
-        loop {
+        while !stop.is_set() {
             let is_busy = tick(&self.view.load(), &mut known, Instant::now());
-            if wait::stopped(stop, if is_busy { BUSY } else { IDLE })? {
-                return Ok(());
-            }
+            wait::pause(stop, if is_busy { BUSY } else { IDLE })?;
         }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
@@ -23,6 +23,7 @@ use super::peers::Rejected;
 use super::port::{self, Datagrams, Port};
 use super::said;
 use super::segment::HEAD;
+use super::stop::Stop;
 use super::view::View;
 use super::vnet;
 use super::wait;
@@ -57,14 +58,14 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Runs until `stop` can be read.
+    /// Runs until `stop` is set.
     ///
     /// # Errors
     /// The port cannot be read any more.
-    pub fn run(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn run(&self, stop: &Stop) -> io::Result<()> {
         let mut storage = vec![0; BATCH * BUFFER];
         let mut meta = [RecvMeta::default(); BATCH];
-        loop {
+        while !stop.is_set() {
             let mut buffers: ArrayVec<_, BATCH> =
                 storage.chunks_exact_mut(BUFFER).map(IoSliceMut::new).collect();
             match self.port.receive(&mut buffers, &mut meta) {
@@ -78,8 +79,7 @@ impl Receiver {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let Some(news) = wait::news(self.port.as_fd(), stop)? else { return Ok(()) };
-                    if news.contains(PollFlags::POLLERR) {
+                    if wait::news(self.port.as_fd(), stop)?.contains(PollFlags::POLLERR) {
                         self.heed();
                     }
                 }
@@ -87,6 +87,7 @@ impl Receiver {
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     /// Hears what the host and routers say of datagrams that were sent.
@@ -222,3 +223,6 @@ fn write(run: &Run<'_>, device: &TunDevice) -> io::Result<()> {
     bytes.extend(run.payloads().iter().map(|payload| IoSlice::new(payload)));
     device.write(&bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 mod oversized;
 
 use std::io::{self, ErrorKind, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +20,7 @@ use super::inner::{self, Inner};
 use super::peers::Remote;
 use super::port::{Datagrams, Port};
 use super::segment::{Cut, HEAD, Offload};
+use super::stop::Stop;
 use super::told::Told;
 use super::view::View;
 use super::vnet::{self, Work};
@@ -72,29 +73,28 @@ impl Way<'_> {
 }
 
 impl Sender {
-    /// Runs until `stop` can be read.
+    /// Runs until `stop` is set.
     ///
     /// # Errors
     /// The device cannot be read any more.
-    pub fn run(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn run(&self, stop: &Stop) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         let mut room = Room {
             heads: Box::new([[0; header::LENGTH + HEAD]; SEGMENTS]),
             whole: Vec::new(),
             told: Told::new(Instant::now()),
         };
-        loop {
+        while !stop.is_set() {
             match self.device.read(&mut buffer) {
                 Ok(length) => self.packet(&mut buffer[..length], &self.view.load(), &mut room),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !wait::readable(self.device.as_fd(), stop)? {
-                        return Ok(());
-                    }
+                    wait::news(self.device.as_fd(), stop)?;
                 }
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     fn packet(&self, bytes: &mut [u8], view: &View, room: &mut Room) {

@@ -1,29 +1,24 @@
 //! Waiting for a descriptor.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Waits for something to read; `false`: `stop` can be read.
-pub(super) fn readable(descriptor: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(news(descriptor, stop)?.is_some())
-}
+use super::stop::Stop;
 
-/// Waits for something to read, or an error; `None`: `stop` can be read.
-pub(super) fn news(descriptor: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> io::Result<Option<PollFlags>> {
-    let mut both = [PollFd::new(descriptor, PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
+/// Waits for something to read, or an error, but not longer than until `stop` is set.
+pub(super) fn news(descriptor: BorrowedFd<'_>, stop: &Stop) -> io::Result<PollFlags> {
+    let stop = PollFd::new(stop.as_fd(), PollFlags::POLLIN);
+    let mut both = [PollFd::new(descriptor, PollFlags::POLLIN), stop];
     wait(&mut both, PollTimeout::NONE)?;
-    let is_stopped = both[1].any().unwrap_or_default();
-    Ok((!is_stopped).then(|| both[0].revents().unwrap_or(PollFlags::empty())))
+    Ok(both[0].revents().unwrap_or(PollFlags::empty()))
 }
 
-/// Waits for so many milliseconds; whether `stop` can be read.
-pub(super) fn stopped(stop: BorrowedFd<'_>, milliseconds: u16) -> io::Result<bool> {
-    let mut one = [PollFd::new(stop, PollFlags::POLLIN)];
-    wait(&mut one, milliseconds.into())?;
-    Ok(one[0].any().unwrap_or_default())
+/// Waits for so many milliseconds, but not longer than until `stop` is set.
+pub(super) fn pause(stop: &Stop, milliseconds: u16) -> io::Result<()> {
+    wait(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], milliseconds.into())
 }
 
 /// Waits for room to write.
