@@ -10,10 +10,12 @@
 //! peer, so a change costs what it changes.
 
 mod desired;
+mod device;
 mod links;
 mod reason;
 mod routed;
 mod screen;
+mod udp;
 mod vxlan;
 mod ways;
 
@@ -21,19 +23,22 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use loden_proto::model::{Backend, Family, Mac, Network, Peer, Pool, Receiver, Subnets};
+use loden_proto::model::{Backend, Family, Key, Mac, Network, Peer, Pool, Receiver, Subnets};
 use loden_proto::names::{NetworkId, NodeId};
 
 pub use desired::{Delta, Desired};
+pub use device::{device_names, vni_of};
 pub use links::Links;
 pub use reason::{Reason, Refused};
 pub use screen::{Screen, Verdict};
-pub use vxlan::{device_names, is_device_name};
 pub use ways::Ways;
 
 use crate::hint::Scope;
 use crate::name::DeviceName;
 use crate::tables::{BLACKHOLE_METRIC, RouteKey, Tables};
+
+/// The smallest MTU that the kernel lets a device have (RFC 791, 3.1).
+const SMALLEST_MTU: u32 = 68;
 
 /// This host, as a member of a network.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,6 +51,8 @@ pub struct Me {
     pub underlay: Underlay,
     /// MAC address of its VTEPs; usually [`mac_of`].
     pub mac: Mac,
+    /// What senders have to show to its UDP tunnel: the present key, and for a while the one before.
+    pub keys: Vec<Key>,
     /// Whether it drops what is for its subnets and for no pod, instead of sending it by the default route.
     pub blackhole: bool,
 }
@@ -137,7 +144,8 @@ pub fn tables<'a>(
 #[must_use]
 pub fn own_tables(network: &Network, me: &Me) -> Tables {
     let mut tables = match network.backend {
-        Backend::Alloc | Backend::HostGw | Backend::Udp(_) => Tables::default(),
+        Backend::Alloc | Backend::HostGw => Tables::default(),
+        Backend::Udp(backend) => udp::own_tables(network, backend, me),
         Backend::Vxlan(backend) => vxlan::own_tables(network, backend, me),
     };
     if me.blackhole && network.backend != Backend::Alloc {
@@ -151,7 +159,8 @@ pub fn own_tables(network: &Network, me: &Me) -> Tables {
 #[must_use]
 pub fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
     match network.backend {
-        Backend::Alloc | Backend::Udp(_) => Entries::default(),
+        Backend::Alloc => Entries::default(),
+        Backend::Udp(_) => udp::peer_tables(network, me, peer),
         Backend::HostGw => routed::peer_tables(me, peer),
         Backend::Vxlan(backend) => vxlan::peer_tables(network, backend, me, peer),
     }
@@ -160,11 +169,12 @@ pub fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
 /// What this host receives on, as its kernel reports it: to be published.
 #[must_use]
 pub fn receivers(network: &Network, me: &Me, actual: &Tables) -> Vec<Receiver> {
-    let vteps: Vec<_> = match network.backend {
-        Backend::Alloc | Backend::HostGw | Backend::Udp(_) => Vec::new(),
-        Backend::Vxlan(backend) => vxlan::receivers(network, backend, actual).collect(),
+    let tunnels: Vec<_> = match network.backend {
+        Backend::Alloc | Backend::HostGw => Vec::new(),
+        Backend::Vxlan(backend) => vxlan::receivers(network, backend, actual).map(Receiver::Vxlan).collect(),
+        Backend::Udp(_) => udp::receivers(network, actual).map(Receiver::Udp).collect(),
     };
-    vteps.into_iter().map(Receiver::Vxlan).chain(routed::receivers(network, me)).collect()
+    tunnels.into_iter().chain(routed::receivers(network, me)).collect()
 }
 
 /// MTU for pods, in bytes: that of the tunnels that the network may use on this
@@ -174,16 +184,31 @@ pub fn pod_mtu(network: &Network, underlay: &Underlay) -> u32 {
     match network.backend {
         Backend::Alloc | Backend::HostGw => within(network, underlay.mtu),
         Backend::Vxlan(_) => vxlan::mtu(network, underlay),
-        Backend::Udp(_) => {
-            let overhead = underlay.families().map(Family::udp_overhead).max().unwrap_or_default();
-            within(network, underlay.mtu.saturating_sub(overhead))
-        }
+        Backend::Udp(_) => udp::mtu(network, underlay),
     }
+}
+
+/// MTU in bytes of tunnels that add so many over a family: what the lower device leaves over any, or the network's where
+/// it is smaller.
+fn tunnel_mtu(network: &Network, underlay: &Underlay, overhead: fn(Family) -> u32) -> u32 {
+    let most = underlay.families().map(overhead).max().unwrap_or_default();
+    within(network, underlay.mtu.saturating_sub(most).max(SMALLEST_MTU))
 }
 
 /// The network's own MTU, but no more than there is room for.
 fn within(network: &Network, room: u32) -> u32 {
     network.mtu.map_or(room, |mtu| mtu.get().min(room))
+}
+
+/// Why packets do not leave for a destination. Its entries stay: the route may be back in a moment.
+fn lost(me: &Me, destination: IpAddr) -> Option<Reason> {
+    (!me.underlay.ways.lead_to(destination)).then_some(Reason::NoRoute { address: destination })
+}
+
+/// For a sentence.
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.collect();
+    if items.is_empty() { "nothing".to_owned() } else { items.join("; ") }
 }
 
 /// What to ask a datapath for, to see a network's part of the kernel; `mac` is that of the node's VTEPs.

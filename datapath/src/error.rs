@@ -45,6 +45,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A tunnel of this process cannot be made, or cannot receive.
+    #[error("the tunnel on {device} cannot be opened")]
+    Tunnel {
+        /// The TUN device.
+        device: DeviceName,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The netlink socket failed.
     #[error("the netlink socket failed")]
     Socket(#[from] io::Error),

@@ -214,11 +214,24 @@ impl Host for Fake {
 fn of_network(tables: &Tables, scope: &Scope) -> Tables {
     let mut part = tables.clone();
     part.devices.retain(|name, device| scope.has(*name, device));
-    let Tables { devices, sysctls, addresses, fdb, neighbours, routes, blackholes, rivals } = &mut part;
+    let Tables {
+        devices,
+        sysctls,
+        addresses,
+        fdb,
+        neighbours,
+        listening,
+        remotes,
+        routes,
+        blackholes,
+        rivals,
+    } = &mut part;
     sysctls.retain(|key, _| devices.contains_key(&key.device));
     addresses.retain(|key, _| devices.contains_key(&key.device));
     fdb.retain(|key, _| devices.contains_key(&key.device));
     neighbours.retain(|key, _| devices.contains_key(&key.device));
+    listening.retain(|device, _| devices.contains_key(device));
+    remotes.retain(|key, _| devices.contains_key(&key.device));
     let covers = |key: &RouteKey| scope.covers(&key.prefix) || scope.is_nobodys(&key.prefix);
     blackholes.retain(|key, ()| covers(key));
     rivals.retain(|rival, ()| scope.covers(&rival.key.prefix));

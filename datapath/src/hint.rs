@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::backend::{Links, device_names};
 use crate::name::DeviceName;
 use crate::tables::{
-    AddressKey, Device, FdbEntry, FdbKey, Lifetime, NeighbourKey, Route, RouteKey, SysctlKey, Tables,
+    AddressKey, Device, FdbEntry, FdbKey, Kind, Lifetime, NeighbourKey, Route, RouteKey, SysctlKey, Tables,
 };
 
 /// A stream of hints. It ends after an overrun, and when nobody can listen any
@@ -164,15 +164,19 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Whether a VXLAN device is the network's. One without an alias of ours is when it has the name, the VNI and the
-    /// MAC address that we give at its creation: a process that ended before it gave the alias has left it, or
+    /// Whether a tunnel device is the network's. One without an alias of ours is when it has the name and, of VXLAN,
+    /// the VNI and the MAC address that we give at its creation: a process that ended before it gave the alias has left it, or
     /// somebody has changed that.
     #[must_use]
     pub fn has(&self, name: DeviceName, device: &Device) -> bool {
         match &device.alias {
             Some(alias) => alias.network == self.network,
             None => {
-                (device.vni, device.mac) == (self.vni, self.mac) && device_names(self.vni).contains(&name)
+                let is_made_so = match &device.kind {
+                    Kind::Vxlan(vxlan) => (vxlan.vni, vxlan.mac) == (self.vni, self.mac),
+                    Kind::Tun => true,
+                };
+                is_made_so && device_names(self.vni).contains(&name)
             }
         }
     }

@@ -26,6 +26,7 @@ mod underlay;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
@@ -35,6 +36,7 @@ use crate::facts::{HostFacts, RouteLookup};
 use crate::hint::{Hints, Scope};
 use crate::plan::Plan;
 use crate::tables::Tables;
+use crate::tunnel::engine::Engine;
 use crate::{Datapath, DeviceName, Error, Host, Report, Writes};
 pub use clear::{Cleared, Remnant};
 use monitor::Monitor;
@@ -42,6 +44,18 @@ use requests::Requests;
 
 /// Hints that wait for a slow listener; more wait in the kernel.
 const HINTS: usize = 16 * 1024;
+
+/// The tunnels of this process in one network namespace, shared by its networks.
+#[derive(Clone, Debug, Default)]
+pub struct Tunnels(Arc<Mutex<Engine>>);
+
+impl Tunnels {
+    /// The engine, to look at or to change, for as long as nobody else needs it.
+    pub fn lock(&self) -> MutexGuard<'_, Engine> {
+        // A change that panicked half-way is put right by the next pass.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The kernel's tables in one network namespace.
 #[derive(Clone, Debug)]
@@ -68,7 +82,16 @@ impl Kernel {
     /// # Errors
     /// When no netlink socket or thread can be had.
     pub fn open() -> Result<Self, Error> {
-        Self::start(None)
+        Self::open_with(Tunnels::default())
+    }
+
+    /// The same, with tunnels that are shared with the kernels of other networks of the namespace: on one port there is
+    /// one socket for all.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(tunnels: Tunnels) -> Result<Self, Error> {
+        Self::start(None, tunnels)
     }
 
     /// The kernel's tables in a network namespace, such as an open
@@ -77,10 +100,10 @@ impl Kernel {
     /// # Errors
     /// As [`Self::open`], and when the namespace cannot be entered.
     pub fn open_in(namespace: OwnedFd) -> Result<Self, Error> {
-        Self::start(Some(namespace))
+        Self::start(Some(namespace), Tunnels::default())
     }
 
-    fn start(namespace: Option<OwnedFd>) -> Result<Self, Error> {
+    fn start(namespace: Option<OwnedFd>, tunnels: Tunnels) -> Result<Self, Error> {
         let writes = Writes::default();
         let (commands, receiver) = mpsc::channel(1);
         let (opened, answer) = std::sync::mpsc::sync_channel(1);
@@ -94,7 +117,7 @@ impl Kernel {
                 Ok(requests) => {
                     // Nobody waits only if `start` has panicked.
                     let _ = opened.send(Ok(()));
-                    work(requests, receiver);
+                    work(requests, &tunnels, receiver);
                 }
                 Err(error) => drop(opened.send(Err(error))),
             }
@@ -124,11 +147,15 @@ fn enter(namespace: &OwnedFd) -> Result<(), Error> {
 
 /// Works until every [`Kernel`] is dropped. Who has stopped waiting for an
 /// answer does not get one.
-fn work(mut requests: Requests, mut commands: mpsc::Receiver<Command>) {
+fn work(mut requests: Requests, tunnels: &Tunnels, mut commands: mpsc::Receiver<Command>) {
     while let Some(command) = commands.blocking_recv() {
         match command {
-            Command::Observe(scope, answer) => drop(answer.send(observe::tables(&mut requests, &scope))),
-            Command::Execute(plan, answer) => drop(answer.send(execute::execute(&mut requests, &plan))),
+            Command::Observe(scope, answer) => {
+                drop(answer.send(observe::tables(&mut requests, &tunnels.lock(), &scope)));
+            }
+            Command::Execute(plan, answer) => {
+                drop(answer.send(execute::execute(&mut requests, &mut tunnels.lock(), &plan)));
+            }
             Command::Facts(answer) => drop(answer.send(underlay::facts(&mut requests))),
             Command::RouteTo(address, answer) => {
                 drop(answer.send(underlay::route_to(&mut requests, address)));

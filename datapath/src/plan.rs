@@ -1,9 +1,9 @@
 //! The difference between two states of a kernel, in an order that is safe.
 //!
 //! ```text
-//!  devices ─▶ settings ─▶ up ─▶ addresses ─▶ set: FDB, neighbours, (evict,) routes
-//!                                                        │
-//!                              unset: routes, neighbours, FDB ◀─┘
+//!  devices ─▶ settings ─▶ up ─▶ addresses ─▶ set: FDB, neighbours, tunnels ─▶ remotes ─▶ (evict,) routes
+//!                                                                                            │
+//!                                                       unset: routes, neighbours, FDB ◀─────┘
 //! ```
 //!
 //! What a route leans on exists before it is set and after it is unset. What
@@ -18,7 +18,8 @@ use loden_proto::model::Mtu;
 use crate::name::DeviceName;
 use crate::step::{Change, Step};
 use crate::tables::{
-    AddressKey, BLACKHOLE_METRIC, Device, FdbEntry, Lifetime, PROTOCOL, Rival, RouteKey, Tables, metric,
+    AddressKey, BLACKHOLE_METRIC, Device, FdbEntry, Kind, Lifetime, PROTOCOL, Rival, RouteKey, Tables, Vxlan,
+    metric,
 };
 
 /// Steps in the order in which they are to be done.
@@ -86,6 +87,7 @@ impl Plan {
                         | Step::UnsetAddress(_)
                         | Step::UnsetFdb(_)
                         | Step::UnsetNeighbour(_)
+                        | Step::UnsetRemote(_)
                         | Step::UnsetRoute(..)
                         | Step::UnsetBlackhole(_)
                 ),
@@ -143,6 +145,10 @@ pub fn plan(actual: &Tables, desired: &Tables) -> Plan {
     steps.extend(groups.map(|(key, _)| Step::UnsetFdb(*key)));
     steps.extend(set(&kept.fdb, &desired.fdb).map(|(key, entry)| Step::SetFdb(*key, *entry)));
     steps.extend(set(&kept.neighbours, &desired.neighbours).map(|(key, mac)| Step::SetNeighbour(*key, *mac)));
+    steps.extend(set(&kept.listening, &desired.listening).map(|(name, to)| Step::Listen(*name, to.clone())));
+    steps.extend(set(&kept.remotes, &desired.remotes).map(|(key, behind)| Step::SetRemote(*key, *behind)));
+    // At once with those that are set: what was behind one may be behind another one now.
+    steps.extend(unset(&kept.remotes, &desired.remotes).map(|(key, _)| Step::UnsetRemote(*key)));
     let evicted: Vec<_> = evicted(&kept, desired).map(Step::Evict).collect();
     if !evicted.is_empty() {
         let kept = kept.to_mut();
@@ -233,26 +239,38 @@ fn plan_devices(actual: &Tables, desired: &Tables, steps: &mut Vec<Step>) {
 /// What the kernel refuses to change: VNI, port, GBP, checksums and the other
 /// flags (`vxlan_changelink`), the underlay's family.
 fn must_be_created_again(actual: &Device, desired: &Device) -> bool {
-    (actual.vni, actual.port, actual.gbp, actual.plain)
-        != (desired.vni, desired.port, desired.gbp, desired.plain)
-        || actual.local.is_ipv4() != desired.local.is_ipv4()
+    let lasts = match (&actual.kind, &desired.kind) {
+        (Kind::Vxlan(actual), Kind::Vxlan(desired)) => {
+            (actual.vni, actual.port, actual.gbp) == (desired.vni, desired.port, desired.gbp)
+                && actual.local.is_ipv4() == desired.local.is_ipv4()
+        }
+        (Kind::Tun, Kind::Tun) => true,
+        (Kind::Vxlan(_), Kind::Tun) | (Kind::Tun, Kind::Vxlan(_)) => false,
+    };
+    !lasts || actual.plain != desired.plain
 }
 
 /// In the order in which the kernel takes them: the MTU is bounded by the lower
 /// device's, and `addrgenmode` must be set while the device is down.
 fn changes(actual: &Device, desired: &Device) -> impl Iterator<Item = Change> {
     let detach = (actual.attached && !desired.attached).then_some(Change::Detach);
-    let lower = desired.lower.filter(|lower| actual.lower != Some(*lower)).map(Change::Lower);
-    let local = (actual.local != desired.local).then_some(Change::Local(desired.local));
-    let learning = (actual.learning != desired.learning).then_some(Change::Learning(desired.learning));
-    let mac = (actual.mac != desired.mac).then_some(Change::Mac(desired.mac));
+    let vxlan = actual.vxlan().zip(desired.vxlan());
+    let vxlan = vxlan.into_iter().flat_map(|(actual, desired)| vxlan_changes(actual, desired));
     let mtu = (actual.mtu != desired.mtu).then_some(Change::Mtu(desired.mtu));
     let alias = desired.alias.clone().filter(|alias| actual.alias.as_ref() != Some(alias)).map(Change::Alias);
     let regains_ipv6 = actual.mtu < Mtu::MIN_V6 && desired.mtu >= Mtu::MIN_V6;
     let makes_one = !actual.no_link_local || regains_ipv6;
     let no_link_local = (desired.no_link_local && makes_one).then_some(Change::NoLinkLocal);
     let up = (desired.up && !actual.up).then_some(Change::Up);
-    [detach, lower, local, learning, mac, mtu, alias, no_link_local, up].into_iter().flatten()
+    detach.into_iter().chain(vxlan).chain([mtu, alias, no_link_local, up].into_iter().flatten())
+}
+
+fn vxlan_changes(actual: &Vxlan, desired: &Vxlan) -> impl Iterator<Item = Change> + use<> {
+    let lower = desired.lower.filter(|lower| actual.lower != Some(*lower)).map(Change::Lower);
+    let local = (actual.local != desired.local).then_some(Change::Local(desired.local));
+    let learning = (actual.learning != desired.learning).then_some(Change::Learning(desired.learning));
+    let mac = (actual.mac != desired.mac).then_some(Change::Mac(desired.mac));
+    [lower, local, learning, mac].into_iter().flatten()
 }
 
 /// Settings are written while a new device is still down.

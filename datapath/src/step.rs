@@ -7,9 +7,10 @@ use loden_proto::model::{Family, Mac, Mtu};
 
 use crate::name::DeviceName;
 use crate::tables::{
-    AddressKey, Alias, Device, FdbEntry, FdbKey, Lifetime, NeighbourKey, Rival, Route, RouteKey, SysctlKey,
-    Tables,
+    AddressKey, Alias, Device, FdbEntry, FdbKey, Lifetime, NeighbourKey, RemoteKey, Rival, Route, RouteKey,
+    SysctlKey, Tables, Vxlan,
 };
+use crate::tunnel::engine::{Behind, Listening};
 
 /// One thing to do. Sets replace, unsets of what is gone are done: every step
 /// can be repeated.
@@ -32,6 +33,12 @@ pub enum Step {
     SetFdb(FdbKey, FdbEntry),
     /// Set a neighbour.
     SetNeighbour(NeighbourKey, Mac),
+    /// Receive and send on a TUN device, or do it otherwise from now on.
+    Listen(DeviceName, Listening),
+    /// Set a peer of a tunnel of this process.
+    SetRemote(RemoteKey, Behind),
+    /// Unset a peer of a tunnel of this process.
+    UnsetRemote(RemoteKey),
     /// Set a route.
     SetRoute(RouteKey, Route),
     /// Unset a route; its device is part of what the kernel compares.
@@ -79,11 +86,13 @@ impl Step {
             Self::DeleteDevice(device)
             | Self::CreateDevice(device, _)
             | Self::ChangeDevice(device, _)
+            | Self::Listen(device, _)
             | Self::UnsetRoute(_, device) => *device,
             Self::SetSysctl(key, _) => key.device,
             Self::SetAddress(key) | Self::UnsetAddress(key) => key.device,
             Self::SetFdb(key, _) | Self::UnsetFdb(key) => key.device,
             Self::SetNeighbour(key, _) | Self::UnsetNeighbour(key) => key.device,
+            Self::SetRemote(key, _) | Self::UnsetRemote(key) => key.device,
             Self::SetRoute(_, route) => route.device,
             Self::SetBlackhole(_) | Self::UnsetBlackhole(_) | Self::Evict(_) => return None,
         })
@@ -116,6 +125,9 @@ impl Step {
             Self::UnsetFdb(key) => drop(tables.fdb.remove(key)),
             Self::SetNeighbour(key, mac) => drop(tables.neighbours.insert(*key, *mac)),
             Self::UnsetNeighbour(key) => drop(tables.neighbours.remove(key)),
+            Self::Listen(device, listening) => drop(tables.listening.insert(*device, listening.clone())),
+            Self::SetRemote(key, behind) => drop(tables.remotes.insert(*key, *behind)),
+            Self::UnsetRemote(key) => drop(tables.remotes.remove(key)),
             Self::SetRoute(key, route) => drop(tables.routes.insert(*key, *route)),
             Self::UnsetRoute(key, device) => {
                 if tables.routes.get(key).is_some_and(|route| route.device == *device) {
@@ -145,6 +157,8 @@ fn delete_device(tables: &mut Tables, device: DeviceName) {
     tables.addresses.retain(|key, _| key.device != device);
     tables.fdb.retain(|key, _| key.device != device);
     tables.neighbours.retain(|key, _| key.device != device);
+    tables.listening.remove(&device);
+    tables.remotes.retain(|key, _| key.device != device);
     tables.routes.retain(|_, route| route.device != device);
 }
 
@@ -156,12 +170,13 @@ fn change_device(tables: &mut Tables, name: DeviceName, change: &Change) {
             tables.neighbours.retain(|key, _| key.device != name);
             tables.routes.retain(|_, route| route.device != name);
         }
-        Change::Lower(lower) => device.lower = Some(*lower),
-        Change::Local(local) => device.local = *local,
-        Change::Learning(learning) => device.learning = *learning,
-        Change::Mac(mac) => {
-            device.mac = *mac;
-            tables.neighbours.retain(|key, _| key.device != name);
+        Change::Lower(_) | Change::Local(_) | Change::Learning(_) | Change::Mac(_) => {
+            if let Some(vxlan) = device.vxlan_mut() {
+                change_vxlan(vxlan, change);
+            }
+            if matches!(change, Change::Mac(_)) {
+                tables.neighbours.retain(|key, _| key.device != name);
+            }
         }
         Change::Mtu(mtu) => {
             let before = std::mem::replace(&mut device.mtu, *mtu);
@@ -170,6 +185,16 @@ fn change_device(tables: &mut Tables, name: DeviceName, change: &Change) {
         Change::Alias(alias) => device.alias = Some(alias.clone()),
         Change::NoLinkLocal => device.no_link_local = true,
         Change::Up => device.up = true,
+    }
+}
+
+fn change_vxlan(vxlan: &mut Vxlan, change: &Change) {
+    match change {
+        Change::Lower(lower) => vxlan.lower = Some(*lower),
+        Change::Local(local) => vxlan.local = *local,
+        Change::Learning(learning) => vxlan.learning = *learning,
+        Change::Mac(mac) => vxlan.mac = *mac,
+        Change::Detach | Change::Mtu(_) | Change::Alias(_) | Change::NoLinkLocal | Change::Up => {}
     }
 }
 
@@ -220,24 +245,15 @@ impl Display for Step {
             Self::UnsetFdb(key) => write!(f, "- fdb {key} dev {}", key.device),
             Self::SetNeighbour(key, mac) => write!(f, "+ neighbour {} {mac} dev {}", key.address, key.device),
             Self::UnsetNeighbour(key) => write!(f, "- neighbour {} dev {}", key.address, key.device),
+            Self::Listen(device, listening) => write!(f, "+ tunnel {device} {listening}"),
+            Self::SetRemote(key, _) => write!(f, "+ remote {key}"),
+            Self::UnsetRemote(key) => write!(f, "- remote {key}"),
             Self::SetRoute(key, route) => write!(f, "+ route {key} {route}"),
             Self::UnsetRoute(key, device) => write!(f, "- route {key} dev {device}"),
             Self::SetBlackhole(key) => write!(f, "+ blackhole {key}"),
             Self::UnsetBlackhole(key) => write!(f, "- blackhole {key}"),
             Self::Evict(rival) => write!(f, "- rival {rival}"),
         }
-    }
-}
-
-impl Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "vxlan vni {} port {} local {}", self.vni, self.port, self.local)?;
-        if let Some(lower) = self.lower {
-            write!(f, " lower {lower}")?;
-        }
-        write!(f, " mac {} mtu {}", self.mac, self.mtu)?;
-        f.write_str(if self.learning { " learning" } else { " nolearning" })?;
-        if self.gbp { f.write_str(" gbp") } else { Ok(()) }
     }
 }
 
@@ -291,6 +307,12 @@ impl Display for FdbEntry {
     }
 }
 
+impl Display for RemoteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {}", self.endpoint, self.device)
+    }
+}
+
 impl Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} metric {}", self.prefix, self.metric)
@@ -318,7 +340,10 @@ impl Display for Rival {
 
 impl Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "via {} dev {}", self.gateway, self.device)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, "via {gateway} ")?;
+        }
+        write!(f, "dev {}", self.device)?;
         if self.onlink { f.write_str(" onlink") } else { Ok(()) }
     }
 }

@@ -4,17 +4,18 @@
 //! entries. Deleting a neighbour in the kernel looks at its key only, so
 //! "add the new entry, delete the old one" would delete the new one.
 
+mod device;
 mod setting;
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Display};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use loden_proto::model::{Family, Mac, Port, Vni};
-use loden_proto::names::NetworkId;
 
 use crate::name::DeviceName;
+use crate::tunnel::engine::{Behind, Listening};
+pub use device::{Alias, Device, Kind, Vxlan};
 pub use setting::{Setting, SysctlKey};
 
 /// Marks routes (`rtm_protocol`) and neighbours (`NDA_PROTOCOL`) as ours.
@@ -33,6 +34,10 @@ pub struct Tables {
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// Permanent neighbours on tunnel devices: gateway to inner MAC.
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
+    /// Who is received, and where, on TUN devices.
+    pub listening: BTreeMap<DeviceName, Listening>,
+    /// Who is sent to from TUN devices.
+    pub remotes: BTreeMap<RemoteKey, Behind>,
     /// Routes into tunnel devices, in the main table.
     pub routes: BTreeMap<RouteKey, Route>,
     /// Routes that drop what no better one leads on, in the main table.
@@ -57,6 +62,8 @@ impl Tables {
             + self.addresses.len()
             + self.fdb.len()
             + self.neighbours.len()
+            + self.listening.len()
+            + self.remotes.len()
             + self.routes.len()
             + self.blackholes.len()
             + self.rivals.len()
@@ -69,6 +76,8 @@ impl Tables {
         self.addresses.extend(other.addresses);
         self.fdb.extend(other.fdb);
         self.neighbours.extend(other.neighbours);
+        self.listening.extend(other.listening);
+        self.remotes.extend(other.remotes);
         self.routes.extend(other.routes);
         self.blackholes.extend(other.blackholes);
         self.rivals.extend(other.rivals);
@@ -78,8 +87,10 @@ impl Tables {
     /// it has learned is its own.
     #[must_use]
     pub(crate) fn is_foreign(&self, key: &FdbKey, entry: &FdbEntry) -> bool {
-        let learned =
-            || !entry.lasting && self.devices.get(&key.device).is_some_and(|device| device.learning);
+        let learned = || {
+            !entry.lasting
+                && self.devices.get(&key.device).and_then(Device::vxlan).is_some_and(|vxlan| vxlan.learning)
+        };
         !self.fdb.contains_key(key) && !learned()
     }
 
@@ -87,6 +98,7 @@ impl Tables {
     pub(crate) fn pack(&mut self) {
         pack(&mut self.fdb);
         pack(&mut self.neighbours);
+        pack(&mut self.remotes);
         pack(&mut self.routes);
     }
 
@@ -102,6 +114,8 @@ impl Tables {
         without(&mut self.addresses, &other.addresses);
         without(&mut self.fdb, &other.fdb);
         without(&mut self.neighbours, &other.neighbours);
+        without(&mut self.listening, &other.listening);
+        without(&mut self.remotes, &other.remotes);
         without(&mut self.routes, &other.routes);
         without(&mut self.blackholes, &other.blackholes);
         without(&mut self.rivals, &other.rivals);
@@ -111,66 +125,6 @@ impl Tables {
 /// Builds a map anew, with full nodes: one that grew entry by entry, in order, has half of its room to spare.
 pub(crate) fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
     *map = std::mem::take(map).into_iter().collect();
-}
-
-/// A VXLAN device. Which attributes change live is the plan's knowledge.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Device {
-    /// Whose it is. `None` in the kernel: created, but not named ours yet.
-    pub alias: Option<Alias>,
-    /// The network identifier of what it sends and takes.
-    pub vni: Vni,
-    /// UDP port that it listens on and sends to.
-    pub port: Port,
-    /// Underlay address that it sends from; its family is the device's.
-    pub local: IpAddr,
-    /// The device below it. `None` in the kernel: none, or one without a name
-    /// that we can say.
-    pub lower: Option<DeviceName>,
-    /// MAC address of the VTEP.
-    pub mac: Mac,
-    /// MTU in bytes, of inner packets.
-    pub mtu: u32,
-    /// Whether it learns MAC addresses from what it receives.
-    pub learning: bool,
-    /// Whether it carries the group policy extension.
-    pub gbp: bool,
-    /// Whether nothing else is switched on or off: outer UDP checksums are
-    /// sent and wanted, the outer TTL, TOS and DF are the kernel's, no ARP
-    /// proxy, short-circuiting or miss notifications, no external control, no
-    /// default destination, neighbours are looked up, and no protocol has it
-    /// down (`protodown`).
-    pub plain: bool,
-    /// Whether the kernel makes no IPv6 link-local address (`addrgenmode none`).
-    pub no_link_local: bool,
-    /// Whether it is a port of a bridge or bond, or in a VRF: ours never are.
-    pub attached: bool,
-    /// Whether it is administratively up.
-    pub up: bool,
-}
-
-/// Says in the kernel whose a device is: `loden:<network>:<instance>`.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Alias {
-    /// The network.
-    pub network: NetworkId,
-    /// Which of the network's receive instances, such as `vxlan-ipv4`.
-    pub instance: String,
-}
-
-impl Alias {
-    /// Reads a device's alias; `None` when it is not one of ours.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (network, instance) = text.strip_prefix("loden:")?.split_once(':')?;
-        Some(Self { network: network.parse().ok()?, instance: instance.to_owned() })
-    }
-}
-
-impl Display for Alias {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "loden:{}:{}", self.network, self.instance)
-    }
 }
 
 /// Key of an address: all of it that cannot be changed.
@@ -254,6 +208,15 @@ pub struct NeighbourKey {
     pub address: IpAddr,
 }
 
+/// Key of a peer of a tunnel of this process.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RemoteKey {
+    /// The TUN device.
+    pub device: DeviceName,
+    /// Underlay address and UDP port where the peer receives, and that it sends from.
+    pub endpoint: SocketAddr,
+}
+
 /// Key of a route. Two routes to one prefix with different metrics are two
 /// routes to the kernel.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -270,8 +233,8 @@ pub struct Route {
     /// Output device.
     pub device: DeviceName,
     /// Next hop; of the other family than the prefix only for IPv4 via IPv6
-    /// (`RTA_VIA`, RFC 5549).
-    pub gateway: IpAddr,
+    /// (`RTA_VIA`, RFC 5549). `None` into a TUN device, which has no neighbours.
+    pub gateway: Option<IpAddr>,
     /// Whether the gateway is taken to be on the link without a look at the
     /// routing table (`RTNH_F_ONLINK`).
     pub onlink: bool,
@@ -352,15 +315,5 @@ mod tests {
         assert_eq!(of("2001:db8:0:5::/64"), 6);
         assert_eq!(of("0.0.0.0/0"), 1);
         assert_eq!(of("::/0"), 1);
-    }
-
-    #[test]
-    fn only_our_own_aliases_are_ours() {
-        let alias = Alias::parse("loden:blue:vxlan-ipv4").unwrap();
-        assert_eq!((alias.network.as_str(), alias.instance.as_str()), ("blue", "vxlan-ipv4"));
-        assert_eq!(Alias::parse(&alias.to_string()), Some(alias));
-        for text in ["", "loden", "loden:blue", "uplink", "loden::x", "loden:Blue:x"] {
-            assert_eq!(Alias::parse(text), None, "{text}");
-        }
     }
 }

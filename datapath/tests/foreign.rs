@@ -17,7 +17,7 @@ fn whatever_takes_the_place_of_a_route_of_ours_gives_it_back() {
         let (network, _, wanted, mut hints) = joined(&mut net, false).await;
         let gateway = |prefix: &str| {
             let mut routes = wanted.routes.iter();
-            routes.find(|(key, _)| key.prefix.to_string() == prefix).unwrap().1.gateway.to_string()
+            routes.find(|(key, _)| key.prefix.to_string() == prefix).unwrap().1.gateway.unwrap().to_string()
         };
         let (v4, v6) = ("10.244.2.0/24 metric 3", "2001:db8:0:2::/64 metric 3");
         let own = |prefix: &str, more: &str| {

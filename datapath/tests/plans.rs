@@ -12,7 +12,7 @@ use std::path::Path;
 use loden_datapath::backend::{self, Me};
 use loden_datapath::{Plan, Tables, plan};
 use loden_proto::model::{Backend, Family, Network, Peer, Port, Receiver, VxlanBackend};
-use support::{dual_underlay, me, network, network_v4, peer, receiver, vtep};
+use support::{dual_underlay, key, me, network, network_v4, peer, receiver, udp, udp_peer, vtep};
 
 fn tables(network: &Network, me: &Me, peers: &[Peer]) -> Tables {
     let (tables, refused) = backend::tables(network, me, peers);
@@ -50,6 +50,26 @@ fn a_host_with_both_underlays_joins() {
         "a_host_with_both_underlays_joins",
         &plan(&Tables::default(), &tables(&network, &me, &[peer(&network, 2), over_v6])),
     );
+}
+
+#[test]
+fn a_host_joins_over_udp() {
+    let (network, me) = udp();
+    let all = tables(&network, &me, &[udp_peer(&network, 2), udp_peer(&network, 3)]);
+    check("a_host_joins_over_udp", &plan(&Tables::default(), &all));
+}
+
+#[test]
+fn a_udp_peer_that_moved_and_one_that_has_a_new_key() {
+    let (network, me) = udp();
+    let mut peers = [udp_peer(&network, 2), udp_peer(&network, 3)];
+    let before = tables(&network, &me, &peers);
+    peers[0].endpoint.v4 = Some("192.0.2.22".parse().unwrap());
+    let Receiver::Udp(receiver) = &mut peers[1].endpoint.receivers[0] else {
+        unreachable!("it is a tunnel's")
+    };
+    receiver.key = key(77);
+    check("a_udp_peer_that_moved", &plan(&before, &tables(&network, &me, &peers)));
 }
 
 #[test]

@@ -68,8 +68,10 @@ fn any_actual() -> impl Strategy<Value = Tables> {
             if hit() {
                 device.plain = false;
             }
-            if hit() {
-                device.learning = true;
+            if hit()
+                && let Some(vxlan) = device.vxlan_mut()
+            {
+                vxlan.learning = true;
             }
             if hit() {
                 device.attached = true;
@@ -147,10 +149,10 @@ proptest! {
             step.apply(&mut kernel);
             for route in kernel.routes.values() {
                 let neighbour = kernel.neighbours.iter().find(|(key, _)| {
-                    key.device == route.device && key.address == route.gateway
+                    key.device == route.device && Some(key.address) == route.gateway
                 });
                 let mac = neighbour.map(|(_, mac)| *mac);
-                prop_assert!(mac.is_some(), "after {}: no neighbour {}", step, route.gateway);
+                prop_assert!(mac.is_some(), "after {}: no neighbour {:?}", step, route.gateway);
                 let entry = kernel.fdb.keys().any(|key| key.device == route.device && Some(key.mac) == mac.map(Mac::octets));
                 prop_assert!(entry, "after {}: no entry for {:?}", step, mac);
             }

@@ -115,8 +115,8 @@ fn bridges(known: &[Kept]) -> BTreeSet<DeviceName> {
 /// and so may anybody else.
 fn strange_devices(facts: &HostFacts) -> Vec<String> {
     let interfaces = facts.interfaces.iter();
-    let strange =
-        interfaces.filter(|interface| interface.network.is_some() || backend::is_device_name(interface.name));
+    let strange = interfaces
+        .filter(|interface| interface.network.is_some() || backend::vni_of(interface.name).is_some());
     let told = strange.map(|Interface { name, .. }| {
         format!(
             "device {name}: its kind, name, VNI and alias are not together those of a tunnel of ours; if it is \

@@ -263,7 +263,7 @@ mod tests {
         let key = |prefix: &str| RouteKey { prefix: prefix.parse().unwrap(), metric: 7 };
         let over = |device: &str| Route {
             device: device.parse().unwrap(),
-            gateway: "192.0.2.9".parse().unwrap(),
+            gateway: "192.0.2.9".parse().ok(),
             onlink: false,
         };
         let mut seen = Tables::default();

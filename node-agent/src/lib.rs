@@ -23,6 +23,7 @@ mod follow;
 mod give_back;
 mod heirs;
 pub mod iface;
+pub mod keys;
 mod lease;
 mod left_behind;
 mod metrics;

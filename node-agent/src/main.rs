@@ -12,8 +12,8 @@ use loden_agent::agent::{Agent, Connection};
 use loden_agent::cleanup;
 use loden_agent::config::{Command, Flags};
 use loden_agent::presence::{self, Unclaimed};
-use loden_datapath::Kernel;
 use loden_datapath::firewall::Nft;
+use loden_datapath::kernel::{Kernel, Tunnels};
 use loden_process::{completions, exit, lines, operations, settings, signals};
 use loden_transport::{
     ConnectError, ConnectOptions, Credentials, Dialled, Role, SpiffeId, connect_lazy, explain,
@@ -109,7 +109,9 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} for operations", flags.operations))?;
 
     let connection = Connection { node, channel, dialled: options.dialled, origins: options.origins };
-    let mut agent = Agent::start(flags.agent(), &connection, Nft, |_| Kernel::open())?;
+    let tunnels = Tunnels::default();
+    let open = |_: &_| Kernel::open_with(tunnels.clone());
+    let mut agent = Agent::start(flags.agent(), &connection, Nft, open)?;
     let mut registry = Registry::default();
     agent.register(&mut registry);
     let readiness = agent.readiness();

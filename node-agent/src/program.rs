@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use loden_datapath::backend::{self, Desired};
-use loden_datapath::tables::{FdbKey, NeighbourKey, RouteKey};
+use loden_datapath::tables::{FdbKey, NeighbourKey, RemoteKey, RouteKey};
 use loden_datapath::{Datapath, Error, Plan, Report, Scope, Step, Tables, plan};
 use loden_proto::model::{Peer, Receiver};
 use loden_proto::names::NodeId;
@@ -216,6 +216,7 @@ impl<D: Datapath> Program<D> {
 struct Failures {
     fdb: BTreeMap<FdbKey, String>,
     neighbours: BTreeMap<NeighbourKey, String>,
+    remotes: BTreeMap<RemoteKey, String>,
     routes: BTreeMap<RouteKey, String>,
     other: Vec<String>,
 }
@@ -228,6 +229,7 @@ impl Failures {
             match step {
                 Step::SetFdb(key, _) => drop(failures.fdb.insert(key, reason)),
                 Step::SetNeighbour(key, _) => drop(failures.neighbours.insert(key, reason)),
+                Step::SetRemote(key, _) => drop(failures.remotes.insert(key, reason)),
                 Step::SetRoute(key, _) => drop(failures.routes.insert(key, reason)),
                 _ => failures.other.push(reason),
             }
@@ -244,14 +246,15 @@ impl Failures {
         let fdb: Vec<_> = entries.fdb.keys().filter_map(|key| self.fdb.remove(key)).collect();
         let neighbours = entries.neighbours.keys().filter_map(|key| self.neighbours.remove(key));
         let mut all: Vec<_> = fdb.into_iter().chain(neighbours).collect();
+        all.extend(entries.remotes.keys().filter_map(|key| self.remotes.remove(key)));
         all.extend(entries.routes.keys().filter_map(|key| self.routes.remove(key)));
         all.into_iter().next()
     }
 
     /// What belongs to no peer.
     fn rest(self) -> Option<String> {
-        let entries =
-            self.fdb.into_values().chain(self.neighbours.into_values()).chain(self.routes.into_values());
+        let entries = self.fdb.into_values().chain(self.neighbours.into_values());
+        let entries = entries.chain(self.remotes.into_values()).chain(self.routes.into_values());
         // In the order of the steps: what the others stood on comes first, and is the cause.
         let mut rest = self.other.into_iter().chain(entries);
         let first = rest.next()?;
@@ -263,7 +266,11 @@ impl Failures {
 }
 
 fn changes_devices(plan: &Plan) -> bool {
-    let device =
-        |step: &Step| matches!(step, Step::DeleteDevice(_) | Step::CreateDevice(..) | Step::ChangeDevice(..));
+    let device = |step: &Step| {
+        matches!(
+            step,
+            Step::DeleteDevice(_) | Step::CreateDevice(..) | Step::ChangeDevice(..) | Step::Listen(..)
+        )
+    };
     plan.steps().iter().any(device)
 }

@@ -16,10 +16,10 @@ mod families;
 mod keeping;
 mod neighbours;
 mod pass;
+mod secret;
 mod settings;
 mod silence;
 mod underlay;
-mod unsupported;
 mod view;
 mod whereabouts;
 
@@ -40,6 +40,7 @@ use self::whereabouts::Announcer;
 use crate::follow::Feed;
 use crate::heirs::Siblings;
 use crate::iface::{Choice, Selection};
+use crate::keys::Keys;
 use crate::lease::Local;
 use crate::peers::{Changes, PeerSet, Token, Update};
 use crate::program::Program;
@@ -99,6 +100,8 @@ pub(crate) struct Reconcile<D> {
     /// What was granted last; the network may have changed since.
     granted: Option<(Held, Network)>,
     peers: Option<PeerSet>,
+    /// Of this node's tunnel.
+    keys: Option<Keys>,
     choice: Option<Choice>,
     /// The addresses of the last choice, of this process's life or the one before.
     sends_from: Vec<IpAddr>,
@@ -152,6 +155,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             granted: kept.lease.clone(),
             lease: kept.lease,
             peers: kept.peers,
+            keys: kept.keys,
             choice: None,
             sends_from: kept.sends_from,
             facts: HostFacts::default(),
@@ -336,11 +340,12 @@ impl<D: Datapath + Host> Reconcile<D> {
     /// Makes what is desired anew where the host, the lease or the network
     /// changed, and brings the kernel there.
     async fn rebuild(&mut self, why: &'static str) {
+        self.turn_keys().await;
         let (Some((held, network)), Some(peers), Some(choice)) = (&self.lease, &self.peers, &self.choice)
         else {
             return;
         };
-        let in_the_way = [self.ended.clone(), self.unsupported(), self.swallowing(), self.cramped()];
+        let in_the_way = [self.ended.clone(), self.swallowing(), self.cramped()];
         if in_the_way.iter().any(Option::is_some) {
             return;
         }
@@ -360,6 +365,7 @@ impl<D: Datapath + Host> Reconcile<D> {
                 ..underlay::of(choice, &self.facts, &self.place.dialled, network, held)
             },
             mac: backend::mac_of(&self.place.node, &self.place.network),
+            keys: self.keys_of(network.backend),
             blackhole: self.place.blackhole,
         };
         let unchanged = |desired: &&mut Desired| desired.network() == network && *desired.me() == me;

@@ -24,6 +24,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::keys::Keys;
 use crate::peers::PeerSet;
 
 pub use file::{Content, NetworkFile};
@@ -75,6 +76,8 @@ pub struct Kept {
     pub peers: Option<PeerSet>,
     /// The addresses that were sent from last.
     pub sends_from: Vec<IpAddr>,
+    /// Those of this node's tunnel.
+    pub keys: Option<Keys>,
 }
 
 /// The state directory, held by this process.

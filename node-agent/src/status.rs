@@ -52,8 +52,6 @@ pub struct Applied {
     pub failures: BTreeMap<String, Failure>,
     /// Why the kernel does not hold the whole set.
     pub unfinished: Option<String>,
-    /// Why this agent cannot run the network at all.
-    pub unsupported: Option<String>,
     /// Why the network has ended: another one has what was its own.
     pub ended: Option<String>,
     /// Why the state on disk is behind.
@@ -193,9 +191,6 @@ impl Overview {
         }
         if lease.lost.is_some() {
             return lease.lost.clone();
-        }
-        if applied.unsupported.is_some() {
-            return applied.unsupported.clone();
         }
         if applied.source.is_some() {
             return applied.unfinished.clone().or_else(|| self.unmasked());

@@ -12,7 +12,7 @@ enum Kind {
     Vxlan,
     /// Routes by next hop, between nodes on one link
     HostGw,
-    /// A tunnel of the agents' own over UDP; this version's agents cannot run it
+    /// A tunnel of the agents' own over UDP, in userspace
     Udp,
     /// Leases only; nothing is programmed
     Alloc,

@@ -45,7 +45,7 @@ pub(super) fn key(prefix: IpNet) -> RouteKey {
 }
 
 pub(super) const fn route(device: DeviceName, gateway: IpAddr) -> Route {
-    Route { device, gateway, onlink: false }
+    Route { device, gateway: Some(gateway), onlink: false }
 }
 
 /// The link and the address on it by which a subnet of a peer is reached: one that answers, if there is one.

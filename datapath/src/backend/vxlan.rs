@@ -12,50 +12,16 @@
 
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use loden_proto::model::{Family, Network, Peer, Vni, VxlanBackend, VxlanReceiver};
 
-use super::{Entries, Me, Reason, Underlay, routed, within};
-use crate::name::DeviceName;
-use crate::tables::{
-    AddressKey, Alias, Device, FdbEntry, FdbKey, Lifetime, NeighbourKey, Route, Setting, SysctlKey, Tables,
-};
+use super::{Entries, Me, Reason, Underlay, device, list, lost, routed, tunnel_mtu};
+use crate::tables::{Alias, Device, FdbEntry, FdbKey, Kind, NeighbourKey, Route, Tables, Vxlan};
 
-/// The smallest MTU that the kernel lets a device have (RFC 791 §3.1).
-const SMALLEST_MTU: u32 = 68;
-
-/// `loden<vni>` and a letter for the underlay's family.
-fn device_name(vni: Vni, underlay: Family) -> DeviceName {
-    let letter = match underlay {
-        Family::V4 => 'a',
-        Family::V6 => 'b',
-    };
-    let name = format!("loden{vni}{letter}");
-    // A VNI has at most 8 digits: at most 14 bytes.
-    name.parse().unwrap_or_else(|_| unreachable!("{name} is a device name"))
-}
-
-/// Whether a name is one that tunnels have, of whatever VNI.
-#[must_use]
-pub fn is_device_name(name: DeviceName) -> bool {
-    let digits = name.as_str().strip_prefix("loden").and_then(|rest| rest.strip_suffix(['a', 'b']));
-    let vni = digits.and_then(|digits| Vni::try_from(digits.parse::<u32>().ok()?).ok());
-    vni.is_some_and(|vni| device_names(vni).contains(&name))
-}
-
-/// The names of the tunnels of a VNI: over IPv4, over IPv6.
-#[must_use]
-pub fn device_names(vni: Vni) -> [DeviceName; 2] {
-    [Family::V4, Family::V6].map(|underlay| device_name(vni, underlay))
-}
-
-/// MTU of the tunnels in bytes: what the lower device leaves, or the network's
-/// where it is smaller. Over either family the same, which is what pods are
-/// told: a host that tracks connections puts their fragments together and cuts
-/// them again for the tunnel, and longer ones would not get to a pod.
+/// MTU of the tunnels in bytes. Over either family the same, which is what pods
+/// are told: a host that tracks connections puts their fragments together and
+/// cuts them again for the tunnel, and longer ones would not get to a pod.
 pub(super) fn mtu(network: &Network, underlay: &Underlay) -> u32 {
-    let overhead = underlay.families().map(Family::vxlan_overhead).max().unwrap_or_default();
-    within(network, underlay.mtu.saturating_sub(overhead).max(SMALLEST_MTU))
+    tunnel_mtu(network, underlay, Family::vxlan_overhead)
 }
 
 pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> Tables {
@@ -63,34 +29,29 @@ pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> T
     let locals = [me.underlay.v4.map(IpAddr::V4), me.underlay.v6.map(IpAddr::V6)];
     for local in locals.into_iter().flatten() {
         let family = Family::of(local);
-        let name = device_name(network.vni, family);
+        let name = device::of_vxlan(network.vni, family);
         let instance = match family {
             Family::V4 => "vxlan-ipv4",
             Family::V6 => "vxlan-ipv6",
         };
         let device = Device {
             alias: Some(Alias { network: network.id.clone(), instance: instance.to_owned() }),
-            vni: network.vni,
-            port: backend.port,
-            local,
-            lower: Some(me.underlay.lower),
-            mac: me.mac,
+            kind: Kind::Vxlan(Vxlan {
+                vni: network.vni,
+                port: backend.port,
+                local,
+                lower: Some(me.underlay.lower),
+                mac: me.mac,
+                learning: backend.learning,
+                gbp: backend.gbp,
+            }),
             mtu: mtu(network, &me.underlay),
-            learning: backend.learning,
-            gbp: backend.gbp,
             plain: true,
             no_link_local: true,
             attached: false,
             up: true,
         };
-        tables.devices.insert(name, device);
-        for setting in Setting::ALL {
-            tables.sysctls.insert(SysctlKey { device: name, setting }, setting.wanted());
-        }
-        for subnet in me.usable(&me.subnets) {
-            let address = whole(subnet.network());
-            tables.addresses.insert(AddressKey::new(name, address), Lifetime::Infinite);
-        }
+        tables.extend(device::tables(name, device, me));
     }
     tables
 }
@@ -128,7 +89,7 @@ fn tunnel(
     receiver: &VxlanReceiver,
     destination: IpAddr,
 ) -> Tables {
-    let device = device_name(network.vni, receiver.family);
+    let device = device::of_vxlan(network.vni, receiver.family);
     let mut tables = Tables::default();
     let port = (receiver.port != backend.port).then_some(receiver.port);
     tables.fdb.insert(
@@ -141,14 +102,9 @@ fn tunnel(
             IpAddr::V6(_) => (IpAddr::V6(receiver.mac.link_local()), false),
         };
         tables.neighbours.insert(NeighbourKey { device, address: gateway }, receiver.mac);
-        tables.routes.insert(routed::key(prefix), Route { device, gateway, onlink });
+        tables.routes.insert(routed::key(prefix), Route { device, gateway: Some(gateway), onlink });
     }
     tables
-}
-
-/// Why packets do not leave for a destination. Its entries stay: the route may be back in a moment.
-fn lost(me: &Me, destination: IpAddr) -> Option<Reason> {
-    (!me.underlay.ways.lead_to(destination)).then_some(Reason::NoRoute { address: destination })
 }
 
 /// The peer's receiver that this host sends to: of the preferred underlay
@@ -192,11 +148,6 @@ fn why_none_fits(network: &Network, backend: VxlanBackend, me: &Me, peer: &Peer)
     Reason::NoCommonReceiver { offered: list(offered), wanted: list(wanted) }
 }
 
-fn list(items: impl Iterator<Item = String>) -> String {
-    let items: Vec<String> = items.collect();
-    if items.is_empty() { "nothing".to_owned() } else { items.join("; ") }
-}
-
 /// The VTEPs among devices that exist, are up and are the network's as it is: one of a VNI that it had before it was
 /// deleted and made again is no use to anybody, and the control plane takes none.
 pub(super) fn receivers(
@@ -204,22 +155,16 @@ pub(super) fn receivers(
     backend: VxlanBackend,
     actual: &Tables,
 ) -> impl Iterator<Item = VxlanReceiver> {
-    let is_present =
-        move |device: &&Device| device.up && (device.vni, device.gbp) == (network.vni, backend.gbp);
-    actual.devices.values().filter(is_present).map(|device| VxlanReceiver {
-        family: Family::of(device.local),
-        vni: device.vni,
-        port: device.port,
-        mac: device.mac,
-        mtu: device.mtu,
-        gbp: device.gbp,
+    let up = actual.devices.values().filter(|device| device.up);
+    let vxlans = up.filter_map(|device| Some((device.vxlan()?, device.mtu)));
+    let are_the_networks =
+        move |(vxlan, _): &(&Vxlan, u32)| (vxlan.vni, vxlan.gbp) == (network.vni, backend.gbp);
+    vxlans.filter(are_the_networks).map(|(vxlan, mtu)| VxlanReceiver {
+        family: Family::of(vxlan.local),
+        vni: vxlan.vni,
+        port: vxlan.port,
+        mac: vxlan.mac,
+        mtu,
+        gbp: vxlan.gbp,
     })
-}
-
-/// An address as a prefix of its whole length.
-fn whole(address: IpAddr) -> IpNet {
-    match address {
-        IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
-        IpAddr::V6(address) => IpNet::V6(Ipv6Net::from(address)),
-    }
 }

@@ -17,8 +17,8 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::RouteProtocol;
 
 use crate::DeviceName;
-use crate::backend::device_names;
-use crate::tables::{AddressKey, Alias, Device, FdbEntry, Lifetime, PROTOCOL};
+use crate::backend::{device_names, vni_of};
+use crate::tables::{AddressKey, Alias, Device, FdbEntry, Kind, Lifetime, PROTOCOL, Vxlan};
 pub(super) use route::{MainRoute, main_route, prefix, route_ip};
 
 /// A link as far as anybody here wants to know it.
@@ -103,7 +103,8 @@ impl Link {
 
     /// Whether it is a device of ours, or named like one.
     pub(super) fn is_ours(&self) -> bool {
-        self.parsed_alias().is_some() || (self.vxlan.is_some() && self.name.as_str().starts_with("loden"))
+        let is_tunnel = self.vxlan.is_some() || self.kind == Some(InfoKind::Tun);
+        self.parsed_alias().is_some() || (is_tunnel && self.name.as_str().starts_with("loden"))
     }
 
     pub(super) fn parsed_alias(&self) -> Option<Alias> {
@@ -124,7 +125,11 @@ impl Link {
         self.vni().is_some_and(|vni| device_names(vni).contains(&self.name))
     }
 
+    /// That of a TUN device is in its name only.
     fn vni(&self) -> Option<Vni> {
+        if self.kind == Some(InfoKind::Tun) {
+            return vni_of(self.name);
+        }
         self.vni_and_port().and_then(|(vni, _)| Vni::try_from(vni).ok())
     }
 
@@ -145,37 +150,52 @@ impl Link {
         if self.vxlan.iter().flatten().any(is_v6) { Family::V6 } else { Family::V4 }
     }
 
-    /// As a device of the tables; `None` when it is not a VXLAN device or has
-    /// no VNI, port or unicast MAC address.
+    /// As a device of the tables; `None` when it is neither a TUN device nor a
+    /// VXLAN device with VNI, port and unicast MAC address.
     pub(super) fn device(&self, name_of: impl Fn(u32) -> Option<DeviceName>) -> Option<Device> {
-        let (vni, port) = self.vni_and_port()?;
-        let mut device = Device {
+        let (kind, plain) = if self.kind == Some(InfoKind::Tun) {
+            (Kind::Tun, self.vni().is_some())
+        } else {
+            let plain = !self.flags.contains(LinkFlags::Noarp) && !self.is_special();
+            (Kind::Vxlan(self.as_vxlan(name_of)?), plain)
+        };
+        Some(Device {
             alias: self.parsed_alias(),
+            kind,
+            mtu: self.mtu,
+            plain: plain && !self.protodown,
+            no_link_local: self.no_link_local,
+            attached: self.controller.is_some(),
+            up: self.flags.contains(LinkFlags::Up),
+        })
+    }
+
+    fn as_vxlan(&self, name_of: impl Fn(u32) -> Option<DeviceName>) -> Option<Vxlan> {
+        let (vni, port) = self.vni_and_port()?;
+        let mut vxlan = Vxlan {
             vni: Vni::try_from(vni).ok()?,
             port: Port::try_from(u32::from(port)).ok()?,
             local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             lower: None,
             mac: self.mac?,
-            mtu: self.mtu,
             learning: false,
             gbp: false,
-            plain: !self.flags.contains(LinkFlags::Noarp) && !self.protodown,
-            no_link_local: self.no_link_local,
-            attached: self.controller.is_some(),
-            up: self.flags.contains(LinkFlags::Up),
         };
         for item in self.vxlan.iter().flatten() {
             match item {
-                InfoVxlan::Local(address) => device.local = IpAddr::V4(*address),
-                InfoVxlan::Local6(address) => device.local = IpAddr::V6(*address),
-                InfoVxlan::Link(index) => device.lower = name_of(*index),
-                InfoVxlan::Learning(learning) => device.learning = *learning,
-                InfoVxlan::Gbp => device.gbp = true,
-                item if is_special(item) => device.plain = false,
+                InfoVxlan::Local(address) => vxlan.local = IpAddr::V4(*address),
+                InfoVxlan::Local6(address) => vxlan.local = IpAddr::V6(*address),
+                InfoVxlan::Link(index) => vxlan.lower = name_of(*index),
+                InfoVxlan::Learning(learning) => vxlan.learning = *learning,
+                InfoVxlan::Gbp => vxlan.gbp = true,
                 _ => {}
             }
         }
-        Some(device)
+        Some(vxlan)
+    }
+
+    fn is_special(&self) -> bool {
+        self.vxlan.iter().flatten().any(is_special)
     }
 }
 

@@ -20,7 +20,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
 use crate::step::Change;
-use crate::tables::{AddressKey, Device, FdbEntry, FdbKey, NeighbourKey, PROTOCOL, Rival, Route, RouteKey};
+use crate::tables::{AddressKey, FdbEntry, FdbKey, NeighbourKey, PROTOCOL, Rival, Route, RouteKey, Vxlan};
 use crate::{DeviceName, Error};
 
 /// Sets replace what is there, whoever set it.
@@ -37,23 +37,23 @@ pub(super) const fn family_of(address: IpAddr) -> AddressFamily {
     }
 }
 
-/// A device as it is created: named, with its MAC address from the first
+/// A VXLAN device as it is created: named, with its MAC address from the first
 /// moment (or the system gives it another), down.
 ///
 /// `IFLA_VXLAN_UDP_CSUM` is left out as flannel does: the kernel then sends
 /// outer checksums. Learning is said: left out, it is on.
-pub(super) fn device(name: DeviceName, device: &Device, lower: Option<u32>) -> RouteNetlinkMessage {
-    let mut message = LinkVxlan::new(name.as_str(), device.vni.get())
-        .port(device.port.get())
-        .learning(device.learning)
-        .append_info_data(local(device.local))
-        .address(device.mac.octets().to_vec())
-        .mtu(device.mtu)
+pub(super) fn vxlan(name: DeviceName, vxlan: &Vxlan, mtu: u32, lower: Option<u32>) -> RouteNetlinkMessage {
+    let mut message = LinkVxlan::new(name.as_str(), vxlan.vni.get())
+        .port(vxlan.port.get())
+        .learning(vxlan.learning)
+        .append_info_data(local(vxlan.local))
+        .address(vxlan.mac.octets().to_vec())
+        .mtu(mtu)
         .txqueuelen(0);
     if let Some(lower) = lower {
         message = message.dev(lower);
     }
-    if device.gbp {
+    if vxlan.gbp {
         message = message.gbp();
     }
     RouteNetlinkMessage::NewLink(message.build())
@@ -151,11 +151,13 @@ pub(super) fn neighbour(index: u32, key: &NeighbourKey, mac: Option<Mac>) -> Nei
 
 /// A route to be set.
 pub(super) fn route(index: u32, key: &RouteKey, route: &Route) -> RouteMessage {
-    let mut message = route_key(Some(index), key, RouteScope::Universe);
+    // Without a next hop everybody is on the link.
+    let scope = if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    let mut message = route_key(Some(index), key, scope);
     if route.onlink {
         message.header.flags = RouteFlags::Onlink;
     }
-    message.attributes.push(gateway(key, route.gateway));
+    message.attributes.extend(route.gateway.map(|address| gateway(key, address)));
     message
 }
 

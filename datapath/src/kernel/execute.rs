@@ -1,7 +1,8 @@
 //! Does a plan: entries in packed batches, devices one by one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::SocketAddr;
 
 use loden_proto::model::Family;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -10,25 +11,29 @@ use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use super::decode::{Link, Owner};
 use super::requests::{Batch, Requests};
 use super::{elsewhere, encode, observe, sysctl};
-use crate::backend::is_device_name;
+use crate::backend::vni_of;
 use crate::step::{Change, Step};
-use crate::tables::Device;
-use crate::{DeviceName, Error, KernelError, Plan, Report};
+use crate::tables::{Device, Kind, RemoteKey, Vxlan};
+use crate::tunnel::engine::{Behind, Engine, Listening};
+use crate::{DeviceName, Error, KernelError, Plan, Report, tunnel};
 
 /// Does a plan. Every step is tried, also when others failed.
-pub(super) fn execute(requests: &mut Requests, plan: &Plan) -> Report {
+pub(super) fn execute(requests: &mut Requests, engine: &mut Engine, plan: &Plan) -> Report {
     let mut run = Run {
         requests,
+        engine,
         plan,
         devices: HashMap::new(),
         batch: Batch::default(),
         batched: Vec::new(),
+        remotes: BTreeMap::new(),
         executed: 0,
         failed: Vec::new(),
     };
     for (number, step) in plan.steps().iter().enumerate() {
         run.step(number, step);
     }
+    run.turn_tunnels();
     run.flush();
     run.failed.sort_by_key(|(number, _)| *number);
     let failed = run.failed.into_iter().map(|(number, error)| (plan.steps()[number].clone(), error));
@@ -37,6 +42,7 @@ pub(super) fn execute(requests: &mut Requests, plan: &Plan) -> Report {
 
 struct Run<'a> {
     requests: &'a mut Requests,
+    engine: &'a mut Engine,
     plan: &'a Plan,
     /// Devices by name, `None` where there is none; for the time of this
     /// plan, since a device that is created again is another one.
@@ -44,6 +50,8 @@ struct Run<'a> {
     batch: Batch,
     /// The steps in the batch.
     batched: Vec<usize>,
+    /// Changes of peers, to be made at once.
+    remotes: BTreeMap<DeviceName, Vec<(SocketAddr, Option<Behind>)>>,
     executed: usize,
     failed: Vec<(usize, Error)>,
 }
@@ -65,7 +73,16 @@ impl Known {
 
 impl Run<'_> {
     fn step(&mut self, number: usize, step: &Step) {
+        if !matches!(step, Step::SetRemote(..) | Step::UnsetRemote(_)) {
+            self.turn_tunnels();
+        }
         let result = match step {
+            Step::Listen(name, listening) => {
+                self.flush();
+                self.listen(*name, listening)
+            }
+            Step::SetRemote(key, behind) => self.remote(key, Some(*behind)),
+            Step::UnsetRemote(key) => self.remote(key, None),
             Step::CreateDevice(name, device) => {
                 self.flush();
                 self.create(*name, device)
@@ -115,7 +132,7 @@ impl Run<'_> {
         let device = device.ok_or_else(|| Error::Decode(format!("{step} is about no device")))?;
         let index = match step {
             // Next hops are on links of the host's.
-            Step::SetRoute(..) | Step::UnsetRoute(..) if !is_device_name(device) => self.index(device)?,
+            Step::SetRoute(..) | Step::UnsetRoute(..) if vni_of(device).is_none() => self.index(device)?,
             _ => self.owned(device, &[Owner::Ours])?,
         };
         Ok(match step {
@@ -146,6 +163,9 @@ impl Run<'_> {
             Step::DeleteDevice(_)
             | Step::CreateDevice(..)
             | Step::ChangeDevice(..)
+            | Step::Listen(..)
+            | Step::SetRemote(..)
+            | Step::UnsetRemote(_)
             | Step::SetSysctl(..)
             | Step::SetBlackhole(_)
             | Step::UnsetBlackhole(_)
@@ -156,27 +176,61 @@ impl Run<'_> {
     }
 
     fn create(&mut self, name: DeviceName, device: &Device) -> Result<(), Error> {
-        let lower = device.lower.map(|lower| self.index(lower)).transpose()?;
+        let Kind::Vxlan(vxlan) = &device.kind else { return self.create_tun(name, device.mtu) };
+        let lower = vxlan.lower.map(|lower| self.index(lower)).transpose()?;
         self.devices.remove(&name);
-        match self.requests.write_one(encode::device(name, device, lower), encode::CREATE) {
+        let message = encode::vxlan(name, vxlan, device.mtu, lower);
+        match self.requests.write_one(message.clone(), encode::CREATE) {
             Err(Error::Kernel(error)) if error.errno == libc::EEXIST => {
-                self.make_room(name, device, error)?;
-                self.requests.write_one(encode::device(name, device, lower), encode::CREATE)
+                self.make_room(name, vxlan, error)?;
+                self.requests.write_one(message, encode::CREATE)
             }
             result => result,
         }
     }
 
+    /// Not by netlink, which has no way to.
+    fn create_tun(&mut self, name: DeviceName, mtu: u32) -> Result<(), Error> {
+        // Whoever held the one that was would be listening to nothing.
+        self.engine.close(name);
+        if let Ok(known) = self.known(name) {
+            return Err(Error::NameTaken(name, known.described.clone()));
+        }
+        self.devices.remove(&name);
+        tunnel::device::create(name, u16::try_from(mtu).unwrap_or(u16::MAX))
+            .map_err(|source| Error::Tunnel { device: name, source })
+    }
+
+    fn listen(&mut self, name: DeviceName, listening: &Listening) -> Result<(), Error> {
+        self.owned(name, &[Owner::Ours])?;
+        let listens = self.engine.listen(name, listening.clone());
+        listens.map_err(|source| Error::Tunnel { device: name, source })
+    }
+
+    fn remote(&mut self, key: &RemoteKey, behind: Option<Behind>) -> Result<(), Error> {
+        if self.engine.listening(key.device).is_none() {
+            return Err(Error::NoDevice(key.device));
+        }
+        self.remotes.entry(key.device).or_default().push((key.endpoint, behind));
+        Ok(())
+    }
+
+    fn turn_tunnels(&mut self) {
+        for (name, changes) in std::mem::take(&mut self.remotes) {
+            self.engine.change(name, changes);
+        }
+    }
+
     /// EEXIST says that somebody has the name, or the VNI with the port. Where that is a tunnel of ours that was
     /// moved to another network namespace, it goes: it is of no use there, and cannot be brought back from here.
-    fn make_room(&mut self, name: DeviceName, device: &Device, error: KernelError) -> Result<(), Error> {
+    fn make_room(&mut self, name: DeviceName, vxlan: &Vxlan, error: KernelError) -> Result<(), Error> {
         let Ok(links) = observe::links(self.requests) else { return Err(Error::Kernel(error)) };
         if let Some(link) = links.iter().find(|link| link.name == name) {
             // Whatever it looks like: who has observed it has not found it ours.
             self.devices.insert(name, Some(Known::of(link, Owner::Another)));
             return Err(Error::NameTaken(name, describe(link)));
         }
-        let (vni, port, underlay) = (device.vni.get(), device.port.get(), Family::of(device.local));
+        let (vni, port, underlay) = (vxlan.vni.get(), vxlan.port.get(), Family::of(vxlan.local));
         let holds = |link: &Link| link.vni_and_port() == Some((vni, port)) && link.underlay() == underlay;
         if let Some(link) = links.iter().find(|link| holds(link)) {
             return Err(Error::VniTaken { holder: link.name.to_string(), vni, port });
@@ -202,6 +256,7 @@ impl Run<'_> {
             Err(error) => return Err(error),
         };
         self.devices.remove(&name);
+        self.engine.close(name);
         absent_is_done(self.requests.write_one(encode::delete_device(index), encode::PLAIN))
     }
 

@@ -209,9 +209,9 @@ impl Links {
             (false, false) => Hint::HostRouteGone(route.prefix),
             (true, true) => {
                 let device = route.device.and_then(|index| self.name(index));
-                let whole = device.zip(route.gateway).filter(|_| !route.altered);
-                let onlink = route.onlink;
-                Hint::Route(key, whole.map(|(device, gateway)| Route { device, gateway, onlink }))
+                let decode::MainRoute { gateway, onlink, .. } = route;
+                let whole = device.filter(|_| !route.altered);
+                Hint::Route(key, whole.map(|device| Route { device, gateway, onlink }))
             }
             (true, false) => Hint::Route(key, None),
         })

@@ -14,8 +14,10 @@ use super::requests::Requests;
 use super::sysctl;
 use crate::hint::Scope;
 use crate::tables::{
-    BLACKHOLE_METRIC, FdbKey, NeighbourKey, Rival, Route, RouteKey, Setting, SysctlKey, Tables, metric,
+    BLACKHOLE_METRIC, FdbKey, Kind, NeighbourKey, RemoteKey, Rival, Route, RouteKey, Setting, SysctlKey,
+    Tables, metric,
 };
+use crate::tunnel::engine::Engine;
 use crate::{DeviceName, Error};
 
 /// All links of the namespace.
@@ -31,16 +33,21 @@ pub(super) fn links(requests: &mut Requests) -> Result<Vec<Link>, Error> {
 }
 
 /// The tables of a network.
-pub(super) fn tables(requests: &mut Requests, scope: &Scope) -> Result<Tables, Error> {
+pub(super) fn tables(requests: &mut Requests, engine: &Engine, scope: &Scope) -> Result<Tables, Error> {
     let links = links(requests)?;
     let names: HashMap<u32, DeviceName> = links.iter().map(|link| (link.index, link.name)).collect();
     let mut tables = Tables::default();
     for link in &links {
         let device = link.device(|index| names.get(&index).copied());
         let Some(device) = device.filter(|device| scope.has(link.name, device)) else { continue };
+        let is_tun = device.kind == Kind::Tun;
         tables.devices.insert(link.name, device);
         settings(link.name, &mut tables)?;
         addresses(requests, link, &mut tables)?;
+        if is_tun {
+            tunnel(engine, link.name, &mut tables);
+            continue;
+        }
         fdb(requests, link, &mut tables)?;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             neighbours(requests, link, family, &mut tables)?;
@@ -50,6 +57,16 @@ pub(super) fn tables(requests: &mut Requests, scope: &Scope) -> Result<Tables, E
         routes(requests, scope, &links, family, &mut tables)?;
     }
     Ok(tables)
+}
+
+/// What this process does with a TUN device.
+fn tunnel(engine: &Engine, device: DeviceName, tables: &mut Tables) {
+    let Some(listening) = engine.listening(device) else { return };
+    tables.listening.insert(device, listening.clone());
+    let remotes = engine.remotes(device).into_iter().flatten();
+    tables
+        .remotes
+        .extend(remotes.map(|(endpoint, behind)| (RemoteKey { device, endpoint: *endpoint }, *behind)));
 }
 
 fn settings(device: DeviceName, tables: &mut Tables) -> Result<(), Error> {
@@ -162,8 +179,8 @@ fn routes(
             }
             continue;
         }
-        let whole = link.zip(route.gateway).filter(|_| route.is_ours() && route.is_unicast());
-        if let Some((link, gateway)) = whole
+        let whole = link.filter(|_| route.is_ours() && route.is_unicast());
+        if let Some(link) = whole
             && (on_ours || covered)
             && !tables.routes.contains_key(&key)
         {
@@ -171,7 +188,8 @@ fn routes(
             if route.altered {
                 continue;
             }
-            tables.routes.insert(key, Route { device: link.name, gateway, onlink: route.onlink });
+            let MainRoute { gateway, onlink, .. } = route;
+            tables.routes.insert(key, Route { device: link.name, gateway, onlink });
         } else if covered && route.is_our_blackhole() && key.metric != metric(key.prefix) {
             tables.blackholes.insert(key, ());
         } else if covered && may_be_ours(key) && !is_replaced_whole(&route) {

@@ -20,19 +20,32 @@ pub struct TunDevice {
     name: DeviceName,
 }
 
+/// Makes a device that stays when nobody has it open, down.
+///
+/// # Errors
+/// There is no `/dev/net/tun`, no right to use it, or a device of the name.
+pub fn create(name: DeviceName, mtu: u16) -> io::Result<()> {
+    if nix::net::if_::if_nametoindex(name.as_str()).is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let device = builder(name, mtu).enable(false).build_sync()?;
+    device.persist()
+}
+
+/// Whoever opens a device has to say the same of queues and headers as who made it.
+fn builder(name: DeviceName, mtu: u16) -> DeviceBuilder {
+    DeviceBuilder::new().name(name.as_str()).mtu(mtu).with(|options| {
+        options.offload(true).multi_queue(true).tx_queue_len(QUEUE);
+    })
+}
+
 impl TunDevice {
-    /// Makes a device, or opens one that has no other owner. Nobody has to set an address for it to work.
+    /// Makes a device that goes with the last who has it open, or opens one that is there. Nobody has to set an address for it to work.
     ///
     /// # Errors
     /// There is no `/dev/net/tun`, or no right to use it.
     pub fn open(name: DeviceName, mtu: u16) -> io::Result<Self> {
-        let device = DeviceBuilder::new()
-            .name(name.as_str())
-            .mtu(mtu)
-            .with(|options| {
-                options.offload(true).multi_queue(true).tx_queue_len(QUEUE);
-            })
-            .build_sync()?;
+        let device = builder(name, mtu).build_sync()?;
         let descriptor = device.as_fd().try_clone_to_owned()?;
         nix::fcntl::fcntl(&descriptor, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
         // What a router tells its pods comes from its own address, and so from one of this host.

@@ -9,6 +9,7 @@
 //! the networks of a port. A port is open while a network uses it.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -38,6 +39,15 @@ pub struct Listening {
     pub locals: Vec<SocketAddr>,
     /// What senders show: the present key, and for a while the one before.
     pub keys: Vec<Key>,
+    /// MTU of its device in bytes.
+    pub mtu: u16,
+}
+
+impl Display for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vni {} mtu {}", self.vni, self.mtu)?;
+        self.locals.iter().try_for_each(|local| write!(f, " local {local}"))
+    }
 }
 
 /// A peer behind an endpoint.
@@ -71,7 +81,6 @@ struct Tunnel {
     remotes: Remotes,
     /// The ways to them, which stay while they do.
     paths: Paths,
-    mtu: u16,
     view: Arc<ArcSwap<View>>,
     counters: Arc<Counters>,
     sender: Loop,
@@ -93,7 +102,7 @@ impl Engine {
     /// # Errors
     /// The device cannot be opened, a port is in use or its address is not of this host, two networks have one VNI on
     /// a port, or the threads cannot be started. What there was goes on then.
-    pub fn listen(&mut self, name: DeviceName, mtu: u16, listening: Listening) -> io::Result<()> {
+    pub fn listen(&mut self, name: DeviceName, listening: Listening) -> io::Result<()> {
         let clashes = |(other, tunnel): (&DeviceName, &Tunnel)| {
             *other != name
                 && tunnel.listening.vni == listening.vni
@@ -103,13 +112,13 @@ impl Engine {
             let text = format!("another device receives VNI {} on the same port", listening.vni);
             return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
         }
-        let result = self.start(name, mtu, listening);
+        let result = self.start(name, listening);
         self.feed_ports();
         self.close_unused_ports();
         result
     }
 
-    fn start(&mut self, name: DeviceName, mtu: u16, listening: Listening) -> io::Result<()> {
+    fn start(&mut self, name: DeviceName, listening: Listening) -> io::Result<()> {
         for local in &listening.locals {
             self.open_port(*local)?;
         }
@@ -118,14 +127,13 @@ impl Engine {
             .get_mut(&name)
             .filter(|tunnel| tunnel.sender.is_running() && tunnel.prober.is_running())
         {
-            tunnel.listening = listening;
-            tunnel.set_mtu(mtu);
+            tunnel.set(listening);
         } else {
             let before = self.tunnels.remove(&name);
             let remotes = before.map(|tunnel| tunnel.remotes).unwrap_or_default();
             // Whoever holds the device that was would take packets of the new one.
             self.feed_ports();
-            self.tunnels.insert(name, Tunnel::start(name, mtu, listening, remotes, &self.ports)?);
+            self.tunnels.insert(name, Tunnel::start(name, listening, remotes, &self.ports)?);
         }
         // Of all: a port that was opened again is another one.
         for tunnel in self.tunnels.values_mut() {
@@ -209,16 +217,10 @@ impl Engine {
 }
 
 impl Tunnel {
-    fn start(
-        name: DeviceName,
-        mtu: u16,
-        listening: Listening,
-        remotes: Remotes,
-        ports: &Ports,
-    ) -> io::Result<Self> {
+    fn start(name: DeviceName, listening: Listening, remotes: Remotes, ports: &Ports) -> io::Result<Self> {
         let mut paths = Paths::new();
-        follow(&mut paths, &remotes, mtu);
-        let device = Arc::new(TunDevice::open(name, mtu)?);
+        follow(&mut paths, &remotes, listening.mtu);
+        let device = Arc::new(TunDevice::open(name, listening.mtu)?);
         let view = Arc::new(ArcSwap::from_pointee(view(&listening, &remotes, &paths, ports)));
         let counters = Arc::default();
         let sender =
@@ -226,21 +228,21 @@ impl Tunnel {
         let sender = Loop::start(format!("to {name}"), move |stop| sender.run(stop))?;
         let prober = Prober { view: Arc::clone(&view) };
         let prober = Loop::start(format!("ways {name}"), move |stop| prober.run(stop))?;
-        Ok(Self { device, listening, remotes, paths, mtu, view, counters, sender, prober })
+        Ok(Self { device, listening, remotes, paths, view, counters, sender, prober })
     }
 
     /// Has the loops look at what is known now.
     fn turn(&mut self, ports: &Ports) {
-        follow(&mut self.paths, &self.remotes, self.mtu);
+        follow(&mut self.paths, &self.remotes, self.listening.mtu);
         self.view.store(Arc::new(view(&self.listening, &self.remotes, &self.paths, ports)));
     }
 
     /// With another MTU other sizes are looked for.
-    fn set_mtu(&mut self, mtu: u16) {
-        if self.mtu != mtu {
-            self.mtu = mtu;
+    fn set(&mut self, listening: Listening) {
+        if self.listening.mtu != listening.mtu {
             self.paths.clear();
         }
+        self.listening = listening;
     }
 
     fn inlet(&self) -> Inlet {

@@ -10,8 +10,8 @@ use std::time::SystemTime;
 use loden_datapath::backend::{Links, Me, Underlay, Ways, mac_of};
 use loden_datapath::{HostFacts, HostRoute, Interface};
 use loden_proto::model::{
-    Backend, Endpoint, Family, Mac, Mtu, Network, Peer, Pool, Port, Receiver, RoutedReceiver, Subnets, Vni,
-    VxlanBackend, VxlanReceiver,
+    Backend, Endpoint, Family, Key, Mac, Mtu, Network, Peer, Pool, Port, Receiver, RoutedReceiver, Subnets,
+    UdpBackend, UdpReceiver, Vni, VxlanBackend, VxlanReceiver,
 };
 
 pub(crate) mod netns;
@@ -71,6 +71,7 @@ pub(crate) fn me(network: &Network) -> Me {
             inner: vec![Family::V4, Family::V6],
         },
         mac,
+        keys: Vec::new(),
         blackhole: false,
     }
 }
@@ -157,4 +158,28 @@ pub(crate) fn dual_underlay(mut me: Me) -> Me {
 
 pub(crate) fn mtu(bytes: u32) -> Option<Mtu> {
     Some(Mtu::try_from(bytes).unwrap())
+}
+
+/// A dual-stack network over the UDP tunnel, and host 1 in it with the keys 1 and 2.
+pub(crate) fn udp() -> (Network, Me) {
+    let network = Network { backend: Backend::Udp(UdpBackend::default()), ..network() };
+    let me = Me { keys: vec![key(1), key(2)], ..me(&network) };
+    (network, me)
+}
+
+/// Host `number` at 192.0.2.`number` with the key 100 + `number`.
+pub(crate) fn udp_peer(network: &Network, number: u16) -> Peer {
+    let mut peer = peer(network, number);
+    peer.endpoint.receivers = vec![Receiver::Udp(UdpReceiver {
+        family: Family::V4,
+        vni: network.vni,
+        port: Port::UDP,
+        key: key(100 + u64::from(number)),
+        mtu: 1460,
+    })];
+    peer
+}
+
+pub(crate) fn key(number: u64) -> Key {
+    Key::try_from(number).unwrap()
 }

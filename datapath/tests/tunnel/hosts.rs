@@ -241,7 +241,7 @@ async fn networks(handle: &Handle, number: u8, v6: bool) -> Engine {
     let mut engine = Engine::default();
     for network in NETWORKS {
         let device = device(network);
-        engine.listen(device, 1400, listening(network, number, v6)).unwrap();
+        engine.listen(device, listening(network, number, v6)).unwrap();
         engine.change(device, [(endpoint(other, v6), Some(behind(network, other)))]);
         let index = if_nametoindex(device.as_str()).unwrap();
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0").unwrap();
@@ -264,7 +264,12 @@ async fn networks(handle: &Handle, number: u8, v6: bool) -> Engine {
 
 /// How a host receives for a network, over one family.
 pub(crate) fn listening(network: u8, number: u8, v6: bool) -> Listening {
-    Listening { vni: vni(network), locals: vec![endpoint(number, v6)], keys: vec![key(network, number)] }
+    Listening {
+        vni: vni(network),
+        locals: vec![endpoint(number, v6)],
+        keys: vec![key(network, number)],
+        mtu: 1400,
+    }
 }
 
 /// A host, for the other one.

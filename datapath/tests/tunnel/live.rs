@@ -66,7 +66,7 @@ fn keys_peers_and_networks_change_without_a_lost_packet() {
             hosts
                 .turn(2, |engine| {
                     let both = vec![new, old];
-                    engine.listen(device(5), 1400, Listening { keys: both, ..listening(5, 2, false) })
+                    engine.listen(device(5), Listening { keys: both, ..listening(5, 2, false) })
                 })
                 .unwrap();
             let told = Behind { key: new, ..behind(5, 2) };
@@ -74,9 +74,7 @@ fn keys_peers_and_networks_change_without_a_lost_packet() {
             // Another network of both ports comes and goes.
             for number in [1, 2] {
                 hosts.turn(number, |engine| engine.close(device(6)));
-                hosts
-                    .turn(number, |engine| engine.listen(device(6), 1400, listening(6, number, false)))
-                    .unwrap();
+                hosts.turn(number, |engine| engine.listen(device(6), listening(6, number, false))).unwrap();
             }
         }
     });
@@ -92,7 +90,7 @@ fn a_peer_is_followed_to_another_endpoint() {
         let mut changed = listening(5, number, true);
         changed.locals[0].set_port(9000 + u16::from(number));
         changed.locals.extend(listening(5, number, false).locals);
-        hosts.turn(number, |engine| engine.listen(device(5), 1400, changed.clone())).unwrap();
+        hosts.turn(number, |engine| engine.listen(device(5), changed.clone())).unwrap();
         changed.locals[0]
     };
     let [one, two] = [1, 2].map(&mut elsewhere);
@@ -115,13 +113,13 @@ fn what_is_in_the_way_is_told_and_what_there_was_goes_on() {
     let taken = hosts.on(1, || UdpSocket::bind((endpoint(1, false).ip(), 7777)).unwrap()).join().unwrap();
     let mut there = listening(5, 1, false);
     there.locals[0].set_port(7777);
-    let error = hosts.turn(1, |engine| engine.listen(device(5), 1400, there.clone())).unwrap_err();
+    let error = hosts.turn(1, |engine| engine.listen(device(5), there.clone())).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}");
     transfer(&hosts, 5, false);
-    let twice = hosts.turn(1, |engine| engine.listen(device(7), 1400, listening(6, 1, false))).unwrap_err();
+    let twice = hosts.turn(1, |engine| engine.listen(device(7), listening(6, 1, false))).unwrap_err();
     assert_eq!(twice.to_string(), "another device receives VNI 6 on the same port");
     drop(taken);
-    hosts.turn(1, |engine| engine.listen(device(5), 1400, there.clone())).unwrap();
+    hosts.turn(1, |engine| engine.listen(device(5), there.clone())).unwrap();
     assert_eq!(hosts.engines[0].listening(device(5)), Some(&there));
 }
 
@@ -138,7 +136,7 @@ fn a_device_that_somebody_deletes_is_noticed_and_can_be_had_again() {
         assert!(begin.elapsed() < PATIENCE, "nobody has noticed");
         thread::yield_now();
     }
-    hosts.turn(1, |engine| engine.listen(device(5), 1400, listening(5, 1, false))).unwrap();
+    hosts.turn(1, |engine| engine.listen(device(5), listening(5, 1, false))).unwrap();
     assert!(hosts.engines[0].listening(device(5)).is_some());
     assert_eq!(hosts.engines[0].remotes(device(5)).unwrap().len(), 1, "its peers are known still");
     transfer(&hosts, 6, false);

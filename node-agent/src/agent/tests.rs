@@ -8,6 +8,7 @@ mod lease;
 mod peers;
 mod refusals;
 mod start;
+mod tunnel;
 
 use std::time::Duration;
 

@@ -142,6 +142,8 @@ impl<D: Datapath + Host> Reconcile<D> {
             self.audit_due = next_audit();
             if self.look().await {
                 self.rebuild("underlay").await;
+            } else if self.wants_key() {
+                self.rebuild("key").await;
             } else {
                 self.pass("audit").await;
             }

@@ -110,10 +110,13 @@ fn needed(
     network: &Network,
     held: &Held,
 ) -> impl Iterator<Item = DeviceName> {
-    let over = [choice.v4.is_some(), choice.v6.is_some()];
-    let tunnels = backend::device_names(network.vni).into_iter().zip(over);
-    let is_tunneled = matches!(network.backend, Backend::Vxlan(_));
-    let tunnels = tunnels.filter(move |(_, used)| is_tunneled && *used).map(|(name, _)| name);
+    let used = match network.backend {
+        Backend::Vxlan(_) => [choice.v4.is_some(), choice.v6.is_some(), false],
+        Backend::Udp(_) => [false, false, true],
+        Backend::Alloc | Backend::HostGw => [false; 3],
+    };
+    let tunnels = backend::device_names(network.vni).into_iter().zip(used);
+    let tunnels = tunnels.filter(|(_, used)| *used).map(|(name, _)| name);
     let mut pods: Vec<_> = settings::pods(facts, held).collect();
     if pods.is_empty() {
         pods.extend(conflist::bridge(network.vni).parse::<DeviceName>());

@@ -13,7 +13,8 @@ impl<D: Datapath + Host> Reconcile<D> {
         if matches!(kept, Ok(true)) {
             return;
         }
-        let content = Content::of(self.lease.as_ref(), self.peers.as_ref(), &self.sends_from);
+        let content =
+            Content::of(self.lease.as_ref(), self.peers.as_ref(), &self.sends_from, self.keys.as_ref());
         let written = match content {
             Ok(content) => self.file.rewrite(content).await,
             Err(error) => Err(error),

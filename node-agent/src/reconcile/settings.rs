@@ -2,7 +2,9 @@
 //! host's own: what is wrong is told, not changed.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
+use loden_datapath::tables::Device;
 use loden_datapath::{Datapath, DeviceName, Host, HostFacts, Tables};
 use loden_proto::model::{Backend, Family, Network};
 
@@ -27,7 +29,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             pods: pods(&self.facts, held).map(|device| device.to_string()).collect(),
             links: links.iter().map(ToString::to_string).collect(),
             lower: lower.map(|device| device.to_string()).into_iter().collect(),
-            families: tunnels.iter().map(|name| Family::of(tables.devices[name].local)).collect(),
+            families: tunnels.iter().flat_map(|name| underlays(tables, *name)).collect(),
         }
     }
 
@@ -45,6 +47,14 @@ impl<D: Datapath + Host> Reconcile<D> {
         }
         told
     }
+}
+
+/// The families of the underlay that a tunnel receives over.
+fn underlays(tables: &Tables, tunnel: DeviceName) -> Vec<Family> {
+    let vxlan = tables.devices.get(&tunnel).and_then(Device::vxlan).map(|vxlan| vxlan.local);
+    let listening = tables.listening.get(&tunnel).map(|listening| &listening.locals);
+    let udp = listening.into_iter().flatten().map(SocketAddr::ip);
+    vxlan.into_iter().chain(udp).map(Family::of).collect()
 }
 
 /// Those of the devices that routes lead over; all of them while there are none.
@@ -125,8 +135,9 @@ fn crowds(facts: &HostFacts, tables: &Tables) -> Vec<String> {
     let limits = facts.neighbour_limits.iter().filter(|(_, limit)| tables.routes.len() > *limit);
     let told = limits.filter_map(|(family, limit)| {
         let on_links = tables.routes.values().filter(|route| !tables.devices.contains_key(&route.device));
-        let of_family = on_links.filter(|route| Family::of(route.gateway) == *family);
-        let needed = of_family.map(|route| (route.device, route.gateway)).collect::<BTreeSet<_>>().len();
+        let hops = on_links.filter_map(|route| Some((route.device, route.gateway?)));
+        let of_family = hops.filter(|(_, gateway)| Family::of(*gateway) == *family);
+        let needed = of_family.collect::<BTreeSet<_>>().len();
         let ip = match family {
             Family::V4 => "ipv4",
             Family::V6 => "ipv6",
@@ -141,9 +152,10 @@ fn crowds(facts: &HostFacts, tables: &Tables) -> Vec<String> {
     told.collect()
 }
 
-/// Tunnels that somebody has given a queue: it is theirs, and it may be what is slow.
+/// Tunnels of the kernel, which have none, that somebody has given a queue: it is theirs, and it may be what is slow.
 fn queues(facts: &HostFacts, tables: &Tables) -> Vec<String> {
-    let tunnels = tables.devices.keys().filter_map(|name| facts.interface(*name));
+    let tunnels = tables.devices.iter().filter(|(_, device)| device.vxlan().is_some());
+    let tunnels = tunnels.filter_map(|(name, _)| facts.interface(*name));
     let told = tunnels.filter_map(|tunnel| {
         let (name, qdisc) = (tunnel.name, tunnel.qdisc.as_ref().filter(|qdisc| *qdisc != "noqueue")?);
         Some(format!(
@@ -210,7 +222,7 @@ mod tests {
         let mut tables = Tables::default();
         assert_eq!(in_use(both.clone(), &tables), both, "nobody knows yet");
         let key = RouteKey { prefix: "10.244.1.0/24".parse().unwrap(), metric: 1 };
-        let gateway = "10.244.1.0".parse().unwrap();
+        let gateway = "10.244.1.0".parse().ok();
         tables.routes.insert(key, Route { device: both[0], gateway, onlink: true });
         assert_eq!(in_use(both.clone(), &tables), both[..1]);
     }
@@ -220,7 +232,7 @@ mod tests {
         let mut tables = Tables::default();
         let mut add = |device: &str, third: u8, gateway: &str| {
             let prefix: IpNet = format!("10.244.{third}.0/24").parse().unwrap();
-            let (device, gateway) = (device.parse().unwrap(), gateway.parse().unwrap());
+            let (device, gateway) = (device.parse().unwrap(), gateway.parse().ok());
             tables
                 .routes
                 .insert(RouteKey { prefix, metric: third.into() }, Route { device, gateway, onlink: false });
@@ -263,7 +275,7 @@ mod tests {
         let choice = choose(&Selection::default(), host, None, &[]).unwrap();
         let underlay = underlay::of(&choice, host, &Dialled::default(), &network, &held());
         let (node, mac) = ("node-9".parse().unwrap(), "02:00:00:00:00:09".parse().unwrap());
-        let me = Me { node, subnets: held().subnets, underlay, mac, blackhole: false };
+        let me = Me { node, subnets: held().subnets, underlay, mac, keys: Vec::new(), blackhole: false };
         let mut desired = Desired::new(network, me);
         desired.replace([peer(1), peer(2), peer(3)]);
         desired.tables().clone()

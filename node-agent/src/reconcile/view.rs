@@ -74,7 +74,6 @@ impl<D: Datapath + Host> Reconcile<D> {
             failures,
             unfinished: unfinished.or_else(|| ungrounded.then(|| adopting.to_owned())),
             unsaved: self.unsaved.clone(),
-            unsupported: self.unsupported(),
             ended: self.ended.clone(),
             lease: self.lease.clone(),
             subnets,

@@ -23,6 +23,7 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{Held, Kept};
+use crate::keys::Keys;
 use crate::peers::{Delta, PeerSet, Refused, Token, Update};
 
 const MAGIC: &[u8] = b"LODEN-A1";
@@ -41,9 +42,12 @@ enum Record {
         peers: Option<KeptPeers>,
         #[serde(default)]
         sends_from: Vec<IpAddr>,
+        #[serde(default)]
+        keys: Option<Keys>,
     },
     Lease(Held, Network),
     SendsFrom(Vec<IpAddr>),
+    Keys(Keys),
     Change(KeptDelta),
 }
 
@@ -140,6 +144,14 @@ impl NetworkFile {
         self.append_record(&Record::SendsFrom(sends_from.to_vec()))
     }
 
+    /// Keeps the keys of this node's tunnel; as [`Self::append`].
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_keys(&mut self, keys: &Keys) -> io::Result<bool> {
+        self.append_record(&Record::Keys(keys.clone()))
+    }
+
     fn append_record(&mut self, record: &Record) -> io::Result<bool> {
         if self.changes > self.base.max(SMALL) {
             self.file = None;
@@ -197,6 +209,7 @@ impl Content {
         lease: Option<&(Held, Network)>,
         peers: Option<&PeerSet>,
         sends_from: &[IpAddr],
+        keys: Option<&Keys>,
     ) -> io::Result<Self> {
         let peers = peers.map(|set| KeptPeers {
             peers: set.iter().map(|peer| Peer::clone(peer)).collect(),
@@ -205,8 +218,13 @@ impl Content {
             grounded: set.is_grounded(),
         });
         let mut bytes = MAGIC.to_vec();
-        let sends_from = sends_from.to_vec();
-        frame(&Record::Base { lease: lease.cloned(), peers, sends_from }, &mut bytes)?;
+        let base = Record::Base {
+            lease: lease.cloned(),
+            peers,
+            sends_from: sends_from.to_vec(),
+            keys: keys.cloned(),
+        };
+        frame(&base, &mut bytes)?;
         Ok(Self(bytes))
     }
 }
@@ -227,18 +245,19 @@ fn frame(record: &Record, bytes: &mut Vec<u8>) -> io::Result<()> {
 /// The state in the file, and where its last whole record ends.
 pub(super) fn read(bytes: &[u8]) -> Option<(Kept, usize)> {
     let mut rest = bytes.strip_prefix(MAGIC)?;
-    let Some(Record::Base { lease, peers, sends_from }) = next(&mut rest).ok()? else { return None };
+    let Some(Record::Base { lease, peers, sends_from, keys }) = next(&mut rest).ok()? else { return None };
     let peers = peers.map(|kept| {
         let refused = kept.refused.into_iter().collect();
         PeerSet::restored(kept.peers, refused, kept.token, kept.grounded)
     });
-    let mut kept = Kept { lease, peers, sends_from };
+    let mut kept = Kept { lease, peers, sends_from, keys };
     loop {
         let whole = bytes.len() - rest.len();
         match next(&mut rest).ok()? {
             Some(Record::Change(delta)) => change(&mut kept, delta)?,
             Some(Record::Lease(held, network)) => kept.lease = Some((held, network)),
             Some(Record::SendsFrom(addresses)) => kept.sends_from = addresses,
+            Some(Record::Keys(keys)) => kept.keys = Some(keys),
             Some(Record::Base { .. }) => return None,
             None => return Some((kept, whole)),
         }

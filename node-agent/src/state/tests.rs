@@ -1,5 +1,9 @@
 //! The file under torture: cut at every byte, every byte changed.
 
+use std::time::SystemTime;
+
+use loden_proto::model::Key;
+
 use super::*;
 use crate::peers::{Delta, PeerSet, Snapshot, Token, Update};
 use crate::testing::{network, peer};
@@ -27,7 +31,7 @@ fn delta(number: u8) -> Delta {
 }
 
 fn content(kept: &Kept) -> Content {
-    Content::of(kept.lease.as_ref(), kept.peers.as_ref(), &kept.sends_from).unwrap()
+    Content::of(kept.lease.as_ref(), kept.peers.as_ref(), &kept.sends_from, kept.keys.as_ref()).unwrap()
 }
 
 /// Writes a base and four changes; answers the states in between and the file.
@@ -48,6 +52,10 @@ async fn written(dir: &StateDir) -> (Vec<Kept>, PathBuf) {
     states.push(kept.clone());
     kept.sends_from = vec!["192.0.2.9".parse().unwrap()];
     assert!(file.append_addresses(&kept.sends_from).unwrap());
+    states.push(kept.clone());
+    let keys = Keys::new(Key::try_from(7).unwrap(), SystemTime::UNIX_EPOCH);
+    kept.keys = Some(keys.turned(Key::try_from(8).unwrap(), SystemTime::UNIX_EPOCH));
+    assert!(file.append_keys(kept.keys.as_ref().unwrap()).unwrap());
     states.push(kept);
     (states, file_path(dir))
 }
@@ -79,7 +87,7 @@ async fn what_was_kept_is_read_back() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
     let (states, _) = written(&dir).await;
-    assert_eq!(dir.network(&network().id).1, states[4]);
+    assert_eq!(dir.network(&network().id).1, states[5]);
 }
 
 #[tokio::test]
@@ -97,7 +105,7 @@ async fn a_file_cut_anywhere_is_no_state_or_a_whole_earlier_one() {
         }
     }
     // Nothing until the base is whole, then each earlier state in turn.
-    assert_eq!(seen, [vec![Kept::default()], states[..4].to_vec()].concat());
+    assert_eq!(seen, [vec![Kept::default()], states[..5].to_vec()].concat());
 }
 
 #[tokio::test]
@@ -114,7 +122,7 @@ async fn a_changed_byte_is_never_read_as_something_else() {
             assert_eq!(kept, Kept::default(), "byte {index} ^ {bit:#x}");
         }
     }
-    assert_eq!(read_back(&bytes), states[4]);
+    assert_eq!(read_back(&bytes), states[5]);
 }
 
 #[tokio::test]
@@ -125,7 +133,7 @@ async fn a_torn_or_damaged_file_is_replaced_before_it_is_appended_to() {
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     let (mut file, mut kept) = dir.network(&network().id);
-    assert_eq!(kept, states[3]);
+    assert_eq!(kept, states[4]);
     assert!(!file.append(&delta(5)).unwrap());
     kept.peers.as_mut().unwrap().apply(Update::Delta(delta(5)));
     file.rewrite(content(&kept)).await.unwrap();
@@ -139,10 +147,10 @@ async fn changes_that_outgrow_the_base_ask_for_a_new_one() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
     let (mut file, _) = dir.network(&network().id);
-    file.rewrite(Content::of(None, Some(&set(&[1])), &[]).unwrap()).await.unwrap();
+    file.rewrite(Content::of(None, Some(&set(&[1])), &[], None).unwrap()).await.unwrap();
     let appended = (0..).take_while(|_| file.append(&delta(2)).unwrap()).take(10_000).count();
     assert!((100..1000).contains(&appended), "{appended}");
-    file.rewrite(Content::of(None, Some(&set(&[1])), &[]).unwrap()).await.unwrap();
+    file.rewrite(Content::of(None, Some(&set(&[1])), &[], None).unwrap()).await.unwrap();
     assert!(file.append(&delta(2)).unwrap());
 }
 

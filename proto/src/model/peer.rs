@@ -99,6 +99,14 @@ impl Endpoint {
         })
     }
 
+    /// Where it takes the agents' own tunnel.
+    pub fn udp(&self) -> impl Iterator<Item = &UdpReceiver> {
+        self.receivers.iter().filter_map(|receiver| match receiver {
+            Receiver::Udp(udp) => Some(udp),
+            Receiver::Routed(_) | Receiver::Vxlan(_) => None,
+        })
+    }
+
     /// The underlay address of a family, if the node forwards what reaches it
     /// there without encapsulation.
     #[must_use]

@@ -9,7 +9,6 @@ mod name_taken;
 mod read_only;
 mod second;
 mod trace;
-mod unsupported;
 
 use std::{
     collections::BTreeSet,

@@ -153,7 +153,7 @@ async fn a_changed_address_is_an_endpoint_update() {
         |endpoints: &Vec<v1::Endpoint>| endpoints.last().is_some_and(|last| last.address_v4 == "192.0.2.99");
     endpoints.wait_for(moved).await.unwrap();
     let device = world.kernel.tables().devices.into_values().next().unwrap();
-    assert_eq!(device.local.to_string(), "192.0.2.99");
+    assert_eq!(device.vxlan().unwrap().local.to_string(), "192.0.2.99");
     assert_eq!(world.routes(), ["10.244.1.0/24"]);
 }
 

@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use loden_datapath::Hint;
-use loden_proto::model::{
-    Backend, Family, Key, Network, Peer, Pool, Port, Receiver, Subnets, UdpBackend, UdpReceiver,
-};
+use loden_proto::model::{Backend, Network, Peer, Pool, Subnets};
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1;
 use tokio::time::sleep;
@@ -83,45 +81,6 @@ async fn a_network_without_backend_is_followed_and_nothing_is_programmed() {
     assert!(text.starts_with("default: 1 peers from disk, control plane away"), "{text}");
     world.server.up(true);
     assert_eq!(world.watch().await.request.resume_token, [2]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_backend_that_this_agent_cannot_run_is_told_and_kept_for_a_newer_one() {
-    let udp = Network { backend: Backend::Udp(UdpBackend::default()), ..network() };
-    let mut world = World::with(udp.clone());
-    let agent = world.start();
-    let watch = world.watch().await;
-    let tunnel = UdpReceiver {
-        family: Family::V4,
-        vni: udp.vni,
-        port: Port::UDP,
-        key: Key::try_from(7).unwrap(),
-        mtu: 1460,
-    };
-    let mut other = peer(1);
-    other.endpoint.receivers = vec![Receiver::Udp(tunnel)];
-    watch.snapshot(&udp, &[other], false, 1).await;
-    let text = agent.told(|_, text| text.contains("UNSUPPORTED_BACKEND")).await;
-    let told = "default: UNSUPPORTED_BACKEND: the backend of the network is udp, which this agent (version ";
-    assert!(text.starts_with(told), "{text}");
-    let told = |reports: &Vec<v1::ReportStatusRequest>| {
-        let last = reports.last();
-        last.is_some_and(|last| !last.ready && last.not_ready_reason.contains("UNSUPPORTED_BACKEND"))
-    };
-    world.server.reports().wait_for(told).await.unwrap();
-    settle().await;
-    assert_eq!((world.kernel.executed(), world.subnet_file().exists()), (Vec::new(), false));
-    agent.stop().await;
-
-    // Another agent, or another network of that name, goes on with what was kept.
-    let agent = world.start();
-    let watch = world.watch().await;
-    assert_eq!(watch.request.resume_token, [1]);
-    let vxlan = Network { revision: udp.revision + 1, ..network() };
-    watch.network(&vxlan, 2).await;
-    watch.delta(&[peer(1)], &[], 3).await;
-    agent.told(|ready, text| ready && text == "default: 1 peers from server").await;
-    assert_eq!(world.routes(), ["10.244.1.0/24"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,7 +266,10 @@ async fn a_network_that_is_made_again_with_another_vni_is_joined_again() {
     watch.snapshot(&again, &[], false, 2).await;
     agent.told(|ready, text| ready && text == "default: 0 peers from server").await;
     let devices = world.kernel.tables().devices;
-    assert!(devices.len() == 1 && devices.values().all(|device| device.vni == vni), "{devices:?}");
+    assert!(
+        devices.len() == 1 && devices.values().all(|device| device.vxlan().unwrap().vni == vni),
+        "{devices:?}"
+    );
     let text = fs::read_to_string(world.subnet_file()).unwrap();
     assert!(text.contains("FLANNEL_SUBNET=10.50.9.1/24"), "{text}");
 }

@@ -89,7 +89,7 @@ async fn receivers_are_published_once_the_device_is_there() {
     let published = endpoints.wait_for(|endpoints| !endpoints.is_empty()).await.unwrap().clone();
     let Some(v1::receiver::Kind::Vxlan(vtep)) = &published[0].receivers[0].kind else { panic!() };
     let device = world.kernel.tables().devices.into_values().next().unwrap();
-    assert_eq!((vtep.mac.clone(), vtep.mtu, vtep.vni), (device.mac.to_string(), 1450, 1));
+    assert_eq!((vtep.mac.clone(), vtep.mtu, vtep.vni), (device.vxlan().unwrap().mac.to_string(), 1450, 1));
     settle().await;
     assert_eq!(world.server.endpoints().borrow().len(), 1);
 }
@@ -216,8 +216,7 @@ async fn a_file_for_pods_that_somebody_removed_or_changed_is_written_again() {
 async fn a_route_into_the_pool_of_no_network_goes_with_the_first_whole_set() {
     let mut world = World::new();
     let key = RouteKey { prefix: "10.99.0.0/24".parse().unwrap(), metric: 5 };
-    let route =
-        Route { device: "eth0".parse().unwrap(), gateway: "192.0.2.200".parse().unwrap(), onlink: false };
+    let route = Route { device: "eth0".parse().unwrap(), gateway: "192.0.2.200".parse().ok(), onlink: false };
     world.kernel.change(|tables| tables.routes.extend([(key, route)]));
     let agent = world.start();
     let watch = world.watch().await;
@@ -241,10 +240,9 @@ async fn a_route_into_the_pool_of_a_network_that_is_not_served_any_more_stays() 
     let state = StateDir::open(&world.state_dir()).unwrap();
     let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
     let (mut file, _) = state.network(&blue.id);
-    file.rewrite(Content::of(Some(&(held, blue)), None, &[]).unwrap()).await.unwrap();
+    file.rewrite(Content::of(Some(&(held, blue)), None, &[], None).unwrap()).await.unwrap();
     drop((file, state));
-    let route =
-        Route { device: "eth0".parse().unwrap(), gateway: "192.0.2.200".parse().unwrap(), onlink: false };
+    let route = Route { device: "eth0".parse().unwrap(), gateway: "192.0.2.200".parse().ok(), onlink: false };
     let [left, nobodys] = ["10.99.0.0/24", "10.98.0.0/24"]
         .map(|prefix| RouteKey { prefix: prefix.parse().unwrap(), metric: 5 });
     world.kernel.change(|tables| tables.routes.extend([(left, route), (nobodys, route)]));

@@ -134,8 +134,13 @@ fn key(number: u8) -> anyhow::Result<Key> {
 fn engine(own: u8, other: u8) -> anyhow::Result<Engine> {
     let mut engine = Engine::default();
     let device = DEVICE.parse()?;
-    let listening = Listening { vni: Vni::try_from(1)?, locals: vec![endpoint(own)], keys: vec![key(own)?] };
-    engine.listen(device, (MTU - OVERHEAD) as u16, listening)?;
+    let listening = Listening {
+        vni: Vni::try_from(1)?,
+        locals: vec![endpoint(own)],
+        keys: vec![key(own)?],
+        mtu: (MTU - OVERHEAD) as u16,
+    };
+    engine.listen(device, listening)?;
     let behind = Behind { key: key(other)?, subnets: Subnets::new([subnet(other, 0)])? };
     engine.change(device, [(endpoint(other), Some(behind))]);
     Ok(engine)

@@ -1,0 +1,65 @@
+//! The UDP tunnel between real hosts, run by real agents.
+
+#![cfg(test)]
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use loden_tests::deployment::{Pair, Underlay};
+use loden_tests::traffic::{Amount, Transfer};
+use loden_tests::wait;
+use netlink_packet_route::link::LinkFlags;
+
+const SOON: Duration = Duration::from_secs(30);
+const DUAL: &[&str] = &["--pool", "10.244.0.0/16", "--pool", "fd00:244::/48", "--backend", "udp"];
+/// The device of the first VNI.
+const TUNNEL: &str = "loden1u";
+
+/// Pods of both families reach each other, with pings and with more than a packet.
+async fn carries(underlay: Underlay, name: &str) -> anyhow::Result<()> {
+    let pair = Pair::start(underlay, name, DUAL).await?;
+    pair.reaches().await?;
+    for target in pair.pods[1].addresses() {
+        let bulk = Transfer::to(target).amount(Amount::Bytes(64 << 20));
+        let carried = bulk.run(&pair.pods[0], &pair.pods[1]).await?;
+        println!("{target} over {underlay:?}: {:.2} Gbit/s", carried.gbit_per_second());
+    }
+    for node in [&pair.a, &pair.b] {
+        let pods = node.subnet_env()?.mtu;
+        ensure!(pods == node.host.link_mtu(TUNNEL).await?, "pods are told {pods}");
+    }
+    let status = pair.deployment.lodenctl(&["status"]).await?;
+    ensure!(status.contains("Every node is converged."), "{status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_both_families_reach_each_other_over_ipv4() -> anyhow::Result<()> {
+    carries(Underlay::V4, "udp4").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_both_families_reach_each_other_over_ipv6() -> anyhow::Result<()> {
+    carries(Underlay::V6, "udp6").await
+}
+
+/// The device stays, and so does the key: peers need not be told anything before packets flow again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_killed_takes_its_device_up_again() -> anyhow::Result<()> {
+    let mut pair = Pair::start(Underlay::V4, "udpkill", DUAL).await?;
+    pair.reaches().await?;
+    let index = pair.a.host.link_index(TUNNEL).await?;
+    pair.a.kill9().await?;
+    wait::until("the device to be nobody's", SOON, async || {
+        let flags = pair.a.host.link(TUNNEL).await?.header.flags;
+        ensure!(!flags.contains(LinkFlags::LowerUp), "somebody still has it open: {flags:?}");
+        anyhow::Ok(())
+    })
+    .await?;
+    // Nobody can be told of another key.
+    pair.deployment.control.kill9().await?;
+    pair.a.start()?;
+    pair.reaches().await?;
+    ensure!(pair.a.host.link_index(TUNNEL).await? == index, "the device was made anew");
+    Ok(())
+}
