@@ -37,6 +37,7 @@ use crate::hint::{Hints, Scope};
 use crate::plan::Plan;
 use crate::tables::Tables;
 use crate::tunnel::engine::Engine;
+use crate::tunnel::held::Held;
 use crate::{Datapath, DeviceName, Error, Host, Report, Writes};
 pub use clear::{Cleared, Remnant};
 use monitor::Monitor;
@@ -50,6 +51,12 @@ const HINTS: usize = 16 * 1024;
 pub struct Tunnels(Arc<Mutex<Engine>>);
 
 impl Tunnels {
+    /// Tunnels that take up what a process before this one has left open.
+    #[must_use]
+    pub fn with(held: Held) -> Self {
+        Self(Arc::new(Mutex::new(Engine::with(held))))
+    }
+
     /// The engine, to look at or to change, for as long as nobody else needs it.
     pub fn lock(&self) -> MutexGuard<'_, Engine> {
         // A change that panicked half-way is put right by the next pass.
@@ -151,7 +158,11 @@ fn work(mut requests: Requests, tunnels: &Tunnels, mut commands: mpsc::Receiver<
     while let Some(command) = commands.blocking_recv() {
         match command {
             Command::Observe(scope, answer) => {
-                drop(answer.send(observe::tables(&mut requests, &tunnels.lock(), &scope)));
+                let mut engine = tunnels.lock();
+                if scope.all.is_some() {
+                    engine.release_rest();
+                }
+                drop(answer.send(observe::tables(&mut requests, &engine, &scope)));
             }
             Command::Execute(plan, answer) => {
                 drop(answer.send(execute::execute(&mut requests, &mut tunnels.lock(), &plan)));

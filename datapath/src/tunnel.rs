@@ -18,6 +18,7 @@ pub mod ecn;
 pub mod engine;
 pub mod fragment;
 pub mod header;
+pub mod held;
 pub mod icmp;
 pub mod inner;
 pub mod merge;

@@ -18,6 +18,7 @@ pub mod cleanup;
 pub mod config;
 pub mod conflist;
 mod control;
+pub mod descriptors;
 mod firewall;
 mod follow;
 mod give_back;

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail, ensure};
 use loden_agent::agent::{Agent, Connection};
-use loden_agent::cleanup;
 use loden_agent::config::{Command, Flags};
 use loden_agent::presence::{self, Unclaimed};
+use loden_agent::{cleanup, descriptors};
 use loden_datapath::firewall::Nft;
 use loden_datapath::kernel::{Kernel, Tunnels};
 use loden_process::{completions, exit, lines, operations, settings, signals};
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
                 lines::error(format_args!("loden-agent: {invalid}"));
                 return exit::USAGE.into();
             }
-            flags.log.init().map_err(Into::into).and_then(|()| run(&flags))
+            flags.log.init().map_err(Into::into).and_then(|()| run(&flags, descriptors::tunnels()))
         }
     };
     match done {
@@ -86,7 +86,7 @@ async fn clean_up(flags: &Flags) -> anyhow::Result<()> {
 }
 
 #[tokio::main]
-async fn run(flags: &Flags) -> anyhow::Result<()> {
+async fn run(flags: &Flags, tunnels: Tunnels) -> anyhow::Result<()> {
     let shutdown = signals::shutdown()?;
     match presence::claim().await {
         Ok(claim) => drop(tokio::spawn(claim.keep())),
@@ -109,7 +109,6 @@ async fn run(flags: &Flags) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} for operations", flags.operations))?;
 
     let connection = Connection { node, channel, dialled: options.dialled, origins: options.origins };
-    let tunnels = Tunnels::default();
     let open = |_: &_| Kernel::open_with(tunnels.clone());
     let mut agent = Agent::start(flags.agent(), &connection, Nft, open)?;
     let mut registry = Registry::default();

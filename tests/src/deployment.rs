@@ -14,6 +14,7 @@ mod http;
 mod node;
 mod pair;
 mod ready;
+mod store;
 mod underlay;
 
 use std::fs;
@@ -27,6 +28,7 @@ pub use control::ControlPlane;
 pub use http::get;
 pub use node::{Node, SubnetEnv};
 pub use pair::Pair;
+pub use store::Store;
 pub use underlay::Underlay;
 
 use crate::hosts::{Fabric, Lab};

@@ -40,13 +40,21 @@ fn builder(name: DeviceName, mtu: u16) -> DeviceBuilder {
 }
 
 impl TunDevice {
-    /// Makes a device that goes with the last who has it open, or opens one that is there. Nobody has to set an address for it to work.
+    /// Opens a device, or makes one that goes with the last who has it open. Nobody has to set an address for it to
+    /// work.
     ///
     /// # Errors
     /// There is no `/dev/net/tun`, or no right to use it.
     pub fn open(name: DeviceName, mtu: u16) -> io::Result<Self> {
         let device = builder(name, mtu).build_sync()?;
-        let descriptor = device.as_fd().try_clone_to_owned()?;
+        Self::adopt(name, device.as_fd().try_clone_to_owned()?)
+    }
+
+    /// Takes up one that is open already.
+    ///
+    /// # Errors
+    /// It is no such descriptor.
+    pub fn adopt(name: DeviceName, descriptor: OwnedFd) -> io::Result<Self> {
         nix::fcntl::fcntl(&descriptor, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
         // What a router tells its pods comes from its own address, and so from one of this host.
         let setting = format!("/proc/sys/net/ipv4/conf/{name}/accept_local");
@@ -54,6 +62,12 @@ impl TunDevice {
             tracing::warn!(%error, setting, "pods will not be told which IPv4 packets are too long");
         }
         Ok(Self { descriptor, name })
+    }
+
+    /// The device.
+    #[must_use]
+    pub const fn name(&self) -> DeviceName {
+        self.name
     }
 
     /// Its addresses, those of the link alone left out.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -20,6 +21,7 @@ use loden_proto::model::{Key, Subnets, Vni};
 
 use super::counters::Counters;
 use super::device::TunDevice;
+use super::held::{self, Held};
 use super::path::Path;
 use super::peers::{Peers, Remote};
 use super::port::Port;
@@ -66,6 +68,7 @@ pub type Remotes = BTreeMap<SocketAddr, Behind>;
 /// owner go with them.
 #[derive(Debug, Default)]
 pub struct Engine {
+    held: Held,
     ports: Ports,
     tunnels: BTreeMap<DeviceName, Tunnel>,
 }
@@ -96,6 +99,17 @@ struct OpenPort {
 }
 
 impl Engine {
+    /// One that takes up what a process before this one has left open.
+    #[must_use]
+    pub fn with(held: Held) -> Self {
+        Self { held, ..Self::default() }
+    }
+
+    /// Lets go of what was left open and is not needed any more: all networks listen.
+    pub fn release_rest(&mut self) {
+        self.held.release_rest();
+    }
+
     /// Begins to listen for a network on its device, or listens otherwise from now on. What its peers send meanwhile
     /// to an address that stays is not lost.
     ///
@@ -133,7 +147,8 @@ impl Engine {
             let remotes = before.map(|tunnel| tunnel.remotes).unwrap_or_default();
             // Whoever holds the device that was would take packets of the new one.
             self.feed_ports();
-            self.tunnels.insert(name, Tunnel::start(name, listening, remotes, &self.ports)?);
+            let device = self.open_device(name, listening.mtu)?;
+            self.tunnels.insert(name, Tunnel::start(device, listening, remotes, &self.ports)?);
         }
         // Of all: a port that was opened again is another one.
         for tunnel in self.tunnels.values_mut() {
@@ -162,6 +177,7 @@ impl Engine {
     /// Ends a network's tunnel.
     pub fn close(&mut self, name: DeviceName) {
         self.tunnels.remove(&name);
+        self.held.release(name.as_str());
         self.feed_ports();
         self.close_unused_ports();
     }
@@ -196,14 +212,40 @@ impl Engine {
         if self.ports.get(&local).is_some_and(|port| port.receiver.is_running()) {
             return Ok(());
         }
-        // The socket of one that has ended is in the way.
-        self.ports.remove(&local);
-        self.ports.insert(local, OpenPort::start(local)?);
+        let name = held::port_name(local);
+        if self.ports.remove(&local).is_some() {
+            // The socket of one that has ended is in the way.
+            self.held.release(&name);
+        }
+        let port = match self.held.take(&name).and_then(|socket| Port::adopt(socket, local)) {
+            Some(port) => port,
+            None => {
+                self.held.release(&name);
+                let port = Port::open(local)?;
+                self.held.hold(&name, port.as_fd());
+                port
+            }
+        };
+        self.ports.insert(local, OpenPort::start(local, port)?);
         Ok(())
     }
 
+    fn open_device(&mut self, name: DeviceName, mtu: u16) -> io::Result<TunDevice> {
+        let held = self.held.take(name.as_str()).filter(|descriptor| held::is_of_device(descriptor, name));
+        if let Some(descriptor) = held {
+            return TunDevice::adopt(name, descriptor);
+        }
+        self.held.release(name.as_str());
+        let device = TunDevice::open(name, mtu)?;
+        self.held.hold(name.as_str(), device.as_fd());
+        Ok(device)
+    }
+
     fn close_unused_ports(&mut self) {
-        self.ports.retain(|_, port| !port.inlets.load().is_empty());
+        let is_unused = |_: &SocketAddr, port: &mut OpenPort| port.inlets.load().is_empty();
+        for (local, _) in self.ports.extract_if(.., is_unused) {
+            self.held.release(&held::port_name(local));
+        }
     }
 
     /// Tells each port which networks use it.
@@ -217,10 +259,11 @@ impl Engine {
 }
 
 impl Tunnel {
-    fn start(name: DeviceName, listening: Listening, remotes: Remotes, ports: &Ports) -> io::Result<Self> {
+    fn start(device: TunDevice, listening: Listening, remotes: Remotes, ports: &Ports) -> io::Result<Self> {
+        let name = device.name();
         let mut paths = Paths::new();
         follow(&mut paths, &remotes, listening.mtu);
-        let device = Arc::new(TunDevice::open(name, listening.mtu)?);
+        let device = Arc::new(device);
         let view = Arc::new(ArcSwap::from_pointee(view(&listening, &remotes, &paths, ports)));
         let counters = Arc::default();
         let sender =
@@ -279,8 +322,8 @@ fn view(listening: &Listening, remotes: &Remotes, paths: &Paths, ports: &Ports) 
 }
 
 impl OpenPort {
-    fn start(local: SocketAddr) -> io::Result<Self> {
-        let port = Arc::new(Port::open(local)?);
+    fn start(local: SocketAddr, port: Port) -> io::Result<Self> {
+        let port = Arc::new(port);
         let (inlets, counters) = (Arc::<ArcSwap<Inlets>>::default(), Arc::default());
         let receiver = Receiver {
             port: Arc::clone(&port),

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
@@ -53,6 +53,18 @@ impl Port {
         } else {
             setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
         }
+        Self::of(socket)
+    }
+
+    /// Takes up a socket that is open already, if it is of that address.
+    pub(super) fn adopt(descriptor: OwnedFd, local: SocketAddr) -> Option<Self> {
+        let socket = Socket::from(descriptor);
+        let bound = socket.local_addr().ok().and_then(|address| address.as_socket());
+        let is_it = bound == Some(local) && socket.r#type().is_ok_and(|kind| kind == Type::DGRAM);
+        Self::of(socket).ok().filter(|_| is_it)
+    }
+
+    fn of(socket: Socket) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         Ok(Self { socket, state })
     }
