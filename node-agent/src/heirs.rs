@@ -147,6 +147,13 @@ impl Siblings {
         all_pools(&self.own, &self.heard.borrow(), served, left)
     }
 
+    /// The pools of the networks of this host, as far as they are known.
+    pub(crate) fn known_pools(&self) -> Vec<IpNet> {
+        let claims = self.heard.borrow();
+        let pools = claims.values().flat_map(|claim| &claim.pools).map(Pool::cidr);
+        pools.chain(self.household.left.iter().copied()).collect()
+    }
+
     /// Tells what the own network takes up; nothing without a lease.
     pub(crate) fn tell(&self, claim: Option<Claim>) {
         self.told.send_if_modified(|claims| {

@@ -9,14 +9,18 @@
 //! As in flannel, without its traps: metrics and several next hops are looked
 //! at, `--public-ip` is only advertised and need not be a local address, and
 //! the choice is made again when addresses change. An address that comes later, as the virtual ones of keepalived
-//! or kube-vip, is not sent from as long as the one in use is there.
+//! or kube-vip, is not sent from as long as the one in use is there. A pattern does not match the bridges of pods, and
+//! only who names the loopback device gets it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use loden_datapath::{DeviceName, HostFacts, Interface, InterfaceAddress, RouteLookup};
 use loden_proto::model::{Family, check_underlay};
 use regex::Regex;
+
+use crate::conflist;
 
 /// What the operator asked for.
 #[derive(Clone, Debug, Default)]
@@ -79,20 +83,25 @@ impl fmt::Display for NoInterface {
     }
 }
 
-/// Chooses. `route` is the kernel's way to [`Selection::can_reach`], `used` are the addresses that were sent from so
-/// far: they stay where they are as good as any other.
+/// What is known beside what the host looks like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'a> {
+    /// The kernel's way to [`Selection::can_reach`].
+    pub route: Option<&'a RouteLookup>,
+    /// The addresses that were sent from so far: they stay where they are as good as any other.
+    pub used: &'a [IpAddr],
+    /// Where the addresses of pods are, and of their bridges.
+    pub pods: &'a [IpNet],
+}
+
+/// Chooses.
 ///
 /// # Errors
 /// Nothing fits; the error says what was tried.
-pub fn choose(
-    selection: &Selection,
-    facts: &HostFacts,
-    route: Option<&RouteLookup>,
-    used: &[IpAddr],
-) -> Result<Choice, NoInterface> {
+pub fn choose(selection: &Selection, facts: &HostFacts, known: Known<'_>) -> Result<Choice, NoInterface> {
     let mut tried = Vec::new();
-    for candidate in candidates(selection, facts, route, used) {
-        match candidate.and_then(|candidate| accept(selection, &candidate, used)) {
+    for candidate in candidates(selection, facts, known) {
+        match candidate.and_then(|candidate| accept(selection, &candidate, known.used)) {
             Ok(choice) => return Ok(choice),
             Err(why) => tried.push(why),
         }
@@ -109,18 +118,13 @@ struct Candidate<'a> {
 
 type Tried<'a> = Result<Candidate<'a>, String>;
 
-fn candidates<'a>(
-    selection: &'a Selection,
-    facts: &'a HostFacts,
-    route: Option<&RouteLookup>,
-    used: &[IpAddr],
-) -> Vec<Tried<'a>> {
+fn candidates<'a>(selection: &'a Selection, facts: &'a HostFacts, known: Known<'_>) -> Vec<Tried<'a>> {
     if selection.is_default() {
         return defaults(facts);
     }
     let names = selection.names.iter().map(|name| named(name, facts));
-    let patterns = selection.patterns.iter().map(|pattern| matching(pattern, facts, used));
-    let reach = selection.can_reach.map(|address| reaching(address, facts, route, used));
+    let patterns = selection.patterns.iter().map(|pattern| matching(pattern, facts, known));
+    let reach = selection.can_reach.map(|address| reaching(address, facts, known));
     names.chain(patterns).chain(reach).collect()
 }
 
@@ -136,34 +140,50 @@ fn named<'a>(name: &str, facts: &'a HostFacts) -> Tried<'a> {
     Ok(Candidate { interface, named: None, reason: format!("--iface {name}") })
 }
 
-/// `--iface-regex`: all addresses first, then names; nothing of ours.
-fn matching<'a>(pattern: &Regex, facts: &'a HostFacts, used: &[IpAddr]) -> Tried<'a> {
-    let foreign = || facts.interfaces.iter().filter(|interface| !interface.ours);
-    let by_address = foreign().find_map(|interface| {
-        let usable = interface.addresses.iter().filter(|address| usable(address, interface));
-        let addresses = usable.map(|address| address.net.addr());
-        let matches = addresses.filter(|address| pattern.is_match(&address.to_string()));
-        // The first of the least: among others the kernel's first one wins.
-        let address = matches.min_by_key(|address| !used.contains(address))?;
-        Some((interface, Some(address)))
-    });
-    let by_name = || foreign().find(|interface| pattern.is_match(interface.name.as_str())).map(|i| (i, None));
+/// `--iface-regex`: all addresses first, then names, those in use before others; nothing of ours, no loopback and
+/// no bridge of pods.
+fn matching<'a>(pattern: &Regex, facts: &'a HostFacts, known: Known<'_>) -> Tried<'a> {
+    let Known { used, pods, .. } = known;
+    let of_pods = |address: &InterfaceAddress| pods.iter().any(|net| net.contains(&address.net.addr()));
+    let foreign = || {
+        let interfaces = facts.interfaces.iter();
+        interfaces.filter(|interface| {
+            !interface.ours && !interface.loopback && !conflist::is_bridge(interface.name.as_str())
+        })
+    };
+    // The first of the least: among others the kernel's first one wins.
+    let by_address = foreign()
+        .flat_map(|interface| {
+            let addresses = interface.addresses.iter();
+            let usable = addresses.filter(|address| usable(address, interface) && !of_pods(address));
+            usable.map(move |address| (interface, address.net.addr()))
+        })
+        .filter(|(_, address)| pattern.is_match(&address.to_string()))
+        .min_by_key(|(_, address)| !used.contains(address))
+        .map(|(interface, address)| (interface, Some(address)));
+    let is_used =
+        |interface: &Interface| interface.addresses.iter().any(|own| used.contains(&own.net.addr()));
+    let by_name = || {
+        let others = foreign().filter(|interface| !interface.addresses.iter().any(of_pods));
+        let matches = others.filter(|interface| pattern.is_match(interface.name.as_str()));
+        matches.min_by_key(|interface| !is_used(interface)).map(|interface| (interface, None))
+    };
     let (interface, named) = by_address
         .or_else(by_name)
         .ok_or_else(|| format!("neither an address nor a name matches {pattern}"))?;
     Ok(Candidate { interface, named, reason: format!("--iface-regex {pattern}") })
 }
 
-/// `--iface-can-reach`: whatever the kernel would send over.
-fn reaching<'a>(
-    address: IpAddr,
-    facts: &'a HostFacts,
-    route: Option<&RouteLookup>,
-    used: &[IpAddr],
-) -> Tried<'a> {
+/// `--iface-can-reach`: whatever the kernel would send over; for an address of this host, the interface that has it.
+fn reaching<'a>(address: IpAddr, facts: &'a HostFacts, known: Known<'_>) -> Tried<'a> {
+    let Known { route, used, .. } = known;
     let route = route.ok_or_else(|| format!("there is no route to {address}"))?;
     let interface = facts.interface(route.device);
-    let interface = interface.ok_or_else(|| format!("{} to {address} is gone", route.device))?;
+    let mut interface = interface.ok_or_else(|| format!("{} to {address} is gone", route.device))?;
+    if interface.loopback {
+        let owner = facts.interface_with(address).filter(|owner| !owner.loopback);
+        interface = owner.ok_or_else(|| format!("{address} is reached over {}", route.device))?;
+    }
     let stays = |source: &IpAddr| {
         let mut others = interface.addresses.iter().map(|own| own.net.addr()).filter(|own| own != source);
         others.any(|own| used.contains(&own) && own.is_ipv4() == source.is_ipv4())

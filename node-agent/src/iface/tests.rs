@@ -70,11 +70,15 @@ fn pattern(text: &str) -> Selection {
     Selection { patterns: vec![Regex::new(text).unwrap()], ..Selection::default() }
 }
 
+fn using(used: &[IpAddr]) -> Known<'_> {
+    Known { used, ..Known::default() }
+}
+
 /// `device v4 v6`, or what was tried.
 fn chosen(selection: &Selection, facts: &HostFacts, route: Option<&RouteLookup>) -> String {
     let text =
         |address: Option<IpAddr>| address.map_or_else(|| "-".to_owned(), |address| address.to_string());
-    match choose(selection, facts, route, &[]) {
+    match choose(selection, facts, Known { route, ..Known::default() }) {
         Ok(choice) => {
             let (v4, v6) = (choice.v4.map(IpAddr::V4), choice.v6.map(IpAddr::V6));
             format!("{} {} {}", choice.device, text(v4), text(v6))
@@ -184,7 +188,7 @@ fn a_public_address_is_advertised_and_never_bound() {
         public_v6: Some("2001:db8:ffff::9".parse().unwrap()),
         ..names(&["eth1"])
     };
-    let choice = choose(&selection, &host(), None, &[]).unwrap();
+    let choice = choose(&selection, &host(), Known::default()).unwrap();
     assert_eq!((choice.v4, choice.public_v4), (Some([198, 51, 100, 10].into()), selection.public_v4));
     assert_eq!((choice.v6, choice.public_v6), (None, None));
 }
@@ -204,17 +208,18 @@ fn an_address_that_comes_later_is_not_sent_from_while_the_one_in_use_is_there() 
             facts.interfaces[1].addresses.insert(0, address(net));
             let source = Some("192.0.2.7".parse().unwrap());
             let route = RouteLookup { device: device("eth0"), gateway: None, source };
-            let choice = choose(&selection, &facts, Some(&route), &used).unwrap();
+            let known = Known { route: Some(&route), used: &used, ..Known::default() };
+            let choice = choose(&selection, &facts, known).unwrap();
             assert_eq!(choice.addresses(), used, "{net} by {selection:?}");
 
             facts.interfaces[1].addresses.retain(|own| !used.contains(&own.net.addr()));
-            let choice = choose(&names(&["eth0"]), &facts, None, &used).unwrap();
+            let choice = choose(&names(&["eth0"]), &facts, using(&used)).unwrap();
             assert_eq!(choice.addresses(), [address(net).net.addr()], "what was in use is gone");
         }
     }
     let mut facts = host();
     facts.interfaces[1].addresses.push(address("192.0.2.7/32"));
-    let choice = choose(&names(&["192.0.2.7"]), &facts, None, &used).unwrap();
+    let choice = choose(&names(&["192.0.2.7"]), &facts, using(&used)).unwrap();
     assert_eq!(choice.addresses()[0].to_string(), "192.0.2.7", "somebody wants that one");
 }
 
@@ -233,4 +238,59 @@ fn at_the_start_an_address_of_a_whole_prefix_comes_last_and_a_primary_one_before
     let mut facts = host();
     facts.interfaces[1].addresses = vec![address("192.0.2.7/32")];
     assert_eq!(chosen(&Selection::default(), &facts, None), "eth0 192.0.2.7 -");
+}
+
+#[test]
+fn an_address_of_this_host_is_reached_by_the_interface_that_has_it() {
+    let reach = |address: &str| {
+        let selection = Selection { can_reach: Some(address.parse().unwrap()), ..Selection::default() };
+        // The kernel sends over the loopback device whatever is its own.
+        let source = Some(address.parse().unwrap());
+        chosen(&selection, &host(), Some(&RouteLookup { device: device("lo"), gateway: None, source }))
+    };
+    assert_eq!(reach("198.51.100.10"), "eth1 198.51.100.10 -");
+    assert_eq!(reach("2001:db8::10"), "eth0 192.0.2.10 2001:db8::10");
+    for other in ["127.0.0.1", "203.0.113.1"] {
+        let expected = format!("no interface to send over: {other} is reached over lo");
+        assert_eq!(reach(other), expected);
+    }
+}
+
+#[test]
+fn a_pattern_takes_no_loopback() {
+    for text in [".*", "^127", "lo|eth1"] {
+        assert!(!chosen(&pattern(text), &host(), None).starts_with("lo"), "{text}");
+    }
+    assert_eq!(chosen(&pattern(".*"), &host(), None), "eth0 192.0.2.10 2001:db8::10");
+}
+
+#[test]
+fn a_pattern_takes_no_bridge_of_pods() {
+    let mut facts = host();
+    facts.interfaces.insert(1, interface(5, "cni0", &["10.244.1.1/24"]));
+    facts.interfaces.insert(1, interface(6, "lodenbr7", &["10.8.1.1/24"]));
+    facts.interfaces.push(interface(9, "eth2", &["10.0.0.9/24"]));
+    let pods = ["10.244.0.0/16".parse().unwrap()];
+    let chosen = |selection: &Selection, facts: &HostFacts| {
+        let choice = choose(selection, facts, Known { pods: &pods, ..Known::default() });
+        choice.map_or_else(|error| error.to_string(), |choice| choice.device.to_string())
+    };
+    for text in [r"^10\.", "^(10|cni|eth2)", "cni0|eth2"] {
+        assert_eq!(chosen(&pattern(text), &facts), "eth2", "{text}");
+    }
+    let nic = facts.interfaces.last_mut().unwrap();
+    nic.addresses.clear();
+    let none = r"no interface to send over: neither an address nor a name matches ^10\.";
+    assert_eq!(chosen(&pattern(r"^10\."), &facts), none);
+    assert_eq!(chosen(&names(&["cni0"]), &facts), "cni0", "somebody wants that one");
+}
+
+#[test]
+fn a_pattern_stays_with_the_interface_whose_address_is_in_use() {
+    let used = ["198.51.100.10".parse().unwrap()];
+    for text in [r"^(192|198)\.", "^eth"] {
+        let choice = choose(&pattern(text), &host(), Known::default()).unwrap();
+        assert_eq!(choice.device, device("eth0"), "{text}");
+        assert_eq!(choose(&pattern(text), &host(), using(&used)).unwrap().device, device("eth1"), "{text}");
+    }
 }

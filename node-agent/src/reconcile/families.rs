@@ -137,12 +137,12 @@ mod tests {
     use loden_proto::model::{Epoch, Pool};
 
     use super::*;
-    use crate::iface::{Selection, choose};
+    use crate::iface::{Known, Selection, choose};
     use crate::testing::{facts, network, peer};
 
     /// The setting that is in the way; "" where there is none.
     fn in_the_way(facts: &HostFacts, network: &Network) -> String {
-        let choice = choose(&Selection::default(), facts, None, &[]).unwrap();
+        let choice = choose(&Selection::default(), facts, Known::default()).unwrap();
         let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
         let why = without_v6(facts, &choice, network, &held);
         let families = inner(facts, &choice, network, &held);
@@ -197,7 +197,7 @@ mod tests {
         let mut host = facts("192.0.2.9");
         let v6 = facts("2001:db8::9").interfaces.remove(0).addresses;
         let told = |host: &HostFacts, network: &Network| {
-            let choice = choose(&Selection::default(), host, None, &[]).unwrap();
+            let choice = choose(&Selection::default(), host, Known::default()).unwrap();
             (in_the_way(host, network), cramped(&choice, network).unwrap_or_default())
         };
         let with_mtu = |host: &HostFacts, mtu| {
@@ -220,7 +220,7 @@ mod tests {
         // Tunnels over both families, of which one takes more.
         host.interfaces[0].addresses.extend(v6);
         assert_eq!(told(&with_mtu(&host, 1350), &dual()), none);
-        let choice = choose(&Selection::default(), &with_mtu(&host, 1349), None, &[]).unwrap();
+        let choice = choose(&Selection::default(), &with_mtu(&host, 1349), Known::default()).unwrap();
         let narrow = too_narrow(&choice, &dual(), Mtu::MIN_V6, "IPv6");
         assert_eq!(narrow.as_deref(), Some("eth0 has an MTU of 1349: IPv6 in a tunnel needs 1350"));
     }

@@ -176,12 +176,12 @@ mod tests {
     use loden_transport::Dialled;
 
     use super::*;
-    use crate::iface::{Selection, choose};
+    use crate::iface::{Known, Selection, choose};
     use crate::reconcile::underlay;
     use crate::testing::{facts, network, peer};
 
     fn told(facts: &HostFacts, network: &Network) -> Vec<String> {
-        let choice = choose(&Selection::default(), facts, None, &[]).unwrap();
+        let choice = choose(&Selection::default(), facts, Known::default()).unwrap();
         warnings(facts, &choice, &held(), network)
     }
 
@@ -272,7 +272,7 @@ mod tests {
 
     fn desired_tables(host: &HostFacts) -> Tables {
         let network = network();
-        let choice = choose(&Selection::default(), host, None, &[]).unwrap();
+        let choice = choose(&Selection::default(), host, Known::default()).unwrap();
         let underlay = underlay::of(&choice, host, &Dialled::default(), &network, &held());
         let (node, mac) = ("node-9".parse().unwrap(), "02:00:00:00:00:09".parse().unwrap());
         let me = Me { node, subnets: held().subnets, underlay, mac, keys: Vec::new(), blackhole: false };
@@ -324,7 +324,7 @@ mod tests {
         host.interfaces
             .push(Interface { addresses: facts("198.51.100.9").interfaces[0].addresses.clone(), ..eth1 });
         let told = |selection: Selection| {
-            let choice = choose(&selection, &host, None, &[]).unwrap();
+            let choice = choose(&selection, &host, Known::default()).unwrap();
             warnings(&host, &choice, &held(), &network)
         };
         assert_eq!(told(Selection::default()), Vec::<String>::new());

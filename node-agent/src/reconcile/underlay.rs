@@ -7,13 +7,13 @@ use ipnet::IpNet;
 use loden_datapath::backend::{Links, Underlay, Ways};
 use loden_datapath::{Datapath, DeviceName, Host, HostFacts};
 use loden_proto::convert::MAX_PREFIXES;
-use loden_proto::model::{Backend, Endpoint, Family, Network, Receiver, check_underlay};
+use loden_proto::model::{Backend, Endpoint, Family, Network, Pool, Receiver, check_underlay};
 use loden_transport::{Dialled, explain};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Reconcile, families};
-use crate::iface::{self, Choice};
+use crate::iface::{self, Choice, Known};
 use crate::lease::Local;
 use crate::state::Held;
 use crate::upkeep::LONGEST_WAIT;
@@ -124,6 +124,7 @@ impl<D: Datapath + Host> Reconcile<D> {
     }
 
     async fn choose(&mut self) -> Result<(Choice, HostFacts), String> {
+        let pods = self.pods();
         let host = &mut self.program.datapath;
         let facts = host.facts().await.map_err(|error| explain(&error))?;
         let selection = &self.place.selection;
@@ -131,9 +132,18 @@ impl<D: Datapath + Host> Reconcile<D> {
             Some(address) => host.route_to(address).await.map_err(|error| explain(&error))?,
             None => None,
         };
-        let choice = iface::choose(selection, &facts, route.as_ref(), &self.sends_from)
-            .map_err(|error| error.to_string())?;
+        let known = Known { route: route.as_ref(), used: &self.sends_from, pods: &pods };
+        let choice = iface::choose(selection, &facts, known).map_err(|error| error.to_string())?;
         Ok((choice, facts))
+    }
+
+    /// Where pods are, as far as it is known: whoever has such an address is their bridge.
+    fn pods(&self) -> Vec<IpNet> {
+        let mut nets = self.ends.siblings.known_pools();
+        if let Some((held, network)) = &self.lease {
+            nets.extend(network.pools.iter().map(Pool::cidr).chain(held.subnets.iter()));
+        }
+        nets
     }
 }
 
