@@ -37,6 +37,7 @@ impl<D: Datapath + Host> Reconcile<D> {
     pub(super) fn warnings(&self) -> Vec<String> {
         let (Some((held, network)), Some(choice)) = (&self.lease, &self.choice) else { return Vec::new() };
         let mut told: Vec<_> = self.without_v6().into_iter().collect();
+        told.extend(narrow(network, choice, self.mtu()));
         if network.backend == Backend::Alloc {
             return told;
         }
@@ -55,6 +56,18 @@ fn underlays(tables: &Tables, tunnel: DeviceName) -> Vec<Family> {
     let listening = tables.listening.get(&tunnel).map(|listening| &listening.locals);
     let udp = listening.into_iter().flatten().map(SocketAddr::ip);
     vxlan.into_iter().chain(udp).map(Family::of).collect()
+}
+
+/// More than the interface leaves was asked for; `mtu` is what pods are told, 0 while nothing is programmed.
+fn narrow(network: &Network, choice: &Choice, mtu: u32) -> Option<String> {
+    let wanted = network.mtu?.get();
+    let Choice { device, mtu: below, .. } = choice;
+    (mtu > 0 && mtu < wanted).then(|| {
+        format!(
+            "the network's MTU is {wanted}, and {device}, whose MTU is {below}, leaves {mtu}: pods are told {mtu}; raise \
+             the MTU of {device}, or lower the network's"
+        )
+    })
 }
 
 /// Those of the devices that routes lead over; all of them while there are none.
@@ -214,6 +227,19 @@ mod tests {
         host.forwards.push(Family::V4);
         network.pools = vec![Pool::new("fd00::/48".parse().unwrap(), None).unwrap()];
         assert_eq!(told(&host, &network), Vec::<String>::new(), "IPv6 has no such setting");
+    }
+
+    #[test]
+    fn an_mtu_that_the_interface_does_not_leave_is_told() {
+        let choice = choose(&Selection::default(), &facts("192.0.2.9"), Known::default()).unwrap();
+        let mut network = network();
+        assert_eq!(narrow(&network, &choice, 1450), None, "nobody asked for one");
+        network.mtu = Some(9000.try_into().unwrap());
+        let expected = "the network's MTU is 9000, and eth0, whose MTU is 1500, leaves 1450: pods are told 1450; \
+                        raise the MTU of eth0, or lower the network's";
+        assert_eq!(narrow(&network, &choice, 1450).as_deref(), Some(expected));
+        assert_eq!(narrow(&network, &choice, 9000), None);
+        assert_eq!(narrow(&network, &choice, 0), None, "nothing is programmed");
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         failures
     }
 
-    fn mtu(&self) -> u32 {
+    pub(super) fn mtu(&self) -> u32 {
         let Some(desired) = self.program.desired() else { return 0 };
         let wanted = backend::pod_mtu(desired.network(), &desired.me().underlay);
         let devices = self.program.receivers().iter().filter_map(|receiver| match receiver {
