@@ -1,4 +1,12 @@
-//! Neighbours that do not answer: believed at once, forgiven only after a while.
+//! Neighbours that do not answer: believed at once, forgiven only after a while, unless it was a single slip.
+//!
+//! ```text
+//!  fails ─▶ silent ─▶ answers within a second, and had not failed lately ─▶ forgiven at once
+//!                 └─▶ answers ──────────── for 30 s ───────────────────▶ forgiven
+//! ```
+//!
+//! `ip neigh flush` and a flapping carrier make the kernel tell a failure of neighbours that it has not even asked. With
+//! the next packet it asks, and they answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,41 +17,76 @@ use tokio::time::Instant;
 /// How long a neighbour must have answered: one that comes and goes would move
 /// its packets to and fro.
 const FORGIVEN: Duration = Duration::from_secs(30);
+/// Who answers as soon as this after its failure was there all the time. One that is gone is told to have failed after
+/// questions that took longer.
+const SLIP: Duration = Duration::from_secs(1);
 
-/// The silent, and since when they have answered again.
+/// Somebody who has failed.
+#[derive(Debug)]
+struct Silent {
+    /// When it failed last.
+    failed: Instant,
+    /// It had failed shortly before that as well.
+    again: bool,
+    /// Since when it has answered.
+    answers: Option<Instant>,
+}
+
+impl Silent {
+    /// When it is forgiven, if it goes on answering.
+    fn forgiven(&self) -> Option<Instant> {
+        let answers = self.answers?;
+        let is_slip = !self.again && answers <= self.failed + SLIP;
+        Some(if is_slip { answers } else { answers + FORGIVEN })
+    }
+}
+
+/// The silent, and those whose slip is not forgotten.
 #[derive(Debug, Default)]
-pub(super) struct Silence(BTreeMap<IpAddr, Option<Instant>>);
+pub(super) struct Silence {
+    silent: BTreeMap<IpAddr, Silent>,
+    /// Who was forgiven a slip, and when it had failed.
+    slips: BTreeMap<IpAddr, Instant>,
+}
 
 impl Silence {
     /// Takes what the kernel told; true when the neighbour counts as silent
     /// from now on.
     pub(super) fn heard(&mut self, address: IpAddr, answers: bool, now: Instant) -> bool {
         if answers {
-            if let Some(since) = self.0.get_mut(&address) {
-                since.get_or_insert(now);
+            if let Some(silent) = self.silent.get_mut(&address) {
+                silent.answers.get_or_insert(now);
             }
             return false;
         }
-        self.0.insert(address, None).is_none()
+        let before = self.silent.get(&address);
+        // Failing again without an answer between is one failure.
+        let came_and_went = before.is_some_and(|before| before.again || before.answers.is_some());
+        let slipped = self.slips.remove(&address).is_some_and(|failed| now < failed + FORGIVEN);
+        let is_new = before.is_none();
+        self.silent.insert(address, Silent { failed: now, again: came_and_went || slipped, answers: None });
+        is_new
     }
 
     /// When somebody may be forgiven next.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.0.values().flatten().min().map(|since| *since + FORGIVEN)
+        self.silent.values().filter_map(Silent::forgiven).min()
     }
 
     /// Those who are forgiven now.
     pub(super) fn forgive(&mut self, now: Instant) -> Vec<IpAddr> {
-        let forgiven = |since: Option<Instant>| since.is_some_and(|since| since + FORGIVEN <= now);
+        self.slips.retain(|_, failed| now < *failed + FORGIVEN);
+        let is_over = |silent: &Silent| silent.forgiven().is_some_and(|due| due <= now);
         let (over, silent): (BTreeMap<_, _>, _) =
-            std::mem::take(&mut self.0).into_iter().partition(|(_, since)| forgiven(*since));
-        self.0 = silent;
+            std::mem::take(&mut self.silent).into_iter().partition(|(_, silent)| is_over(silent));
+        self.silent = silent;
+        self.slips.extend(over.iter().map(|(address, silent)| (*address, silent.failed)));
         over.into_keys().collect()
     }
 
     /// Who counts as silent.
     pub(super) fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.0.keys().copied().collect()
+        self.silent.keys().copied().collect()
     }
 }
 
@@ -72,5 +115,39 @@ mod tests {
         assert!(silence.forgive(after(79)).is_empty());
         assert_eq!(silence.forgive(after(80)), [address]);
         assert!(silence.addresses().is_empty());
+    }
+
+    #[test]
+    fn one_slip_is_forgiven_at_once_and_the_next_is_not() {
+        let mut silence = Silence::default();
+        let (address, begin) = ("192.0.2.2".parse().unwrap(), Instant::now());
+        let after = |millis| begin + Duration::from_millis(millis);
+        assert!(silence.heard(address, false, begin), "who is gone is moved at once");
+        silence.heard(address, true, after(400));
+        assert_eq!(silence.due(), Some(after(400)));
+        assert_eq!(silence.forgive(after(400)), [address]);
+
+        assert!(silence.heard(address, false, after(5_000)), "it comes and goes");
+        silence.heard(address, true, after(5_100));
+        assert!(silence.forgive(after(35_099)).is_empty());
+        assert_eq!(silence.forgive(after(35_100)), [address]);
+
+        assert!(silence.heard(address, false, after(60_000)), "that was long ago");
+        silence.heard(address, true, after(60_100));
+        assert_eq!(silence.forgive(after(60_100)), [address]);
+    }
+
+    #[test]
+    fn who_takes_longer_to_answer_was_gone() {
+        let mut silence = Silence::default();
+        let (address, begin) = ("192.0.2.2".parse().unwrap(), Instant::now());
+        let after = |millis| begin + Duration::from_millis(millis);
+        silence.heard(address, false, begin);
+        silence.heard(address, true, after(1_001));
+        assert_eq!(silence.due(), Some(after(31_001)));
+        // It fails, and answers soon: it comes and goes, whatever is between.
+        silence.heard(address, false, after(4_000));
+        silence.heard(address, true, after(4_100));
+        assert_eq!(silence.due(), Some(after(34_100)));
     }
 }
