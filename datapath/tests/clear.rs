@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use loden_datapath::kernel::Remnant;
 use loden_datapath::{Hint, Host};
-use support::netns::{desired, in_namespace, name};
+use support::netns::{Apart, desired, in_namespace, name};
 use support::{me, network, peer};
 
 /// Runs a command line in the namespace of this thread; answers what it prints, or how it failed.
@@ -98,6 +98,32 @@ fn everything_of_ours_goes_and_nothing_else() {
         assert_eq!(cleared.removed, [Remnant::Bridge(name("lodenbr2"))]);
         assert!(net.kernel.clear(bridges()).await.unwrap().removed.is_empty());
         assert_eq!(inventory(), before);
+    });
+}
+
+#[test]
+fn a_tunnel_of_ours_that_was_moved_goes_where_it_is_and_no_other() {
+    in_namespace(async |mut net| {
+        let apart = Apart::new();
+        let network = network();
+        let me = me(&network);
+        net.converge(&network, &desired(&network, &me, &[])).await;
+        ip("link add vxlan9 type vxlan id 9 dstport 4789 local 192.0.2.1").unwrap();
+        for device in ["loden1a", "vxlan9"] {
+            ip(&format!("link set {device} netns {}", apart.path())).unwrap();
+        }
+        // One of an agent of that namespace.
+        apart.run(|| {
+            ip("link add loden1a0 type vxlan id 1 dstport 8472 local 192.0.2.9").unwrap();
+            ip("link set loden1a0 alias loden:default:vxlan-ipv4").unwrap();
+        });
+        let there = || apart.run(|| ip("-o link show type vxlan").unwrap().lines().count());
+        assert_eq!(there(), 3);
+        let cleared = net.kernel.clear(Vec::new()).await.unwrap();
+        assert!(cleared.failed.is_empty(), "{cleared:?}");
+        assert!(cleared.removed.contains(&Remnant::Moved(name("loden1a"))), "{cleared:?}");
+        assert_eq!(there(), 2);
+        assert!(net.kernel.clear(Vec::new()).await.unwrap().removed.is_empty());
     });
 }
 

@@ -16,10 +16,12 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use loden_datapath::firewall::{Firewall, FirewallError};
+use loden_datapath::kernel::Remnant;
 use loden_datapath::{DeviceName, Host, HostFacts, Interface, Kernel, backend};
 use loden_transport::explain;
 
 use crate::presence::{self, Unclaimed};
+use crate::regular::{self, Found};
 use crate::state::{Kept, StateDir, StateError};
 use crate::{conflist, subnet_file};
 
@@ -82,8 +84,15 @@ pub async fn run(
         }
         Err(error) => outcome.failed.push(format!("rules: {}", explain(&error))),
     }
+    // Whose the devices that are left are is known only then.
+    let mut undeleted = None;
     match kernel.clear(bridges.iter().copied().collect()).await {
         Ok(cleared) => {
+            let names = cleared.failed.iter().filter_map(|(remnant, _)| match remnant {
+                Remnant::Device(name) => Some(*name),
+                Remnant::Moved(_) | Remnant::Bridge(_) | Remnant::Route(_) => None,
+            });
+            undeleted = Some(names.collect::<BTreeSet<_>>());
             outcome.removed.extend(cleared.removed.iter().map(ToString::to_string));
             let lent = cleared.lent.iter().map(|bridge| format!("bridge {bridge}: pods are attached to it"));
             outcome.kept.extend(lent);
@@ -94,7 +103,9 @@ pub async fn run(
     }
     match kernel.clone().facts().await {
         Ok(facts) => {
-            outcome.kept.extend(strange_devices(&facts));
+            if let Some(undeleted) = undeleted {
+                outcome.strange_devices(&facts, &undeleted);
+            }
             outcome.kept.extend(strange_bridges(&facts, &bridges, &places.state_dir));
         }
         Err(error) => outcome.failed.push(format!("bridges: {}", explain(&error))),
@@ -109,21 +120,6 @@ pub async fn run(
 fn bridges(known: &[Kept]) -> BTreeSet<DeviceName> {
     let networks = known.iter().filter_map(|kept| kept.lease.as_ref());
     networks.filter_map(|(_, network)| conflist::bridge(network.vni).parse().ok()).collect()
-}
-
-/// Devices that are not wholly as ours are. A process that ended between creating and naming one leaves such a one,
-/// and so may anybody else.
-fn strange_devices(facts: &HostFacts) -> Vec<String> {
-    let interfaces = facts.interfaces.iter();
-    let strange = interfaces
-        .filter(|interface| interface.network.is_some() || backend::vni_of(interface.name).is_some());
-    let told = strange.map(|Interface { name, .. }| {
-        format!(
-            "device {name}: its kind, name, VNI and alias are not together those of a tunnel of ours; if it is \
-             Loden's: ip link delete {name}"
-        )
-    });
-    told.collect()
 }
 
 /// Bridges with a name as ours have, of which nothing says that they are.
@@ -146,7 +142,8 @@ impl Outcome {
     fn conflists(&mut self, directory: &Path) -> Vec<DeviceName> {
         let mut bridges = Vec::new();
         for path in conflist::unserved(directory, &Default::default()) {
-            match conflist::ours(&path) {
+            let Some(text) = self.text(&path) else { continue };
+            match conflist::ours(&path, &text) {
                 Some(list) => {
                     bridges.extend(conflist::bridge_in(&list));
                     self.remove_file(&path);
@@ -157,13 +154,31 @@ impl Outcome {
         bridges
     }
 
+    /// Devices that are not wholly as ours are, of those that were not to be deleted and could not. A process that ended
+    /// between creating and naming one leaves one without an alias, and so may anybody else. One with our alias has been
+    /// renamed: it forwards.
+    fn strange_devices(&mut self, facts: &HostFacts, undeleted: &BTreeSet<DeviceName>) {
+        for Interface { name, kind, network, .. } in &facts.interfaces {
+            if undeleted.contains(name) || (network.is_none() && backend::vni_of(*name).is_none()) {
+                continue;
+            }
+            if network.is_some() && matches!(kind.as_deref(), Some("vxlan" | "tun")) {
+                self.failed.push(format!(
+                    "device {name}: it has the alias of a tunnel of ours, and not the name of one with its VNI; if it \
+                     is Loden's: ip link delete {name}"
+                ));
+            } else {
+                self.kept.push(format!(
+                    "device {name}: its kind, name, VNI and alias are not together those of a tunnel of ours; if it \
+                     is Loden's: ip link delete {name}"
+                ));
+            }
+        }
+    }
+
     /// It is of flannel's form and at flannel's place: ours is one with a subnet of this node.
     fn subnet_file(&mut self, path: &Path, known: &[Kept]) {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return self.failed.push(format!("{}: {error}", path.display())),
-        };
+        let Some(text) = self.text(path) else { return };
         let leases = || known.iter().filter_map(|kept| kept.lease.as_ref());
         let held = |subnet: &IpNet| leases().any(|(held, _)| held.subnets.iter().any(|own| own == *subnet));
         let subnets = subnet_file::subnets(&text);
@@ -172,6 +187,19 @@ impl Outcome {
         } else {
             self.kept.push(format!("{}: it is not of a subnet that this node held", path.display()));
         }
+    }
+
+    /// What is in a file; tells where it is none, or cannot be read.
+    fn text(&mut self, path: &Path) -> Option<String> {
+        match regular::read(path) {
+            Ok(Found::Text(text)) => return Some(text),
+            Ok(Found::Nothing) => {}
+            Ok(Found::Other(kind)) => {
+                self.kept.push(format!("{}: it is {kind}, which no agent makes", path.display()));
+            }
+            Err(error) => self.failed.push(format!("{}: {error}", path.display())),
+        }
+        None
     }
 
     fn state(&mut self, path: &Path, state: StateDir) {

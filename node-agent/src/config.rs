@@ -140,13 +140,13 @@ pub enum Command {
 
 /// What cleanup does, and how it ends.
 const CLEANUP_HELP: &str = "\
-Removes devices with an alias loden:…, routes of protocol 76, the nftables table inet loden and rules with a
+Removes tunnels with an alias loden:… and our name, routes of protocol 76, the nftables table inet loden and rules with a
 comment loden-agent: …, the CNI configurations and the subnet file that an agent wrote, and an agent's state. Of
 the settings it heeds --state-dir, --subnet-file and --cni-config-dir. The identity stays, and so does the node's
 lease: see lodenctl lease release.
 
 Exit codes:
-  0  nothing of ours is left
+  0  nothing of ours is left, save what is named as kept
   1  an agent runs, or something could not be removed; the reason is on standard error
   2  a flag, environment variable or the configuration file is wrong";
 

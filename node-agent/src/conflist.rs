@@ -67,10 +67,10 @@ pub(crate) fn is_bridge(name: &str) -> bool {
     vni.and_then(|vni| Vni::try_from(vni).ok()).is_some_and(|vni| bridge(vni) == name)
 }
 
-/// What is in a file of [`unserved`]; `None` when no agent wrote it, for an agent's says so itself.
-pub(crate) fn ours(path: &Path) -> Option<Value> {
+/// The text of a file of [`unserved`], read; `None` when no agent wrote it, for an agent's says so itself.
+pub(crate) fn ours(path: &Path, text: &str) -> Option<Value> {
     let network = network_of(path.file_name()?.to_str()?)?;
-    let list: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+    let list: Value = serde_json::from_str(text).ok()?;
     (list["name"] == list_name(&network)).then_some(list)
 }
 

@@ -35,6 +35,7 @@ mod program;
 mod published;
 mod readiness;
 mod reconcile;
+mod regular;
 mod report;
 pub mod session;
 pub mod state;

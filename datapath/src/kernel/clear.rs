@@ -7,9 +7,9 @@ use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::decode::{self, Link};
+use super::decode::{self, Link, Owner};
 use super::requests::Requests;
-use super::{encode, observe};
+use super::{elsewhere, encode, observe};
 use crate::tables::PROTOCOL;
 use crate::{DeviceName, Error};
 
@@ -18,6 +18,8 @@ use crate::{DeviceName, Error};
 pub enum Remnant {
     /// A device.
     Device(DeviceName),
+    /// A device that was moved to another network namespace.
+    Moved(DeviceName),
     /// A bridge that pods were attached to.
     Bridge(DeviceName),
     /// A route.
@@ -28,6 +30,7 @@ impl Display for Remnant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Device(name) => write!(f, "device {name}"),
+            Self::Moved(name) => write!(f, "device {name} in another network namespace"),
             Self::Bridge(name) => write!(f, "bridge {name}"),
             Self::Route(prefix) => write!(f, "route {prefix}"),
         }
@@ -56,14 +59,19 @@ impl Cleared {
     }
 }
 
-/// Removes devices of ours with what is on them, then routes of ours in all tables, then those of `bridges`
-/// that nothing is attached to.
+/// Removes devices of ours with what is on them, also those that were moved from here, then routes of ours in all
+/// tables, then those of `bridges` that nothing is attached to.
 pub(super) fn everything(requests: &mut Requests, bridges: &[DeviceName]) -> Result<Cleared, Error> {
     let mut cleared = Cleared::default();
     let links = observe::links(requests)?;
     for link in links.iter().filter(|link| is_ours(link)) {
         let result = requests.write_one(encode::delete_device(link.index), encode::PLAIN);
         cleared.note(Remnant::Device(link.name), result);
+    }
+    // As an agent finds them, whatever they are called there.
+    for moved in elsewhere::all(requests, |link| link.owner() == Owner::Ours)? {
+        let result = elsewhere::delete(requests, &moved);
+        cleared.note(Remnant::Moved(moved.link.name), result);
     }
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         for route in routes(requests, family)? {

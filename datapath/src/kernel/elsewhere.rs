@@ -21,6 +21,12 @@ pub(super) struct Moved {
 
 /// A device that was made here and now is where it can be asked for.
 pub(super) fn find(requests: &mut Requests, is_it: impl Fn(&Link) -> bool) -> Result<Option<Moved>, Error> {
+    Ok(all(requests, is_it)?.into_iter().next())
+}
+
+/// The devices that were made here and now are where they can be asked for.
+pub(super) fn all(requests: &mut Requests, is_it: impl Fn(&Link) -> bool) -> Result<Vec<Moved>, Error> {
+    let mut moved = Vec::new();
     for namespace in namespaces(requests)? {
         // One that has just ended has no devices.
         let Ok(answers) = requests.dump(&links_of(namespace)) else { continue };
@@ -32,11 +38,11 @@ pub(super) fn find(requests: &mut Requests, is_it: impl Fn(&Link) -> bool) -> Re
             });
             let Some(link) = Link::new(message) else { continue };
             if is_it(&link) && made_in.is_some() && made_in == own(requests)? {
-                return Ok(Some(Moved { link, namespace }));
+                moved.push(Moved { link, namespace });
             }
         }
     }
-    Ok(None)
+    Ok(moved)
 }
 
 /// Deletes it where it is.

@@ -1,6 +1,11 @@
 //! Which files go and which stay.
 
+use std::sync::mpsc;
+use std::time::Duration;
+
 use loden_proto::model::Epoch;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use super::*;
 use crate::state::{Content, Held};
@@ -43,6 +48,51 @@ fn a_subnet_file_goes_when_its_subnet_was_ours() {
     let mut again = Outcome::default();
     again.subnet_file(&path, &known());
     assert!(again.removed.is_empty() && again.kept.is_empty());
+}
+
+#[test]
+fn what_is_no_file_is_kept_and_named() {
+    let root = tempfile::tempdir().unwrap();
+    let [subnet_file, conflist] =
+        ["subnet.env", "10-loden-default.conflist"].map(|name| root.path().join(name));
+    for place in [&subnet_file, &conflist] {
+        mkfifo(place, Mode::S_IRWXU).unwrap();
+    }
+    let (answer, answered) = mpsc::channel();
+    let (directory, path) = (root.path().to_owned(), subnet_file.clone());
+    std::thread::spawn(move || {
+        let mut outcome = Outcome::default();
+        outcome.conflists(&directory);
+        outcome.subnet_file(&path, &known());
+        answer.send(outcome)
+    });
+    let outcome = answered.recv_timeout(Duration::from_secs(10)).expect("a pipe is waited for");
+    let told = |path: &Path| format!("{}: it is a named pipe, which no agent makes", path.display());
+    assert_eq!(outcome.kept, [told(&conflist), told(&subnet_file)]);
+    assert_eq!((outcome.removed.len(), outcome.failed.len()), (0, 0));
+}
+
+#[test]
+fn a_renamed_tunnel_is_not_removed_and_one_that_could_not_be_deleted_is_told_once() {
+    let mut host = facts("192.0.2.9");
+    for (name, kind, network) in [
+        ("loden1a", "vxlan", Some("default")),
+        ("loden2a", "vxlan", None),
+        ("mine0", "vxlan", Some("default")),
+        ("mine1", "bridge", Some("default")),
+        ("cni0", "bridge", None),
+    ] {
+        let nic = facts("192.0.2.9").interfaces.remove(0);
+        let (name, network) = (name.parse().unwrap(), network.map(|network| network.parse().unwrap()));
+        host.interfaces.push(Interface { name, kind: Some(kind.into()), network, ..nic });
+    }
+    let mut outcome = Outcome::default();
+    outcome.strange_devices(&host, &BTreeSet::from(["loden1a".parse().unwrap()]));
+    let first = |lines: &[String]| -> Vec<String> {
+        lines.iter().map(|line| line.split(':').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(first(&outcome.kept), ["device loden2a", "device mine1"]);
+    assert_eq!(first(&outcome.failed), ["device mine0"]);
 }
 
 #[test]
