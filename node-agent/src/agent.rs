@@ -37,11 +37,11 @@ use crate::lease::Lease;
 use crate::left_behind::{self, LeftBehind};
 use crate::metrics::{AgentMetrics, Measured};
 use crate::peers::PeerSet;
-use crate::readiness::{self, Handouts};
+use crate::readiness::{self, Handouts, Judged};
 use crate::reconcile::{Ends, Place, Reconcile};
 use crate::session::{Session, Timing};
 use crate::state::{Kept, NetworkFile, StateDir, StateError};
-use crate::status::{Applied, Filter, LeaseView, Link, Overview};
+use crate::status::{Applied, Files, Filter, LeaseView, Link, Overview};
 use crate::tasks::{Ended, Tasks};
 use crate::{announce, boot, report};
 
@@ -138,6 +138,7 @@ impl Agent {
         let mut tasks = Tasks::default();
         let mut overviews = BTreeMap::new();
         let mut seats = BTreeMap::new();
+        let mut judged = BTreeMap::new();
         let mut metrics = Vec::new();
         let handouts = Handouts::new(&config);
         let claims = watch::Sender::new(Claims::new());
@@ -162,15 +163,17 @@ impl Agent {
                 origins: connection.origins.clone(),
             };
             let (filter, filtered) = watch::channel(Filter::default());
+            let (files, filed) = watch::channel(Files::default());
             let changed = changed.clone();
             let siblings = Siblings::new(network.clone(), Arc::clone(&household), &claims);
-            let parts = Parts { control, timing: config.timing, place, siblings, filtered, changed };
+            let parts = Parts { control, timing: config.timing, place, siblings, filtered, filed, changed };
             let (file, kept) = state.network(network);
             if kept.lease.is_none() {
                 handouts.withdraw(network);
             }
             let overview = parts.spawn(&mut tasks, datapath, file, kept);
             seats.insert(network.clone(), Seat { overview: overview.clone(), filter });
+            judged.insert(network.clone(), Judged { overview: overview.clone(), files });
             metrics.push(Measured { network: network.clone(), overview: overview.clone(), writes });
             overviews.insert(network.clone(), overview);
         }
@@ -180,7 +183,7 @@ impl Agent {
         let keeper = Keeper::new(firewall, seats, config.firewall_insert, state.table());
         tasks.spawn("the packet filter", keeper.run(changes.clone()));
         let (ready, readiness) = watch::channel(Readiness::no("starting"));
-        tasks.spawn("readiness", readiness::judge(overviews.clone(), changes, handouts, ready));
+        tasks.spawn("readiness", readiness::judge(judged, changes, handouts, ready));
         Ok(Self { tasks, overviews, readiness, metrics, left_behind, _state: state })
     }
 
@@ -227,6 +230,7 @@ struct Parts {
     place: Place,
     siblings: Siblings,
     filtered: watch::Receiver<Filter>,
+    filed: watch::Receiver<Files>,
     changed: watch::Sender<()>,
 }
 
@@ -239,7 +243,7 @@ impl Parts {
         file: NetworkFile,
         kept: Kept,
     ) -> watch::Receiver<Overview> {
-        let Self { control, timing, place, siblings, filtered, changed } = self;
+        let Self { control, timing, place, siblings, filtered, filed, changed } = self;
         let resume = kept.peers.as_ref().and_then(PeerSet::token).cloned();
         let (feed, fed) = mpsc::channel(4);
         let (view, lease) = watch::channel(LeaseView { held: kept.lease.clone(), ..LeaseView::default() });
@@ -271,7 +275,7 @@ impl Parts {
         let session = Session::new(timing, resume, Instant::now());
         let follow = Follow { control: control.clone(), session, lease: lease.clone(), feed, link, again };
         tasks.spawn(named("follow"), follow.run());
-        let views = Views { applied: programmed, lease, link: line, filter: filtered };
+        let views = Views { applied: programmed, lease, link: line, filter: filtered, files: filed };
         tasks.spawn(named("overview"), gather(views, overview, changed));
         tasks.spawn(named("announce"), announce::run(network.clone(), seen.clone()));
         tasks.spawn(named("report"), report::run(control, network.clone(), seen.clone()));
@@ -285,6 +289,7 @@ struct Views {
     lease: watch::Receiver<LeaseView>,
     link: watch::Receiver<Link>,
     filter: watch::Receiver<Filter>,
+    files: watch::Receiver<Files>,
 }
 
 /// Joins the views of a network.
@@ -295,6 +300,7 @@ async fn gather(mut views: Views, overview: watch::Sender<Overview>, changed: wa
             lease: views.lease.borrow_and_update().clone(),
             link: views.link.borrow_and_update().clone(),
             filter: views.filter.borrow_and_update().clone(),
+            files: views.files.borrow_and_update().clone(),
         });
         changed.send_replace(());
         let still = tokio::select! {
@@ -302,6 +308,7 @@ async fn gather(mut views: Views, overview: watch::Sender<Overview>, changed: wa
             still = views.lease.changed() => still,
             still = views.link.changed() => still,
             still = views.filter.changed() => still,
+            still = views.files.changed() => still,
         };
         if still.is_err() {
             return;

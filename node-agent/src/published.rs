@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::warn;
+
+use crate::regular::{self, Found};
 
 /// Between looks at a file that somebody may have removed or changed.
 pub(crate) const LOOK: Duration = Duration::from_secs(2);
@@ -45,10 +48,12 @@ impl Published {
 
 /// Puts the file in place: a reader finds either the old one or the whole new
 /// one. Mode 0644 and missing directories 0755, whatever the umask is. False
-/// when it had that text already.
+/// when it had that text already. What is there and no file is replaced as well, save a directory.
 fn write(path: &Path, text: &str) -> io::Result<bool> {
-    if fs::read_to_string(path).is_ok_and(|present| present == text) {
-        return Ok(false);
+    match regular::read(path) {
+        Ok(Found::Text(present)) if present == text => return Ok(false),
+        Ok(Found::Other(kind)) => warn!(path = %path.display(), "there is {kind} in the file's place"),
+        _ => {}
     }
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -58,12 +63,25 @@ fn write(path: &Path, text: &str) -> io::Result<bool> {
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push(".new");
     let draft = directory.join(name);
-    let mut file = File::create(&draft)?;
+    if let Err(error) = fs::remove_file(&draft)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let replaced = replace(path, &draft, text);
+    if replaced.is_err() {
+        // Whoever looks through the directory would wonder.
+        drop(fs::remove_file(&draft));
+    }
+    replaced.map(|()| true)
+}
+
+fn replace(path: &Path, draft: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::create_new(draft)?;
     file.set_permissions(Permissions::from_mode(0o644))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&draft, path)?;
-    Ok(true)
+    fs::rename(draft, path)
 }
 
 fn create_directories(directory: &Path) -> io::Result<()> {
@@ -81,6 +99,11 @@ fn create_directories(directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
 
     #[test]
@@ -95,5 +118,27 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
         assert_eq!(io::read_to_string(before).unwrap(), "one\n");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_is_replaced_and_nothing_is_left_beside_a_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let (path, draft) = (root.path().join("subnet.env"), root.path().join("subnet.env.new"));
+        for place in [&path, &draft] {
+            mkfifo(place, Mode::S_IRWXU).unwrap();
+        }
+        let (answer, answered) = mpsc::channel();
+        let there = path.clone();
+        std::thread::spawn(move || answer.send(write(&there, "one\n")));
+        let written = answered.recv_timeout(Duration::from_secs(10)).expect("a pipe is waited for");
+        assert!(written.unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\n");
+        assert!(!draft.exists());
+
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = write(&path, "one\n").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
+        assert!(!draft.exists(), "the draft is left");
     }
 }

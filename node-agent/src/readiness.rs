@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::agent::AgentConfig;
 use crate::conflist::{self, Conflist};
 use crate::published::{LOOK, Published};
-use crate::status::Overview;
+use crate::status::{Files, Overview};
 use crate::subnet_file;
 
 /// Between attempts to write a file.
@@ -67,8 +67,10 @@ impl Handouts {
         let (Some((_, network)), Some(subnets)) = (&applied.lease, &applied.subnets) else { return Ok(()) };
         let mtu = applied.mtu;
         if let Some((_, file)) = self.subnet_file.as_mut().filter(|(first, _)| first == id) {
-            let written = file.put(subnet_file::render(network, subnets, mtu));
-            if written.map_err(|error| format!("the subnet file cannot be written: {error}"))? {
+            let written = file.put(subnet_file::render(network, subnets, mtu)).map_err(|error| {
+                format!("the subnet file {} cannot be written: {error}", file.path().display())
+            })?;
+            if written {
                 info!(path = %file.path().display(), "subnet file written");
             }
         }
@@ -76,9 +78,15 @@ impl Handouts {
     }
 }
 
+/// What is known of a network, and where to tell how its files stand.
+pub(crate) struct Judged {
+    pub(crate) overview: watch::Receiver<Overview>,
+    pub(crate) files: watch::Sender<Files>,
+}
+
 /// Tells whether the agent is ready, and keeps the files in place.
 pub(crate) async fn judge(
-    overviews: BTreeMap<NetworkId, watch::Receiver<Overview>>,
+    networks: BTreeMap<NetworkId, Judged>,
     mut changes: watch::Receiver<()>,
     mut handouts: Handouts,
     ready: watch::Sender<Readiness>,
@@ -86,18 +94,22 @@ pub(crate) async fn judge(
     loop {
         let mut now = Readiness::yes("");
         let mut unwritten = false;
-        for (network, overview) in &overviews {
-            let overview = overview.borrow().clone();
+        for (network, Judged { overview, files }) in &networks {
+            let mut overview = overview.borrow().clone();
             if overview.applied.ended.is_some() {
                 handouts.withdraw(network);
             }
-            let mut one = overview.readiness(network);
-            if one.ready
-                && let Err(error) = handouts.write(network, &overview)
-            {
-                one = Readiness::no(format!("{network}: {error}"));
-                unwritten = true;
+            if overview.unforwarded().is_none() {
+                overview.files =
+                    handouts.write(network, &overview).map_or_else(Files::Failed, |()| Files::Written);
+                unwritten |= overview.files != Files::Written;
+                files.send_if_modified(|before| {
+                    let changed = *before != overview.files;
+                    before.clone_from(&overview.files);
+                    changed
+                });
             }
+            let one = overview.readiness(network);
             now.ready &= one.ready;
             if !now.detail.is_empty() {
                 now.detail.push_str("; ");

@@ -98,6 +98,18 @@ pub struct Filter {
     pub warnings: Vec<String>,
 }
 
+/// The files that pods start from.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Files {
+    /// Not written yet in this process's life.
+    #[default]
+    Pending,
+    /// In place; or none is to be.
+    Written,
+    /// Why one cannot be written.
+    Failed(String),
+}
+
 /// How the lease stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LeaseView {
@@ -163,6 +175,8 @@ pub struct Overview {
     pub link: Link,
     /// The packet filter.
     pub filter: Filter,
+    /// The files that pods start from.
+    pub files: Files,
 }
 
 impl Overview {
@@ -181,10 +195,20 @@ impl Overview {
         }
     }
 
+    /// Why the node is not ready; none when it is: it forwards, and pods can start.
+    #[must_use]
+    pub fn unready(&self) -> Option<String> {
+        self.unforwarded().or_else(|| match &self.files {
+            Files::Pending => Some("the files that pods start from are not written yet".to_owned()),
+            Files::Failed(why) => Some(why.clone()),
+            Files::Written => None,
+        })
+    }
+
     /// Why the kernel does not hold a whole set, with the lease that it
     /// belongs to; none when it does.
     #[must_use]
-    pub fn unready(&self) -> Option<String> {
+    pub fn unforwarded(&self) -> Option<String> {
         let Self { applied, lease, .. } = self;
         if applied.ended.is_some() {
             return applied.ended.clone();
@@ -270,6 +294,11 @@ mod tests {
         overview.applied.source = Some(Source::Disk);
         overview.applied.peers = 2;
         overview.applied.lease = Some((Held { subnets: peer(1).subnets, epoch: Epoch(1) }, network()));
+        assert_eq!(text(&overview), "no default: the files that pods start from are not written yet");
+        let failed = "the subnet file cannot be written: no space";
+        overview.files = Files::Failed(failed.into());
+        assert_eq!(text(&overview), format!("no default: {failed}"));
+        overview.files = Files::Written;
         assert_eq!(
             text(&overview),
             "yes default: 2 peers from disk, control plane away (connection refused)"
@@ -303,7 +332,7 @@ mod tests {
 
     #[test]
     fn who_refuses_is_not_called_away_and_is_told_beside_an_open_watch() {
-        let mut overview = Overview::default();
+        let mut overview = Overview { files: Files::Written, ..Overview::default() };
         overview.applied.source = Some(Source::Server);
         overview.link = Link { connected: true, opened: 1, problem: None };
         let reason = Some("INVALID_FIELD".to_owned());

@@ -74,9 +74,18 @@ async fn a_cni_configuration_that_cannot_be_written_is_told_and_tried_again() {
     world.snapshot(&watch, &[1], false, 1).await;
     let text = agent.told(|_, text| text.contains("the CNI configuration")).await;
     assert!(text.contains("10-loden-default.conflist cannot be written"), "{text}");
+    let mut reports = world.server.reports();
+    let told = |ready: bool, why: &'static str| {
+        move |reports: &Vec<v1::ReportStatusRequest>| {
+            reports.last().is_some_and(|last| last.ready == ready && last.not_ready_reason.contains(why))
+        }
+    };
+    reports.wait_for(told(false, "10-loden-default.conflist cannot be written")).await.unwrap();
+    assert!(agent.overview().borrow().unready().is_some());
     fs::remove_file(world.cni_config_dir()).unwrap();
     agent.ready().await;
     assert!(conflist(&world).exists());
+    reports.wait_for(told(true, "")).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,7 +190,7 @@ async fn a_subnet_file_that_cannot_be_written_is_tried_again_soon() {
     let agent = world.start();
     let watch = world.watch().await;
     world.snapshot(&watch, &[1], false, 1).await;
-    let text = agent.told(|_, text| text.contains("subnet file cannot be written")).await;
+    let text = agent.told(|_, text| text.contains("subnet.env cannot be written")).await;
     assert!(text.contains("default"), "{text}");
     settle().await;
     fs::remove_dir(&draft).unwrap();
