@@ -51,7 +51,12 @@ impl Collector for AgentMetrics {
         let opened = |measured: &Measured| ConstCounter::new(measured.overview.borrow().link.opened);
         let writes = |measured: &Measured| ConstCounter::new(measured.writes.count());
 
-        self.each(&mut encoder, "loden_agent_ready", "Whether a whole set is in the kernel", ready)?;
+        self.each(
+            &mut encoder,
+            "loden_agent_ready",
+            "Whether a whole set is in the kernel and the files for pods are written",
+            ready,
+        )?;
         self.each(&mut encoder, "loden_agent_peers", "Peers programmed", peers)?;
         self.each(&mut encoder, "loden_agent_peers_left_out", "Peers refused or not programmed", failures)?;
         self.each(&mut encoder, "loden_agent_peers_waiting", "Peers not ready to receive yet", waiting)?;
@@ -76,7 +81,7 @@ impl Collector for AgentMetrics {
 impl AgentMetrics {
     /// Who is left out and why, and since when.
     fn peers_left_out(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let name = "loden_agent_peer_left_out_since_seconds";
+        let name = "loden_agent_peer_left_out_since_timestamp_seconds";
         let help = "When a peer was first refused or not programmed, in seconds of Unix time";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for measured in &self.networks {

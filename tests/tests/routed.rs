@@ -150,7 +150,10 @@ async fn host_gw_names_a_far_peer(filter: Filter, name: &str) -> anyhow::Result<
     ensure!(a.metric("loden_agent_peers_left_out").await? == 1.0);
     let (_, metrics) = a.get("/metrics").await?;
     let told = r#"{network="default",peer="b",reason="its underlay address 192.0.2.12 is not on a link"#;
-    ensure!(metrics.contains(&format!("loden_agent_peer_left_out_since_seconds{told}")), "{metrics}");
+    ensure!(
+        metrics.contains(&format!("loden_agent_peer_left_out_since_timestamp_seconds{told}")),
+        "{metrics}"
+    );
     stage.join().await?;
     stage.leads_over(a, LINK).await?;
     stage.pair.reaches().await
