@@ -23,8 +23,8 @@ pub struct HostFacts {
     pub connected: Vec<(DeviceName, IpNet)>,
     /// Routes of the main table that are not ours.
     pub routes: Vec<HostRoute>,
-    /// Rules beside the kernel's own send packets to other tables, or nowhere.
-    pub has_rules: bool,
+    /// Families in which rules beside the kernel's own send packets to other tables, or nowhere.
+    pub ruled: Vec<Family>,
     /// Families in which the host forwards packets.
     pub forwards: Vec<Family>,
     /// How many neighbours that are not permanent the kernel keeps at most, in the families that it tells that of.

@@ -35,6 +35,7 @@ struct State {
     facts: HostFacts,
     unanswered: Vec<IpAddr>,
     announced: Vec<(DeviceName, Vec<IpAddr>)>,
+    asked: Vec<(DeviceName, Vec<IpAddr>)>,
     executed: Vec<Step>,
     observations: usize,
     fault: Option<Fault>,
@@ -77,6 +78,12 @@ impl Fake {
     #[must_use]
     pub fn announced(&self) -> Vec<(DeviceName, Vec<IpAddr>)> {
         self.with(|state| state.announced.clone())
+    }
+
+    /// Who was asked for on a link.
+    #[must_use]
+    pub fn asked(&self) -> Vec<(DeviceName, Vec<IpAddr>)> {
+        self.with(|state| state.asked.clone())
     }
 
     /// Sends a hint to all who listen.
@@ -200,6 +207,11 @@ impl Host for Fake {
 
     async fn announce(&mut self, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
         self.with(|state| state.announced.push((device, addresses.to_vec())));
+        Ok(())
+    }
+
+    async fn ask(&mut self, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.with(|state| state.asked.push((device, addresses.to_vec())));
         Ok(())
     }
 

@@ -64,7 +64,8 @@ pub enum Hint {
     },
     /// A device's setting of forwarding or filtering changed; the kernel tells of no others.
     Setting(SysctlKey, i32),
-    /// The host's own settings of forwarding or filtering changed, or its rules that choose tables of routes.
+    /// The host's own settings of forwarding or filtering changed, or its rules that choose tables of routes, or next
+    /// hops that routes share.
     Settings,
     /// Notifications were lost, and more may get lost in this stream: anything
     /// may have happened.

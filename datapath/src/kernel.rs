@@ -79,6 +79,7 @@ enum Command {
     RouteTo(IpAddr, oneshot::Sender<Result<Option<RouteLookup>, Error>>),
     Unanswered(u32, oneshot::Sender<Result<Vec<IpAddr>, Error>>),
     Announce(DeviceName, Vec<IpAddr>, oneshot::Sender<Result<(), Error>>),
+    Ask(DeviceName, Vec<IpAddr>, oneshot::Sender<Result<(), Error>>),
     Monitor(oneshot::Sender<Result<Monitor, Error>>),
     Clear(Vec<DeviceName>, oneshot::Sender<Result<Cleared, Error>>),
 }
@@ -177,6 +178,9 @@ fn work(mut requests: Requests, tunnels: &Tunnels, mut commands: mpsc::Receiver<
             Command::Announce(device, addresses, answer) => {
                 drop(answer.send(announce::announce(device, &addresses)));
             }
+            Command::Ask(device, addresses, answer) => {
+                drop(answer.send(underlay::ask(&mut requests, device, &addresses)));
+            }
             Command::Monitor(answer) => drop(answer.send(Monitor::open(&mut requests))),
             Command::Clear(bridges, answer) => {
                 drop(answer.send(clear::everything(&mut requests, &bridges)));
@@ -221,6 +225,10 @@ impl Host for Kernel {
 
     async fn announce(&mut self, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
         self.call(|answer| Command::Announce(device, addresses.to_vec(), answer)).await?
+    }
+
+    async fn ask(&mut self, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.call(|answer| Command::Ask(device, addresses.to_vec(), answer)).await?
     }
 
     async fn hints(&mut self) -> Result<Hints, Error> {

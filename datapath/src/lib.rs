@@ -101,6 +101,17 @@ pub trait Host: Send + 'static {
         addresses: &[IpAddr],
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// Has the kernel ask for neighbours on a link, as it does by itself for those that it sends to. What comes of it
+    /// is announced.
+    ///
+    /// # Errors
+    /// When it does not take one of them.
+    fn ask(
+        &mut self,
+        device: DeviceName,
+        addresses: &[IpAddr],
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Begins to listen: what happens after this returns is announced.
     ///
     /// # Errors

@@ -5,9 +5,11 @@
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use loden_datapath::tables::{Setting, SysctlKey};
 use loden_datapath::{Hint, Host, HostRoute, Tables};
+use loden_proto::model::Family;
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use support::netns::{concerned, desired, foreign, in_namespace, name};
 use support::{me, network, peer};
@@ -52,7 +54,7 @@ fn routes_that_lead_nowhere_and_rules_are_told_of_and_announced() {
         net.converge(&network, &desired(&network, &me(&network), &[peer(&network, 2)])).await;
         let of = |prefix: &'static str| move |route: &&HostRoute| route.prefix.to_string() == prefix;
         let mut hints = net.kernel.hints().await.unwrap();
-        for kind in ["blackhole", "unreachable", "prohibit"] {
+        for kind in ["blackhole", "unreachable", "prohibit", "throw"] {
             for prefix in ["192.0.2.64/26", "2001:db8:ffff:0:1::/80"] {
                 foreign(&format!("ip route add {kind} {prefix}"));
                 let facts = net.kernel.facts().await.unwrap();
@@ -70,7 +72,7 @@ fn routes_that_lead_nowhere_and_rules_are_told_of_and_announced() {
         assert!(!facts.routes.iter().any(|route| route.drops), "{:?}", facts.routes);
         assert!(facts.routes.iter().find(of("192.0.2.0/24")).is_some_and(|route| !route.drops));
 
-        assert!(!facts.has_rules, "the kernel's own are none");
+        assert_eq!(facts.ruled, [], "the kernel's own are none");
         for family in ["-4", "-6"] {
             for rule in ["to 192.0.2.0/24 lookup 100", "to 2001:db8::/32 lookup 100", "fwmark 7 unreachable"]
             {
@@ -79,13 +81,50 @@ fn routes_that_lead_nowhere_and_rules_are_told_of_and_announced() {
                     continue;
                 }
                 foreign(&format!("ip {family} rule add {rule}"));
-                assert!(net.kernel.facts().await.unwrap().has_rules, "{rule}");
+                let of = if family == "-4" { Family::V4 } else { Family::V6 };
+                assert_eq!(net.kernel.facts().await.unwrap().ruled, [of], "{rule}");
                 assert_eq!(hints.recv().await.unwrap(), Hint::Settings);
                 foreign(&format!("ip {family} rule del {rule}"));
-                assert!(!net.kernel.facts().await.unwrap().has_rules);
+                assert_eq!(net.kernel.facts().await.unwrap().ruled, []);
                 assert_eq!(hints.recv().await.unwrap(), Hint::Settings);
             }
         }
+    });
+}
+
+/// In IPv4 the kernel does not say that the route goes with it.
+#[test]
+fn a_next_hop_that_routes_share_is_announced_when_it_goes() {
+    in_namespace(async |mut net| {
+        foreign("ip nexthop add id 7 via 192.0.2.254 dev eth0");
+        foreign("ip route add default nhid 7");
+        assert_eq!(net.kernel.facts().await.unwrap().default_routes.len(), 1);
+        let mut hints = net.kernel.hints().await.unwrap();
+        foreign("ip nexthop del id 7");
+        let told =
+            tokio::time::timeout(Duration::from_secs(10), hints.recv()).await.expect("nobody was told");
+        assert_eq!(told, Some(Hint::Settings));
+        assert_eq!(net.kernel.facts().await.unwrap().default_routes, []);
+    });
+}
+
+#[test]
+fn an_address_on_a_link_is_asked_for_and_what_comes_of_it_is_announced() {
+    in_namespace(async |mut net| {
+        let mut hints = net.kernel.hints().await.unwrap();
+        let address: IpAddr = "192.0.2.77".parse().unwrap();
+        net.kernel.ask(name("eth0"), &[address]).await.unwrap();
+        let wait = async {
+            loop {
+                if let Hint::Answer { address: of, answers } = hints.recv().await.unwrap()
+                    && of == address
+                {
+                    return answers;
+                }
+            }
+        };
+        let answers = tokio::time::timeout(Duration::from_secs(10), wait).await.expect("nobody was asked");
+        assert!(!answers, "nobody has it");
     });
 }
 
@@ -174,7 +213,7 @@ fn a_setting_of_the_host_is_announced_and_is_no_drift() {
         ] {
             std::fs::write(format!("/proc/sys/net/{file}"), "1").unwrap();
             let wait = async { while hints.recv().await.unwrap() != told {} };
-            tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect(file);
+            tokio::time::timeout(Duration::from_secs(10), wait).await.expect(file);
             assert_eq!(net.kernel.facts().await.unwrap().forwards.len(), families);
         }
         assert!(Hint::Setting(strict, 1).concerns_underlay(&Tables::default()));
@@ -200,7 +239,7 @@ fn a_new_address_of_the_host_is_announced() {
                 }
             }
         };
-        let hint = tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.unwrap();
+        let hint = tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
         let Hint::Address(key, lifetime) = hint else { unreachable!("it was looked for") };
         assert_eq!((key.device, key.address.to_string()), (name("eth0"), "198.51.100.9/24".to_owned()));
         assert!(!Hint::Address(key, lifetime).concerns(&wanted));

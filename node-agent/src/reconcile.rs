@@ -159,7 +159,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             choice: None,
             sends_from: kept.sends_from,
             facts: HostFacts::default(),
-            silence: Silence::default(),
+            silence: Silence::recalled(&kept.silent, Instant::now()),
             announcer: Announcer::default(),
             shaken: false,
             no_interface: None,

@@ -12,6 +12,7 @@
 mod file;
 mod table;
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -27,7 +28,7 @@ use tracing::warn;
 use crate::keys::Keys;
 use crate::peers::PeerSet;
 
-pub use file::{Content, NetworkFile};
+pub use file::{Content, NetworkFile, Rest};
 pub use table::{KeptTable, TableFile};
 
 /// Below the state directory.
@@ -78,6 +79,8 @@ pub struct Kept {
     pub sends_from: Vec<IpAddr>,
     /// Those of this node's tunnel.
     pub keys: Option<Keys>,
+    /// Who does not answer on a link of the host.
+    pub silent: BTreeSet<IpAddr>,
 }
 
 /// The state directory, held by this process.

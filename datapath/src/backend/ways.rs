@@ -4,23 +4,24 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use loden_proto::model::Subnets;
+use loden_proto::model::{Family, Subnets};
 
 use crate::facts::{HostFacts, HostRoute};
 
-/// A host's routes as far as they tell whether packets to an address leave at all: prefixes, sorted, whose answer is
-/// not that of the prefix around them. `None`: rules choose other tables than the main one, and nothing is known.
+/// A host's routes as far as they tell whether packets to an address leave at all.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Ways(Option<Vec<(IpNet, bool)>>);
+pub struct Ways {
+    /// Prefixes, sorted, whose answer is not that of the prefix around them.
+    answers: Vec<(IpNet, bool)>,
+    /// Families in which rules choose other tables than the main one.
+    unknown: Vec<Family>,
+}
 
 impl Ways {
     /// Reads them from a host's routes, over whichever device: a tunnel's forwarding entries name none. A route into a
     /// tunnel of ours leads nowhere. Those below our own subnets are our pods', and come and go.
     #[must_use]
     pub fn of(facts: &HostFacts, own: &Subnets) -> Self {
-        if facts.has_rules {
-            return Self::anywhere();
-        }
         let concerns = |prefix: &IpNet| !own.iter().any(|subnet| subnet.contains(prefix));
         let tunnels: BTreeSet<_> =
             facts.interfaces.iter().filter(|nic| nic.ours).map(|nic| nic.name).collect();
@@ -29,6 +30,9 @@ impl Ways {
         let routes = facts.routes.iter().filter(|route| concerns(&route.prefix));
         let mut routes: Vec<_> =
             routes.map(|route| (route.prefix.trunc(), route.metric, leads(route))).collect();
+        // What is sent to an address of this host does not leave it.
+        let own = facts.interfaces.iter().flat_map(|nic| &nic.addresses).map(|address| address.net.addr());
+        routes.extend(own.map(IpNet::from).filter(concerns).map(|address| (address, 0, false)));
         routes.sort_unstable();
         // The best metric is the first.
         routes.dedup_by_key(|(prefix, ..)| *prefix);
@@ -41,21 +45,23 @@ impl Ways {
             }
             around.push((prefix, leads));
         }
-        Self(Some(answers))
+        Self { answers, unknown: facts.ruled.clone() }
     }
 
     /// To everywhere, for all that is known.
     #[must_use]
-    pub const fn anywhere() -> Self {
-        Self(None)
+    pub fn anywhere() -> Self {
+        Self { answers: Vec::new(), unknown: vec![Family::V4, Family::V6] }
     }
 
     /// Whether a route leads to an address.
     #[must_use]
     pub fn lead_to(&self, address: IpAddr) -> bool {
-        let Some(answers) = &self.0 else { return true };
-        let before = answers.partition_point(|(prefix, _)| prefix.network() <= address);
-        let longest = answers.iter().take(before).rev().find(|(prefix, _)| prefix.contains(&address));
+        if self.unknown.contains(&Family::of(address)) {
+            return true;
+        }
+        let before = self.answers.partition_point(|(prefix, _)| prefix.network() <= address);
+        let longest = self.answers.iter().take(before).rev().find(|(prefix, _)| prefix.contains(&address));
         longest.is_some_and(|(_, leads)| *leads)
     }
 }
@@ -65,7 +71,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::facts::Interface;
+    use crate::facts::{Interface, InterfaceAddress};
     use crate::name::DeviceName;
 
     fn device(name: &str) -> DeviceName {
@@ -94,7 +100,14 @@ mod tests {
             ours: true,
             network: None,
             qdisc: None,
-            addresses: Vec::new(),
+            addresses: vec![InterfaceAddress {
+                net: "203.0.113.200/24".parse().unwrap(),
+                permanent: true,
+                secondary: false,
+                deprecated: false,
+                tentative: false,
+                global: true,
+            }],
         };
         Ways::of(&HostFacts { routes, interfaces: vec![tunnel], ..HostFacts::default() }, &own)
     }
@@ -125,6 +138,7 @@ mod tests {
             ("203.0.113.64", false),
             ("203.0.113.65", true),
             ("203.0.113.128", true),
+            ("203.0.113.200", false),
             ("10.244.1.9", false),
             ("2001:db8::1", false),
         ] {
@@ -141,10 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn where_rules_choose_tables_nothing_is_said() {
+    fn where_rules_choose_tables_nothing_is_said_of_their_family() {
         let own = Subnets::new(["10.244.1.0/24".parse().unwrap()]).unwrap();
-        let facts = HostFacts { has_rules: true, ..HostFacts::default() };
-        assert!(lead_to(&Ways::of(&facts, &own), "192.0.2.1"));
+        let facts = HostFacts { ruled: vec![Family::V6], ..HostFacts::default() };
+        let ways = Ways::of(&facts, &own);
+        assert!(lead_to(&ways, "2001:db8::1") && !lead_to(&ways, "192.0.2.1"));
     }
 
     proptest! {

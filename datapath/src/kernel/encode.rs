@@ -149,6 +149,17 @@ pub(super) fn neighbour(index: u32, key: &NeighbourKey, mac: Option<Mac>) -> Nei
     message
 }
 
+/// A neighbour to be asked for, whatever is known of it.
+pub(super) fn ask(index: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family_of(address);
+    message.header.ifindex = index;
+    message.header.flags = NeighbourFlags::Use;
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(NeighbourAttribute::Destination(address.into()));
+    message
+}
+
 /// A route to be set.
 pub(super) fn route(index: u32, key: &RouteKey, route: &Route) -> RouteMessage {
     // Without a next hop everybody is on the link.

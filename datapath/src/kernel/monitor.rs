@@ -25,7 +25,7 @@ use crate::{DeviceName, Error};
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 /// Groups of `rtnetlink(7)`: links, neighbours (forwarding databases among
 /// them), addresses, routes and settings of both families.
-const GROUPS: [u32; 10] = [
+const GROUPS: [u32; 11] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
@@ -34,9 +34,14 @@ const GROUPS: [u32; 10] = [
     libc::RTNLGRP_IPV6_ROUTE,
     libc::RTNLGRP_IPV4_RULE,
     libc::RTNLGRP_IPV6_RULE,
+    libc::RTNLGRP_NEXTHOP,
     libc::RTNLGRP_IPV4_NETCONF,
     libc::RTNLGRP_IPV6_NETCONF,
 ];
+
+/// Next hops that routes share (`linux/rtnetlink.h`).
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
 
 /// A socket that listens, and the links there were when it began to.
 #[derive(Debug)]
@@ -101,6 +106,10 @@ impl Links {
             return Ok(Netconf::read(frame.body())
                 .map(|netconf| self.settings(&netconf))
                 .unwrap_or_default());
+        }
+        if [RTM_NEWNEXTHOP, RTM_DELNEXTHOP].contains(&frame.kind) {
+            // Routes of the host's go with it, without a word of their own in IPv4.
+            return Ok(vec![Hint::Settings]);
         }
         let Some(message) = frame.message()? else { return Ok(Vec::new()) };
         Ok(match message.payload {

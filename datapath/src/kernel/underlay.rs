@@ -68,7 +68,9 @@ pub(super) fn facts(requests: &mut Requests) -> Result<HostFacts, Error> {
     };
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         routes(requests, family, &names, &mut facts)?;
-        facts.has_rules |= has_rules(requests, family)?;
+        if has_rules(requests, family)? {
+            facts.ruled.push(if family == AddressFamily::Inet { Family::V4 } else { Family::V6 });
+        }
     }
     Ok(facts)
 }
@@ -177,6 +179,17 @@ pub(super) fn unanswered(requests: &mut Requests, link: u32) -> Result<Vec<IpAdd
         }
     }
     Ok(silent)
+}
+
+/// Has the kernel ask for neighbours on a link (`NTF_USE`).
+pub(super) fn ask(requests: &mut Requests, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
+    let links = observe::links(requests)?;
+    let link = links.iter().find(|link| link.name == device).ok_or(Error::NoDevice(device))?;
+    for address in addresses {
+        requests
+            .write_one(RouteNetlinkMessage::NewNeighbour(encode::ask(link.index, *address)), encode::SET)?;
+    }
+    Ok(())
 }
 
 /// How the kernel would send to an address; `None` when it would not.

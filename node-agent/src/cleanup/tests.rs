@@ -8,7 +8,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use super::*;
-use crate::state::{Content, Held};
+use crate::state::{Content, Held, Rest};
 use crate::testing::{facts, network, peer};
 
 fn known() -> Vec<Kept> {
@@ -119,7 +119,7 @@ async fn the_state_goes_and_the_identity_stays_unless_something_failed() {
         let state = StateDir::open(&path).unwrap();
         state.instance(7).unwrap();
         let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
-        let content = Content::of(Some(&(held, network())), None, &[], None).unwrap();
+        let content = Content::of(Some(&(held, network())), None, Rest::default()).unwrap();
         let (mut file, _) = state.network(&network().id);
         file.rewrite(content).await.unwrap();
         fs::create_dir_all(&identity).unwrap();

@@ -4,7 +4,7 @@ use loden_datapath::{Datapath, Host};
 use tracing::{info, warn};
 
 use super::Reconcile;
-use crate::state::Content;
+use crate::state::{Content, Rest};
 
 impl<D: Datapath + Host> Reconcile<D> {
     /// Writes the whole state where a change alone could not be kept. What
@@ -13,8 +13,9 @@ impl<D: Datapath + Host> Reconcile<D> {
         if matches!(kept, Ok(true)) {
             return;
         }
-        let content =
-            Content::of(self.lease.as_ref(), self.peers.as_ref(), &self.sends_from, self.keys.as_ref());
+        let rest =
+            Rest { sends_from: &self.sends_from, keys: self.keys.as_ref(), silent: self.silence.addresses() };
+        let content = Content::of(self.lease.as_ref(), self.peers.as_ref(), rest);
         let written = match content {
             Ok(content) => self.file.rewrite(content).await,
             Err(error) => Err(error),

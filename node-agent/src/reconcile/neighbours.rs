@@ -1,12 +1,12 @@
 //! Moves peers that do not answer on a link of this host, and back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use loden_datapath::{Datapath, Hint, Host};
+use loden_datapath::{Datapath, DeviceName, Hint, Host};
 use loden_transport::explain;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Reconcile;
 
@@ -46,15 +46,43 @@ impl<D: Datapath + Host> Reconcile<D> {
             .is_some_and(|desired| desired.network().backend.is_routed() && desired.knows(address));
         if known && self.silence.heard(address, answers, Instant::now()) {
             warn!(%address, "does not answer on its link");
+            self.keep_silent().await;
             self.regard(address, false).await;
+        }
+    }
+
+    /// Keeps who does not answer: after a restart they are where they were.
+    async fn keep_silent(&mut self) {
+        let kept = self.file.append_silent(&self.silence.addresses());
+        self.saved(kept).await;
+    }
+
+    /// Asks for those who do not answer: a next hop that no route leads over is asked for by nobody else.
+    pub(super) async fn ask(&mut self, now: Instant) {
+        let Some(desired) = self.program.desired() else { return };
+        let silent = self.silence.to_ask(now, |address| desired.knows(address));
+        let mut by_link: BTreeMap<DeviceName, Vec<IpAddr>> = BTreeMap::new();
+        for address in silent {
+            if let Some(link) = desired.me().underlay.links.device_to(address) {
+                by_link.entry(link).or_default().push(address);
+            }
+        }
+        for (link, addresses) in by_link {
+            if let Err(error) = self.program.datapath.ask(link, &addresses).await {
+                debug!(%link, error = explain(&error), "neighbours cannot be asked for");
+            }
         }
     }
 
     /// Forgives those who have answered long enough.
     pub(super) async fn forgive(&mut self, now: Instant) {
-        for address in self.silence.forgive(now) {
+        let forgiven = self.silence.forgive(now);
+        for address in &forgiven {
             info!(%address, "answers on its link again");
-            self.regard(address, true).await;
+            self.regard(*address, true).await;
+        }
+        if !forgiven.is_empty() {
+            self.keep_silent().await;
         }
     }
 

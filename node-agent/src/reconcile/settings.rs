@@ -1,10 +1,12 @@
 //! Devices and settings of the host that decide whether the network's packets pass it. They are the
 //! host's own: what is wrong is told, not changed.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use loden_datapath::tables::Device;
+use loden_datapath::tunnel::Prefixes;
 use loden_datapath::{Datapath, DeviceName, Host, HostFacts, Tables};
 use loden_proto::model::{Backend, Family, Network};
 
@@ -45,6 +47,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         if let Some(desired) = self.program.desired() {
             told.extend(crowds(&self.facts, desired.tables()));
             told.extend(queues(&self.facts, desired.tables()));
+            told.extend(crossed(&self.facts, choice, desired.tables()));
         }
         told
     }
@@ -111,22 +114,41 @@ fn warnings(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) 
         };
         warnings.push(format!("net.ipv4.conf.{device}.rp_filter is 1 (strict): {follows}; set it to 2"));
     }
-    if strict && network.backend.port().is_some() && !network.backend.is_routed() {
-        warnings.extend(crossed(facts, choice));
+    if facts.interface(choice.device).is_some_and(|nic| !nic.running) {
+        warnings.push(format!("{} has no carrier: what is sent over it is lost", choice.device));
     }
     warnings
 }
 
-/// Routes that send by another device than the one whose address is sent from, to which the answers come.
-fn crossed(facts: &HostFacts, choice: &Choice) -> Option<String> {
-    let best = facts.default_routes.iter().find(|route| route.family == Family::V4)?;
-    let (device, other) = (choice.device, best.device);
-    (choice.v4.is_some() && other != device).then(|| {
-        format!(
-            "net.ipv4.conf.{device}.rp_filter is 1 (strict), and the default route leads over {other}: what comes from \
-             peers that no route over {device} leads to is dropped; set it to 2"
-        )
-    })
+/// Peers that packets leave to by another device than the one whose address is sent from, to which the answers come.
+fn crossed(facts: &HostFacts, choice: &Choice, tables: &Tables) -> Option<String> {
+    let device = choice.device;
+    if !facts.interface(device).is_some_and(|nic| nic.strict) {
+        return None;
+    }
+    let mut routes: Vec<_> = facts.routes.iter().filter(|route| route.prefix.addr().is_ipv4()).collect();
+    // Of routes to one prefix the last one stays.
+    routes.sort_unstable_by_key(|route| Reverse(route.metric));
+    let mut ways = Prefixes::default();
+    for route in routes {
+        ways.insert(route.prefix.trunc(), route.device);
+    }
+    let remotes = tables.remotes.keys().map(|key| key.endpoint.ip());
+    let destinations = tables.fdb.values().map(|entry| entry.destination).chain(remotes);
+    let elsewhere = |address: &IpAddr| match ways.lookup(*address) {
+        Some(Some(other)) => *other != device,
+        Some(None) | None => false,
+    };
+    let crossed: BTreeSet<_> = destinations.filter(IpAddr::is_ipv4).filter(elsewhere).collect();
+    let first = crossed.first()?;
+    let others = match crossed.len() {
+        1 => String::new(),
+        more => format!(" and to {} others", more - 1),
+    };
+    Some(format!(
+        "net.ipv4.conf.{device}.rp_filter is 1 (strict), and packets to {first}{others} leave by another device: what \
+         comes from there to {device} is dropped; set it to 2"
+    ))
 }
 
 /// Devices by which packets come that are not sent on, on a host that forwards.
@@ -182,9 +204,9 @@ fn queues(facts: &HostFacts, tables: &Tables) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use ipnet::IpNet;
-    use loden_datapath::Interface;
     use loden_datapath::backend::{Desired, Me};
     use loden_datapath::tables::{Route, RouteKey};
+    use loden_datapath::{HostRoute, Interface};
     use loden_proto::model::{Epoch, Pool, VxlanBackend};
     use loden_transport::Dialled;
 
@@ -344,23 +366,41 @@ mod tests {
 
     #[test]
     fn a_strict_filter_where_packets_leave_elsewhere_is_told() {
-        let (network, mut host) = (network(), facts("192.0.2.9"));
-        host.interfaces[0].strict = true;
-        let eth1 = Interface { name: "eth1".parse().unwrap(), index: 3, ..host.interfaces[0].clone() };
-        host.interfaces
-            .push(Interface { addresses: facts("198.51.100.9").interfaces[0].addresses.clone(), ..eth1 });
-        let told = |selection: Selection| {
-            let choice = choose(&selection, &host, Known::default()).unwrap();
-            warnings(&host, &choice, &held(), &network)
+        let mut host = facts("192.0.2.9");
+        let tables = desired_tables(&host);
+        let told = |host: &HostFacts| {
+            let choice = choose(&Selection::default(), host, Known::default()).unwrap();
+            crossed(host, &choice, &tables)
         };
-        assert_eq!(told(Selection::default()), Vec::<String>::new());
-        let text = told(Selection { names: vec!["eth1".to_owned()], ..Selection::default() }).join("");
+        host.interfaces[0].strict = true;
+        assert_eq!(told(&host), None);
+        let eth1: DeviceName = "eth1".parse().unwrap();
+        let route = |prefix: &str, metric| HostRoute {
+            prefix: prefix.parse().unwrap(),
+            device: Some(eth1),
+            gateway: None,
+            metric,
+            drops: false,
+        };
+        host.routes.extend([route("198.51.100.0/24", 0), route("0.0.0.0/0", 9)]);
+        assert_eq!(told(&host), None, "no peer is there");
+        host.routes.push(route("192.0.2.2/32", 0));
+        let text = told(&host).unwrap();
         assert!(
-            text.starts_with(
-                "net.ipv4.conf.eth1.rp_filter is 1 (strict), and the default route leads over eth0"
-            ),
+            text.starts_with("net.ipv4.conf.eth0.rp_filter is 1 (strict), and packets to 192.0.2.2 leave"),
             "{text}"
         );
+        host.routes.push(route("192.0.2.0/24", 0));
+        assert!(told(&host).unwrap().contains("to 192.0.2.1 and to 2 others leave"), "{:?}", told(&host));
+        host.interfaces[0].strict = false;
+        assert_eq!(told(&host), None);
+    }
+
+    #[test]
+    fn an_interface_without_a_carrier_is_told() {
+        let mut host = facts("192.0.2.9");
+        host.interfaces[0].running = false;
+        assert_eq!(told(&host, &network()), ["eth0 has no carrier: what is sent over it is lost"]);
     }
 
     #[test]

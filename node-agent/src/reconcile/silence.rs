@@ -21,6 +21,9 @@ const FORGIVEN: Duration = Duration::from_secs(30);
 /// questions that took longer.
 const SLIP: Duration = Duration::from_secs(1);
 
+/// How often one who does not answer is asked for.
+const ASK: Duration = Duration::from_secs(10);
+
 /// Somebody who has failed.
 #[derive(Debug)]
 struct Silent {
@@ -45,11 +48,36 @@ impl Silent {
 #[derive(Debug, Default)]
 pub(super) struct Silence {
     silent: BTreeMap<IpAddr, Silent>,
+    /// When they are asked again.
+    asked_next: Option<Instant>,
     /// Who was forgiven a slip, and when it had failed.
     slips: BTreeMap<IpAddr, Instant>,
 }
 
 impl Silence {
+    /// Those who were silent when a process before this one ended.
+    pub(super) fn recalled(silent: &BTreeSet<IpAddr>, now: Instant) -> Self {
+        let mut this = Self::default();
+        for address in silent {
+            this.silent.insert(*address, Silent { failed: now, again: true, answers: None });
+            this.asked_next = Some(now + ASK);
+        }
+        this
+    }
+
+    /// Those who are to be asked now: where nobody sends to them, the kernel does not ask for them by itself. Who is
+    /// nobody's address any more is forgotten.
+    pub(super) fn to_ask(&mut self, now: Instant, knows: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+        if self.asked_next.is_none_or(|next| now < next) {
+            return Vec::new();
+        }
+        self.silent.retain(|address, _| knows(*address));
+        let mute = self.silent.iter().filter(|(_, silent)| silent.answers.is_none());
+        let mute: Vec<_> = mute.map(|(address, _)| *address).collect();
+        self.asked_next = (!mute.is_empty()).then_some(now + ASK);
+        mute
+    }
+
     /// Takes what the kernel told; true when the neighbour counts as silent
     /// from now on.
     pub(super) fn heard(&mut self, address: IpAddr, answers: bool, now: Instant) -> bool {
@@ -64,6 +92,7 @@ impl Silence {
         let came_and_went = before.is_some_and(|before| before.again || before.answers.is_some());
         let slipped = self.slips.remove(&address).is_some_and(|failed| now < failed + FORGIVEN);
         let is_new = before.is_none();
+        self.asked_next.get_or_insert(now + ASK);
         self.silent.insert(address, Silent { failed: now, again: came_and_went || slipped, answers: None });
         is_new
     }
@@ -71,6 +100,11 @@ impl Silence {
     /// When somebody may be forgiven next.
     pub(super) fn due(&self) -> Option<Instant> {
         self.silent.values().filter_map(Silent::forgiven).min()
+    }
+
+    /// When those who do not answer are asked for next.
+    pub(super) const fn asks(&self) -> Option<Instant> {
+        self.asked_next
     }
 
     /// Those who are forgiven now.
@@ -81,6 +115,9 @@ impl Silence {
             std::mem::take(&mut self.silent).into_iter().partition(|(_, silent)| is_over(silent));
         self.silent = silent;
         self.slips.extend(over.iter().map(|(address, silent)| (*address, silent.failed)));
+        if self.silent.is_empty() {
+            self.asked_next = None;
+        }
         over.into_keys().collect()
     }
 
@@ -135,6 +172,28 @@ mod tests {
         assert!(silence.heard(address, false, after(60_000)), "that was long ago");
         silence.heard(address, true, after(60_100));
         assert_eq!(silence.forgive(after(60_100)), [address]);
+    }
+
+    #[test]
+    fn who_is_silent_is_asked_for_until_it_answers() {
+        let mut silence = Silence::default();
+        let [one, gone]: [IpAddr; 2] = ["192.0.2.2", "192.0.2.3"].map(|address| address.parse().unwrap());
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        let knows = |address| address == one;
+        silence.heard(one, false, begin);
+        silence.heard(gone, false, begin);
+        assert_eq!(silence.asks(), Some(after(10)));
+        assert_eq!(silence.to_ask(after(9), knows), Vec::<IpAddr>::new());
+        assert_eq!(silence.to_ask(after(10), knows), [one]);
+        assert_eq!((silence.addresses().len(), silence.asks()), (1, Some(after(20))));
+        silence.heard(one, true, after(12));
+        assert_eq!(silence.to_ask(after(20), knows), Vec::<IpAddr>::new(), "it has answered");
+        assert_eq!(silence.asks(), None);
+
+        let mut next = Silence::recalled(&silence.addresses(), after(50));
+        assert_eq!(next.asks(), Some(after(60)));
+        assert_eq!(next.to_ask(after(60), knows), [one]);
     }
 
     #[test]

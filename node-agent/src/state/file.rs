@@ -11,6 +11,7 @@
 //! that ends within its last record is the state before that record, which is
 //! what the kernel has; anything else that does not add up is no state.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -44,10 +45,13 @@ enum Record {
         sends_from: Vec<IpAddr>,
         #[serde(default)]
         keys: Option<Keys>,
+        #[serde(default)]
+        silent: BTreeSet<IpAddr>,
     },
     Lease(Held, Network),
     SendsFrom(Vec<IpAddr>),
     Keys(Keys),
+    Silent(BTreeSet<IpAddr>),
     Change(KeptDelta),
 }
 
@@ -152,6 +156,14 @@ impl NetworkFile {
         self.append_record(&Record::Keys(keys.clone()))
     }
 
+    /// Keeps who does not answer on a link; as [`Self::append`].
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_silent(&mut self, silent: &BTreeSet<IpAddr>) -> io::Result<bool> {
+        self.append_record(&Record::Silent(silent.clone()))
+    }
+
     fn append_record(&mut self, record: &Record) -> io::Result<bool> {
         if self.changes > self.base.max(SMALL) {
             self.file = None;
@@ -198,6 +210,17 @@ impl NetworkFile {
     }
 }
 
+/// What is known beside lease and peers; see [`Kept`].
+#[derive(Debug, Default)]
+pub struct Rest<'a> {
+    /// The addresses that were sent from last.
+    pub sends_from: &'a [IpAddr],
+    /// Those of this node's tunnel.
+    pub keys: Option<&'a Keys>,
+    /// Who does not answer on a link.
+    pub silent: BTreeSet<IpAddr>,
+}
+
 /// A whole state, ready to be written.
 #[derive(Debug)]
 pub struct Content(Vec<u8>);
@@ -205,12 +228,7 @@ pub struct Content(Vec<u8>);
 impl Content {
     /// # Errors
     /// It is larger than a file may be.
-    pub fn of(
-        lease: Option<&(Held, Network)>,
-        peers: Option<&PeerSet>,
-        sends_from: &[IpAddr],
-        keys: Option<&Keys>,
-    ) -> io::Result<Self> {
+    pub fn of(lease: Option<&(Held, Network)>, peers: Option<&PeerSet>, rest: Rest<'_>) -> io::Result<Self> {
         let peers = peers.map(|set| KeptPeers {
             peers: set.iter().map(|peer| Peer::clone(peer)).collect(),
             refused: set.refused().iter().map(|(node, reason)| (node.clone(), reason.clone())).collect(),
@@ -221,8 +239,9 @@ impl Content {
         let base = Record::Base {
             lease: lease.cloned(),
             peers,
-            sends_from: sends_from.to_vec(),
-            keys: keys.cloned(),
+            sends_from: rest.sends_from.to_vec(),
+            keys: rest.keys.cloned(),
+            silent: rest.silent,
         };
         frame(&base, &mut bytes)?;
         Ok(Self(bytes))
@@ -245,12 +264,14 @@ fn frame(record: &Record, bytes: &mut Vec<u8>) -> io::Result<()> {
 /// The state in the file, and where its last whole record ends.
 pub(super) fn read(bytes: &[u8]) -> Option<(Kept, usize)> {
     let mut rest = bytes.strip_prefix(MAGIC)?;
-    let Some(Record::Base { lease, peers, sends_from, keys }) = next(&mut rest).ok()? else { return None };
+    let Some(Record::Base { lease, peers, sends_from, keys, silent }) = next(&mut rest).ok()? else {
+        return None;
+    };
     let peers = peers.map(|kept| {
         let refused = kept.refused.into_iter().collect();
         PeerSet::restored(kept.peers, refused, kept.token, kept.grounded)
     });
-    let mut kept = Kept { lease, peers, sends_from, keys };
+    let mut kept = Kept { lease, peers, sends_from, keys, silent };
     loop {
         let whole = bytes.len() - rest.len();
         match next(&mut rest).ok()? {
@@ -258,6 +279,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Kept, usize)> {
             Some(Record::Lease(held, network)) => kept.lease = Some((held, network)),
             Some(Record::SendsFrom(addresses)) => kept.sends_from = addresses,
             Some(Record::Keys(keys)) => kept.keys = Some(keys),
+            Some(Record::Silent(silent)) => kept.silent = silent,
             Some(Record::Base { .. }) => return None,
             None => return Some((kept, whole)),
         }

@@ -31,7 +31,12 @@ fn delta(number: u8) -> Delta {
 }
 
 fn content(kept: &Kept) -> Content {
-    Content::of(kept.lease.as_ref(), kept.peers.as_ref(), &kept.sends_from, kept.keys.as_ref()).unwrap()
+    {
+        let rest =
+            Rest { sends_from: &kept.sends_from, keys: kept.keys.as_ref(), silent: kept.silent.clone() };
+        Content::of(kept.lease.as_ref(), kept.peers.as_ref(), rest)
+    }
+    .unwrap()
 }
 
 /// Writes a base and four changes; answers the states in between and the file.
@@ -147,10 +152,10 @@ async fn changes_that_outgrow_the_base_ask_for_a_new_one() {
     let root = tempfile::tempdir().unwrap();
     let dir = StateDir::open(root.path()).unwrap();
     let (mut file, _) = dir.network(&network().id);
-    file.rewrite(Content::of(None, Some(&set(&[1])), &[], None).unwrap()).await.unwrap();
+    file.rewrite(Content::of(None, Some(&set(&[1])), Rest::default()).unwrap()).await.unwrap();
     let appended = (0..).take_while(|_| file.append(&delta(2)).unwrap()).take(10_000).count();
     assert!((100..1000).contains(&appended), "{appended}");
-    file.rewrite(Content::of(None, Some(&set(&[1])), &[], None).unwrap()).await.unwrap();
+    file.rewrite(Content::of(None, Some(&set(&[1])), Rest::default()).unwrap()).await.unwrap();
     assert!(file.append(&delta(2)).unwrap());
 }
 

@@ -54,7 +54,8 @@ impl MainRoute {
 
     /// Whether all packets that take it get nowhere.
     pub(in crate::kernel) fn drops(&self) -> bool {
-        let ends = [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit];
+        // After the main table there is nothing that a throw could lead to.
+        let ends = [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit, RouteType::Throw];
         ends.contains(&self.kind) && !self.only.is_selective()
     }
 

@@ -210,12 +210,25 @@ async fn who_has_not_answered_is_known_after_a_restart() {
     assert_eq!(device(), "loden1a");
     agent.stop().await;
 
-    world.kernel.silence(&[address]);
+    // The kernel has forgotten: nobody sends there.
     let executed = world.kernel.executed().len();
     let agent = world.start();
     agent.ready().await;
     settle().await;
     assert_eq!((device(), world.kernel.executed().len()), ("loden1a".to_owned(), executed));
+
+    // And so it has to be asked.
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.kernel.asked(), [("eth0".parse().unwrap(), vec![address])]);
+    world.kernel.hint(&Hint::Answer { address, answers: true });
+    sleep(Duration::from_secs(32)).await;
+    assert_eq!(device(), "eth0");
+    agent.stop().await;
+    // Another one hears of it from the kernel.
+    world.kernel.silence(&[address]);
+    let _agent = world.start();
+    settle().await;
+    assert_eq!(device(), "loden1a");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use loden_proto::v1;
 use loden_proto::v1::watch_peers_response::Update;
 
 use super::settle;
-use crate::state::{Content, Held, StateDir};
+use crate::state::{Content, Held, Rest, StateDir};
 use crate::testing::{World, network, peer};
 
 #[tokio::test(start_paused = true)]
@@ -249,7 +249,7 @@ async fn a_route_into_the_pool_of_a_network_that_is_not_served_any_more_stays() 
     let state = StateDir::open(&world.state_dir()).unwrap();
     let held = Held { subnets: peer(9).subnets, epoch: Epoch(1) };
     let (mut file, _) = state.network(&blue.id);
-    file.rewrite(Content::of(Some(&(held, blue)), None, &[], None).unwrap()).await.unwrap();
+    file.rewrite(Content::of(Some(&(held, blue)), None, Rest::default()).unwrap()).await.unwrap();
     drop((file, state));
     let route = Route { device: "eth0".parse().unwrap(), gateway: "192.0.2.200".parse().ok(), onlink: false };
     let [left, nobodys] = ["10.99.0.0/24", "10.98.0.0/24"]

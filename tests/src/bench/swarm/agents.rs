@@ -13,8 +13,8 @@ use loden_agent::status::{Overview, Source};
 use loden_agent::{Agent, AgentConfig, Connection};
 use loden_datapath::firewall::FakeFirewall;
 use loden_datapath::{
-    Datapath, DefaultRoute, DeviceName, Error, Fake, Hints, Host, HostFacts, Interface, InterfaceAddress,
-    Plan, Report, RouteLookup, Scope, Step, Tables, Writes,
+    Datapath, DefaultRoute, DeviceName, Error, Fake, Hints, Host, HostFacts, HostRoute, Interface,
+    InterfaceAddress, Plan, Report, RouteLookup, Scope, Step, Tables, Writes,
 };
 use loden_proto::model::Family;
 use loden_proto::names::{NetworkId, NodeId};
@@ -204,9 +204,18 @@ fn facts(address: Ipv4Addr) -> anyhow::Result<HostFacts> {
         network: None,
         addresses: vec![address],
     };
-    let route = DefaultRoute { family: Family::V4, device: name, gateway: own.hosts().next(), metric: 0 };
+    let gateway = own.hosts().next();
+    let everywhere = HostRoute {
+        prefix: IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0)?,
+        device: Some(name),
+        gateway,
+        metric: 0,
+        drops: false,
+    };
+    let route = DefaultRoute { family: Family::V4, device: name, gateway, metric: 0 };
     Ok(HostFacts {
         interfaces: vec![nic],
+        routes: vec![everywhere],
         default_routes: vec![route],
         connected: vec![(name, own.trunc())],
         forwards: vec![Family::V4, Family::V6],
@@ -255,6 +264,10 @@ impl Host for Watched {
 
     async fn announce(&mut self, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
         self.fake.announce(device, addresses).await
+    }
+
+    async fn ask(&mut self, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.fake.ask(device, addresses).await
     }
 
     async fn hints(&mut self) -> Result<Hints, Error> {
