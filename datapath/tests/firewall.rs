@@ -6,6 +6,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -200,7 +201,15 @@ fn nodad(address: &str) -> &'static str {
 /// One datagram from a bound address; the address that the receiver sees.
 fn seen(from: &Apart, source: IpAddr, to: &Apart, target: IpAddr, port: u16) -> IpAddr {
     let target = SocketAddr::new(target, port);
-    let receiver = to.run(move || UdpSocket::bind(target).unwrap());
+    let receiver = to.run(move || {
+        loop {
+            // A child that another test starts at this moment has all that is open here until it is another program.
+            match UdpSocket::bind(target) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => std::thread::yield_now(),
+                bound => return bound.unwrap(),
+            }
+        }
+    });
     receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let sender = from.run(move || UdpSocket::bind(SocketAddr::new(source, 0)).unwrap());
     sender.send_to(b"who", target).unwrap();
