@@ -28,7 +28,6 @@ pub use control::ControlPlane;
 pub use http::get;
 pub use node::{Node, SubnetEnv};
 pub use pair::Pair;
-pub use store::Store;
 pub use underlay::Underlay;
 
 use crate::hosts::{Fabric, Lab};

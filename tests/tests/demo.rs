@@ -1,4 +1,4 @@
-//! The demo leaves nothing behind, however and whenever it ends.
+//! The demo goes as promised with every backend, and leaves nothing behind, however and whenever it ends.
 
 #![cfg(test)]
 
@@ -61,6 +61,36 @@ fn a_report_that_cannot_be_written_is_refused_before_anything_is_made() {
         assert_eq!(output.stdout, b"", "it began");
     }
     assert_eq!(names(folder.path(), ""), ["file"]);
+}
+
+/// The default is what everybody runs by hand.
+#[test]
+fn the_story_with_host_gw_goes_as_promised() {
+    goes_as_promised("host-gw");
+}
+
+#[test]
+fn the_story_with_udp_goes_as_promised() {
+    goes_as_promised("udp");
+}
+
+/// The whole story to its end, with the comparison of all backends.
+fn goes_as_promised(backend: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report.html");
+    let output = Command::new(PROGRAM)
+        .args(["--backend", backend, "--report"])
+        .arg(&report)
+        .env("TMPDIR", folder.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    let page = fs::read_to_string(report).unwrap();
+    for name in ["vxlan", "host-gw", "udp"] {
+        let row = format!("\n {name} ");
+        assert!(told.contains(&row) && page.contains(&format!("<td>{name}</td>")), "{name}: {told}");
+    }
 }
 
 fn interrupted(line: &str, signal: Signal) {

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use loden_tests::demo::backend::Backend;
 use loden_tests::demo::{page, story, text};
 
 /// Runs a real network on hosts made of network namespaces, and shows what happened.
@@ -16,6 +17,10 @@ use loden_tests::demo::{page, story, text};
 #[derive(Debug, Parser)]
 #[command(name = "loden-demo", version)]
 struct Flags {
+    /// How packets get from host to host.
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
+
     /// Where to write the page.
     #[arg(long, default_value = "target/demo/report.html")]
     report: PathBuf,
@@ -38,7 +43,7 @@ async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     writable(&flags.report).with_context(|| format!("--report {:?} cannot be written", flags.report))?;
     let interrupted = loden_process::signals::interruption().context("could not listen for signals")?;
     let report = tokio::select! {
-        report = story::run(&say) => report?,
+        report = story::run(flags.backend, &say) => report?,
         signal = interrupted => {
             say(&format!("{signal}: everything is removed"));
             return Ok(ExitCode::from(130));
@@ -51,7 +56,8 @@ async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     say(&format!("report: {}", flags.report.display()));
     let promised = report.outcomes.iter().all(|outcome| outcome.good);
     let reached = report.pairs.iter().all(|pair| pair.lost == 0 && pair.tcp > 0.0);
-    if !(promised && reached) {
+    let alike = report.compared.iter().all(|backend| backend.lost == 0 && backend.tcp > 0.0);
+    if !(promised && reached && alike) {
         bail!("not everything went as promised");
     }
     Ok(ExitCode::SUCCESS)

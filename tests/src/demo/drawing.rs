@@ -36,7 +36,7 @@ pub fn topology(network: &NetworkFacts, hosts: &[HostFacts]) -> Markup {
             }
             line class="fabric" x1=(first - 40.0) x2=(last + 40.0) y1="304" y2="304" {}
             text class="caption" x=(WIDTH / 2.0) y="330" text-anchor="middle" {
-                "underlay fabric · VXLAN on UDP " (network.port) " · " (network.name) " " (network.pool)
+                "underlay fabric · " (network.between) " · " (network.name) " " (network.pool)
             }
         }
     }
@@ -59,8 +59,8 @@ fn host_box(host: &HostFacts, center: f64, width: f64) -> Markup {
         text class="mono" x=(center) y="164" text-anchor="middle" { (host.container) }
         line class="wire" x1=(center) x2=(center) y1="172" y2="184" {}
         text class="mono" x=(center) y="198" text-anchor="middle" { (host.subnet) }
-        text class="caption" x=(center) y="216" text-anchor="middle" { "VTEP, MTU " (host.mtu) }
-        text class="mono small" x=(center) y="232" text-anchor="middle" { (host.mac) }
+        text class="caption" x=(center) y="216" text-anchor="middle" { "MTU " (host.mtu) }
+        text class="mono small" x=(center) y="232" text-anchor="middle" { (host.receives) }
         text class="mono" x=(center) y="256" text-anchor="middle" { (host.underlay) }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::drawing;
-use super::report::{Outcome, Pair, Report, human};
+use super::report::{Compared, Outcome, Pair, Report, human};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -54,6 +54,12 @@ pub fn render(report: &Report) -> String {
                     h2 { "Every pair" }
                     p.note { "Median ping round trip, and the rate of one TCP transfer, container to container." }
                     div.card { (matrix(&report.pairs)) }
+                    h2 { "The backends beside each other" }
+                    p.note {
+                        "Two hosts each, one after the other in this run. The ping goes on while an agent is killed \
+                         and started again."
+                    }
+                    div.card { (compared(&report.compared)) }
                     h2 { "Leases" }
                     div.card { (leases(report)) }
                     h2 { "The way of a packet" }
@@ -118,16 +124,34 @@ fn cell(pair: Option<&Pair>) -> Markup {
     }
 }
 
+fn compared(all: &[Compared]) -> Markup {
+    html! {
+        table {
+            tr { th { "backend" } th { "MTU" } th { "round trip" } th { "99 %" } th { "TCP" } th { "packets lost" } }
+            @for one in all {
+                tr {
+                    td { (one.backend) }
+                    td { (one.mtu) }
+                    td { (one.rtt.map_or_else(|| "no reply".to_owned(), human)) }
+                    td { (one.late.map_or_else(|| "no reply".to_owned(), human)) }
+                    td { (format!("{:.2} Gbit/s", one.tcp)) }
+                    td class=(if one.lost == 0 { "good" } else { "bad" }) { (one.lost) " of " (one.sent) }
+                }
+            }
+        }
+    }
+}
+
 fn leases(report: &Report) -> Markup {
     html! {
         table {
-            tr { th { "node" } th { "subnet" } th { "underlay" } th { "VTEP MAC" } th { "MTU" } th { "container" } }
+            tr { th { "node" } th { "subnet" } th { "underlay" } th { "takes packets" } th { "MTU" } th { "container" } }
             @for host in &report.hosts {
                 tr {
                     td { (host.name) }
                     td.mono { (host.subnet) }
                     td.mono { (host.underlay) }
-                    td.mono { (host.mac) }
+                    td.mono { (host.receives) }
                     td { (host.mtu) }
                     td.mono { (host.container) }
                 }

@@ -28,6 +28,8 @@ pub struct Report {
     pub timelines: Vec<Timeline>,
     /// What happened and what it did.
     pub outcomes: Vec<Outcome>,
+    /// All backends, measured alike.
+    pub compared: Vec<Compared>,
 }
 
 /// The network as the control plane lists it.
@@ -39,8 +41,8 @@ pub struct NetworkFacts {
     pub pool: String,
     /// Its VNI.
     pub vni: u32,
-    /// The VXLAN port.
-    pub port: u16,
+    /// How packets get from host to host, in words.
+    pub between: String,
 }
 
 /// One host as the control plane and its kernel know it.
@@ -52,8 +54,8 @@ pub struct HostFacts {
     pub subnet: String,
     /// The underlay address.
     pub underlay: String,
-    /// The MAC address of its VTEP.
-    pub mac: String,
+    /// Where it takes packets, in words.
+    pub receives: String,
     /// MTU inside.
     pub mtu: u32,
     /// The container's address.
@@ -120,6 +122,25 @@ pub struct Outcome {
     pub lost: usize,
     /// Whether it went as promised.
     pub good: bool,
+}
+
+/// What was measured of a backend.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// The backend.
+    pub backend: String,
+    /// MTU of containers.
+    pub mtu: u32,
+    /// Median round trip; `None` when nothing came back.
+    pub rtt: Option<Duration>,
+    /// The 99th percentile of it.
+    pub late: Option<Duration>,
+    /// Rate of one TCP transfer in Gbit/s.
+    pub tcp: f64,
+    /// Echo requests without reply, also while an agent was killed and started again.
+    pub lost: usize,
+    /// Echo requests sent.
+    pub sent: usize,
 }
 
 /// A duration as people read it: three digits and a unit.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::backend::Backend;
 use super::report::HostFacts;
 use crate::deployment::{Deployment, Node};
 use crate::hosts::Container;
@@ -27,7 +28,7 @@ impl Actor {
         number: u8,
     ) -> anyhow::Result<(Self, Instant)> {
         let started = Instant::now();
-        let node = deployment.add_node(name, number, &[]).await?;
+        let node = start(deployment, name, number).await?;
         let actor = Self::equip(node).await?;
         Ok((actor, started))
     }
@@ -39,7 +40,7 @@ impl Actor {
     ) -> anyhow::Result<Vec<Self>> {
         let mut nodes = Vec::with_capacity(names.len());
         for (name, number) in names {
-            nodes.push(deployment.add_node(name, *number, &[]).await?);
+            nodes.push(start(deployment, name, *number).await?);
         }
         let mut actors = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -59,6 +60,14 @@ impl Actor {
     }
 }
 
+/// Starts a node as a service manager does that holds descriptors.
+async fn start(deployment: &Deployment, name: &str, number: u8) -> anyhow::Result<Node> {
+    let mut node = deployment.prepare_node(name, number, &[]).await?;
+    node.hold()?;
+    node.start()?;
+    Ok(node)
+}
+
 /// What the control plane lists of the network's leases.
 pub(super) async fn leases(deployment: &Deployment, network: &str) -> anyhow::Result<Vec<serde_json::Value>> {
     let listed = deployment.lodenctl_json(&["lease", "list", network]).await?;
@@ -66,19 +75,22 @@ pub(super) async fn leases(deployment: &Deployment, network: &str) -> anyhow::Re
 }
 
 /// A host as its lease and its own files describe it.
-pub(super) fn facts(actor: &Actor, leases: &[serde_json::Value]) -> anyhow::Result<HostFacts> {
+pub(super) fn facts(
+    actor: &Actor,
+    leases: &[serde_json::Value],
+    backend: Backend,
+) -> anyhow::Result<HostFacts> {
     let name = actor.name();
     let lease =
         leases.iter().find(|lease| lease["node"] == name).with_context(|| format!("{name} has no lease"))?;
     let text = |value: &serde_json::Value, what: &str| {
         value.as_str().map(ToOwned::to_owned).with_context(|| format!("the lease of {name} has no {what}"))
     };
-    let vtep = &lease["endpoint"]["receivers"][0];
     Ok(HostFacts {
         name: name.to_owned(),
         subnet: text(&lease["subnets"][0], "subnet")?,
         underlay: text(&lease["endpoint"]["address_v4"], "underlay address")?,
-        mac: text(&vtep["mac"], "VTEP MAC address")?,
+        receives: backend.receives(lease)?,
         mtu: actor.node.subnet_env()?.mtu,
         container: actor.container.address().to_string(),
         joined_late: false,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! three hosts ─▶ all pairs ─▶ the way of a packet ─▶ one more joins ─▶ it leaves
-//!             ─▶ the control plane is killed ─▶ an agent is killed ─▶ Report
+//!             ─▶ the control plane is killed ─▶ an agent is killed ─▶ all backends compared ─▶ Report
 //!                └────────── a ping at 5 ms runs through each ──────────┘
 //! ```
 
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, ensure};
 use time::OffsetDateTime;
 
+use super::backend::Backend;
+use super::compare;
 use super::report::{NetworkFacts, Outcome, Pair, Report, Timeline, human};
 use super::stage::{self, Actor, PATIENCE};
 use super::way;
@@ -38,29 +40,36 @@ const CONVERGE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When a step cannot be done. What was done and did not go as promised is in the report.
-pub async fn run(say: &(dyn Fn(&str) + Sync)) -> anyhow::Result<Report> {
+pub async fn run(backend: Backend, say: &(dyn Fn(&str) + Sync)) -> anyhow::Result<Report> {
     say("control plane: makes its CA and starts");
     let deployment = Deployment::start("demo", &["--settle", "3s"]).await?;
-    say(&format!("network {NETWORK}: {POOL}"));
-    deployment.create_network(NETWORK, POOL).await?;
+    say(&format!("network {NETWORK}: {POOL}, {backend}"));
+    let create = ["network", "create", NETWORK, "--pool", POOL, "--backend", &backend.to_string()];
+    deployment.lodenctl(&create).await?;
     say("hosts a, b, c: certificates, agents, a container each");
     let actors = Actor::enter_all(&deployment, &[("a", 11), ("b", 12), ("c", 13)]).await?;
     let mut report = Report { date: date(), machine: machine(), ..Report::default() };
-    report.network = network(&deployment).await?;
+    report.network = network(&deployment, backend).await?;
     settle(&actors).await?;
     say("all pairs: ping and TCP");
     report.pairs = pairs(&actors).await?;
-    say("the way of a packet from a to c");
-    report.way = way::follow(&actors[0], &actors[2], &deployment.fabric, report.network.port).await?;
     let leases = stage::leases(&deployment, NETWORK).await?;
     for actor in &actors {
-        report.hosts.push(stage::facts(actor, &leases)?);
+        report.hosts.push(stage::facts(actor, &leases, backend)?);
     }
-    let mut story = Story { deployment, actors, report, say };
+    say("the way of a packet from a to c");
+    let way = way::Way { from: &actors[0], to: &actors[2], fabric: &deployment.fabric, backend };
+    report.way = way.follow(&report.hosts[2]).await?;
+    let mut story = Story { deployment, actors, report, backend, say };
     story.a_host_joins_and_leaves().await?;
     story.the_control_plane_is_killed().await?;
     story.an_agent_is_killed().await?;
-    Ok(story.report)
+    let Story { mut report, .. } = story;
+    for backend in Backend::ALL {
+        say(&format!("comparison: two hosts with {backend}"));
+        report.compared.push(compare::measure(backend).await?);
+    }
+    Ok(report)
 }
 
 /// The hosts, and what was found out so far.
@@ -68,6 +77,7 @@ struct Story<'a> {
     deployment: Deployment,
     actors: Vec<Actor>,
     report: Report,
+    backend: Backend,
     say: &'a (dyn Fn(&str) + Sync),
 }
 
@@ -83,7 +93,7 @@ impl Story<'_> {
         let joined = begin.elapsed();
         ping.mark("all reach d");
         let leases = stage::leases(&self.deployment, NETWORK).await?;
-        let mut facts = stage::facts(&guest, &leases)?;
+        let mut facts = stage::facts(&guest, &leases, self.backend)?;
         tokio::time::sleep(QUIET).await;
 
         (self.say)("and is taken away again");
@@ -265,16 +275,15 @@ async fn gone(host: &Namespace, subnet: &str) -> anyhow::Result<()> {
     forgotten.await.map_err(|error| anyhow!("{error}"))
 }
 
-async fn network(deployment: &Deployment) -> anyhow::Result<NetworkFacts> {
+async fn network(deployment: &Deployment, backend: Backend) -> anyhow::Result<NetworkFacts> {
     let network = deployment.lodenctl_json(&["network", "get", NETWORK]).await?;
     let number = |value: &serde_json::Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
     Ok(NetworkFacts {
         name: NETWORK.to_owned(),
         pool: POOL.to_owned(),
         vni: number(&network["vni"]).context("the network has no VNI")?,
-        port: number(&network["backend"]["port"])
-            .and_then(|port| u16::try_from(port).ok())
-            .context("the network has no VXLAN port")?,
+        between: backend
+            .between(number(&network["backend"]["port"]).and_then(|port| u16::try_from(port).ok())),
     })
 }
 

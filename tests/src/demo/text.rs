@@ -2,19 +2,23 @@
 
 use comfy_table::{Table, presets};
 
-use super::report::{Pair, Report, human};
+use super::report::{Compared, Pair, Report, human};
 
 /// Renders the report.
 #[must_use]
 pub fn render(report: &Report) -> String {
     let network = &report.network;
     let title =
-        format!("network {} {}, VNI {}, UDP {}", network.name, network.pool, network.vni, network.port);
+        format!("network {} {}, VNI {}, {}", network.name, network.pool, network.vni, network.between);
     let sections = [
         (title.as_str(), leases(report)),
         ("every pair: median ping round trip, one TCP transfer", pairs(&report.pairs)),
         ("the way of a packet", way(report)),
         ("what happened while a ping ran every 5 ms", outcomes(report)),
+        (
+            "the backends beside each other, an agent being killed and started again",
+            compared(&report.compared),
+        ),
     ];
     sections.map(|(title, table)| format!("\n{title}\n{table}\n")).concat()
 }
@@ -26,13 +30,13 @@ fn table(header: &[&str]) -> Table {
 }
 
 fn leases(report: &Report) -> Table {
-    let mut table = table(&["node", "subnet", "underlay", "VTEP MAC", "MTU", "container"]);
+    let mut table = table(&["node", "subnet", "underlay", "takes packets", "MTU", "container"]);
     for host in &report.hosts {
         table.add_row([
             &host.name,
             &host.subnet,
             &host.underlay,
-            &host.mac,
+            &host.receives,
             &host.mtu.to_string(),
             &host.container,
         ]);
@@ -58,6 +62,21 @@ fn way(report: &Report) -> Table {
     let mut table = table(&["step", "where", "found"]);
     for hop in &report.way {
         table.add_row([&hop.what, &hop.place, &hop.found]);
+    }
+    table
+}
+
+fn compared(all: &[Compared]) -> Table {
+    let mut table = table(&["backend", "MTU", "round trip", "99 %", "TCP", "packets lost"]);
+    for one in all {
+        table.add_row([
+            one.backend.clone(),
+            one.mtu.to_string(),
+            one.rtt.map_or_else(|| "no reply".to_owned(), human),
+            one.late.map_or_else(|| "no reply".to_owned(), human),
+            format!("{:.2} Gbit/s", one.tcp),
+            format!("{} of {}", one.lost, one.sent),
+        ]);
     }
     table
 }

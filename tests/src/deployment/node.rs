@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow};
 use hyper::StatusCode;
 use ipnet::IpNet;
 
+use super::store::Store;
 use super::{Binaries, http, ready::ready};
 use crate::hosts::{Container, Host, Process};
 
@@ -32,6 +33,7 @@ pub struct Node {
     server: String,
     binaries: Binaries,
     flags: Vec<String>,
+    store: Option<Store>,
 }
 
 impl Node {
@@ -44,7 +46,7 @@ impl Node {
         flags: &[&str],
     ) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { process: None, name: name.to_owned(), host, home, server, binaries, flags }
+        Self { process: None, name: name.to_owned(), host, home, server, binaries, flags, store: None }
     }
 
     /// Gives the agent other extra flags from its next start on.
@@ -52,11 +54,30 @@ impl Node {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
+    /// Holds the agent's descriptors over restarts, as a service manager does; from its next start on.
+    ///
+    /// # Errors
+    /// When the store cannot be made.
+    pub fn hold(&mut self) -> anyhow::Result<()> {
+        self.store = Some(Store::open(&self.home.join("notify"))?);
+        Ok(())
+    }
+
+    /// The names of the descriptors that are held.
+    #[must_use]
+    pub fn held(&self) -> Vec<String> {
+        self.store.as_ref().map(Store::names).unwrap_or_default()
+    }
+
     /// Starts the agent and does not wait.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(&mut self) -> anyhow::Result<()> {
+        if let Some(store) = &self.store {
+            let starter = store.command()?;
+            return self.start_under(starter);
+        }
         let command = self.command();
         self.process = Some(self.host.spawn("agent", command)?);
         Ok(())

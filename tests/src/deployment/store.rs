@@ -24,7 +24,7 @@ type Names = BTreeMap<String, OwnedFd>;
 
 /// Holds descriptors by name until it is dropped.
 #[derive(Debug)]
-pub struct Store {
+pub(super) struct Store {
     path: PathBuf,
     held: Arc<Mutex<Names>>,
 }
@@ -34,7 +34,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let socket =
             UnixDatagram::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
         let held = Arc::<Mutex<Names>>::default();
@@ -51,7 +51,7 @@ impl Store {
 
     /// The names of what is held.
     #[must_use]
-    pub fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         lock(&self.held).keys().cloned().collect()
     }
 
@@ -59,7 +59,7 @@ impl Store {
     ///
     /// # Errors
     /// When a descriptor cannot be copied.
-    pub fn command(&self) -> anyhow::Result<Command> {
+    pub(super) fn command(&self) -> anyhow::Result<Command> {
         let held = lock(&self.held);
         let mut mappings = Vec::new();
         for (descriptor, child_fd) in held.values().zip(FIRST..) {
