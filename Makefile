@@ -1,7 +1,7 @@
 # One entry point for people and for CI. `make` lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench proto tools
+.PHONY: help demo test check bench fuzz proto tools
 
 # The reference that `make proto` compares the API with.
 BASE ?= main
@@ -36,6 +36,9 @@ check: tools ## Format, lints, documentation, dependency arrows, API style
 bench: tools ## All benchmarks, or one (NAME=throughput); results in target/bench
 	cargo build --locked --release --workspace --bins
 	$(RELEASE)/loden-bench $(NAME)
+
+fuzz: ## Each fuzz target for 60 seconds, or for SECONDS; needs a C++ compiler
+	tools/fuzz $(SECONDS)
 
 proto: tools ## API style, and what would break clients of BASE (main)
 	$(BUF) lint proto
