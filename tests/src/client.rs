@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use ipnet::{IpNet, Ipv4Net};
 use loden_control_plane::identity::Pki;
 use loden_proto::names::NodeId;
 use loden_proto::v1;
@@ -156,7 +157,10 @@ pub async fn acquire(
     answer.lease.ok_or_else(|| Status::internal("a granted lease has no content"))
 }
 
-/// An endpoint in 198.18.0.0/15 (for benchmarks, RFC 2544) that no kernel stands behind.
+/// Where no kernel is (for benchmarks, RFC 2544).
+pub const NOWHERE: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 15));
+
+/// An endpoint in [`NOWHERE`].
 #[must_use]
 pub fn endpoint(number: u16) -> v1::Endpoint {
     let [high, low] = number.to_be_bytes();

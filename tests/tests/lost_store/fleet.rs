@@ -59,7 +59,10 @@ impl Fleet {
     }
 
     pub(crate) async fn join(&mut self, name: &str, number: u8) -> anyhow::Result<()> {
-        let node = self.deployment.add_node(name, number, &[]).await?;
+        let mut node = self.deployment.prepare_node(name, number, &[]).await?;
+        // As hosts have to everywhere: newcomers are where nobody is.
+        node.host.add_route(client::NOWHERE, self.deployment.control.address().ip()).await?;
+        node.start()?;
         node.ready(PATIENCE).await?;
         self.containers.insert(name.to_owned(), node.attach(&format!("pod-{name}")).await?);
         self.nodes.insert(name.to_owned(), node);

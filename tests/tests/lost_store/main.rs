@@ -28,6 +28,7 @@ use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use loden_proto::v1;
 use loden_proto::v1::cluster_service_client::ClusterServiceClient;
+use loden_tests::client;
 use loden_tests::hosts::cidr;
 use loden_tests::wait;
 use tonic::transport::Channel;
@@ -172,6 +173,8 @@ async fn an_old_copy_of_the_state_costs_no_peer_and_no_subnet() -> anyhow::Resul
     let moved = fleet.nodes["c"].host.clone();
     moved.remove_address("eth0", cidr("192.0.2.13/24")).await?;
     moved.add_address("eth0", cidr("192.0.2.33/24")).await?;
+    // It went with the address.
+    moved.add_route(client::NOWHERE, fleet.deployment.control.address().ip()).await?;
     let all = ["a", "b", "c", "d", "e"];
     let subnets = fleet.subnets();
     fleet.everybody_is_back(&all, &subnets).await?;
