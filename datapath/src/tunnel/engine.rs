@@ -242,10 +242,14 @@ impl Engine {
     }
 
     fn close_unused_ports(&mut self) {
-        let is_unused = |_: &SocketAddr, port: &mut OpenPort| port.inlets.load().is_empty();
-        for (local, _) in self.ports.extract_if(.., is_unused) {
-            self.held.release(&held::port_name(local));
-        }
+        let Self { ports, held, .. } = self;
+        ports.retain(|local, port| {
+            let is_used = !port.inlets.load().is_empty();
+            if !is_used {
+                held.release(&held::port_name(*local));
+            }
+            is_used
+        });
     }
 
     /// Tells each port which networks use it.

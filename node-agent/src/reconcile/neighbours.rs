@@ -60,7 +60,7 @@ impl<D: Datapath + Host> Reconcile<D> {
     /// Asks for those who do not answer: a next hop that no route leads over is asked for by nobody else.
     pub(super) async fn ask(&mut self, now: Instant) {
         let Some(desired) = self.program.desired() else { return };
-        let silent = self.silence.to_ask(now, |address| desired.knows(address));
+        let silent = self.silence.take_mute(now, |address| desired.knows(address));
         let mut by_link: BTreeMap<DeviceName, Vec<IpAddr>> = BTreeMap::new();
         for address in silent {
             if let Some(link) = desired.me().underlay.links.device_to(address) {

@@ -67,7 +67,7 @@ impl Silence {
 
     /// Those who are to be asked now: where nobody sends to them, the kernel does not ask for them by itself. Who is
     /// nobody's address any more is forgotten.
-    pub(super) fn to_ask(&mut self, now: Instant, knows: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+    pub(super) fn take_mute(&mut self, now: Instant, knows: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
         if self.asked_next.is_none_or(|next| now < next) {
             return Vec::new();
         }
@@ -184,16 +184,16 @@ mod tests {
         silence.heard(one, false, begin);
         silence.heard(gone, false, begin);
         assert_eq!(silence.asks(), Some(after(10)));
-        assert_eq!(silence.to_ask(after(9), knows), Vec::<IpAddr>::new());
-        assert_eq!(silence.to_ask(after(10), knows), [one]);
+        assert_eq!(silence.take_mute(after(9), knows), Vec::<IpAddr>::new());
+        assert_eq!(silence.take_mute(after(10), knows), [one]);
         assert_eq!((silence.addresses().len(), silence.asks()), (1, Some(after(20))));
         silence.heard(one, true, after(12));
-        assert_eq!(silence.to_ask(after(20), knows), Vec::<IpAddr>::new(), "it has answered");
+        assert_eq!(silence.take_mute(after(20), knows), Vec::<IpAddr>::new(), "it has answered");
         assert_eq!(silence.asks(), None);
 
         let mut next = Silence::recalled(&silence.addresses(), after(50));
         assert_eq!(next.asks(), Some(after(60)));
-        assert_eq!(next.to_ask(after(60), knows), [one]);
+        assert_eq!(next.take_mute(after(60), knows), [one]);
     }
 
     #[test]

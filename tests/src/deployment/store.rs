@@ -107,9 +107,10 @@ fn receive(socket: &UnixDatagram) -> io::Result<(String, Option<OwnedFd>)> {
     let mut descriptor = None;
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = control {
-            // SAFETY: the kernel has just made these for this process, and nobody else here knows of them.
-            let owned = numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) });
-            descriptor = owned.last();
+            for number in numbers {
+                // SAFETY: the kernel has just made it for this process, and nobody else here knows of it.
+                descriptor = Some(unsafe { OwnedFd::from_raw_fd(number) });
+            }
         }
     }
     let bytes = message.bytes;
