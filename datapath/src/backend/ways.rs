@@ -19,14 +19,14 @@ pub struct Ways {
 
 impl Ways {
     /// Reads them from a host's routes, over whichever device: a tunnel's forwarding entries name none. A route into a
-    /// tunnel of ours leads nowhere. Those below our own subnets are our pods', and come and go.
+    /// tunnel of ours or over the loopback device leads nowhere. Those below our own subnets are our pods', and come and go.
     #[must_use]
     pub fn of(facts: &HostFacts, own: &Subnets) -> Self {
         let concerns = |prefix: &IpNet| !own.iter().any(|subnet| subnet.contains(prefix));
-        let tunnels: BTreeSet<_> =
-            facts.interfaces.iter().filter(|nic| nic.ours).map(|nic| nic.name).collect();
+        let ends = facts.interfaces.iter().filter(|nic| nic.ours || nic.loopback);
+        let ends: BTreeSet<_> = ends.map(|nic| nic.name).collect();
         let leads =
-            |route: &HostRoute| !route.drops && route.device.is_none_or(|device| !tunnels.contains(&device));
+            |route: &HostRoute| !route.drops && route.device.is_none_or(|device| !ends.contains(&device));
         let routes = facts.routes.iter().filter(|route| concerns(&route.prefix));
         let mut routes: Vec<_> =
             routes.map(|route| (route.prefix.trunc(), route.metric, leads(route))).collect();
@@ -109,7 +109,10 @@ mod tests {
                 global: true,
             }],
         };
-        Ways::of(&HostFacts { routes, interfaces: vec![tunnel], ..HostFacts::default() }, &own)
+        let loopback =
+            Interface { name: device("lo"), loopback: true, ours: false, addresses: Vec::new(), ..tunnel.clone() };
+        let interfaces = vec![tunnel, loopback];
+        Ways::of(&HostFacts { routes, interfaces, ..HostFacts::default() }, &own)
     }
 
     fn lead_to(ways: &Ways, address: &str) -> bool {
@@ -123,6 +126,7 @@ mod tests {
             route("192.0.2.0/24", Some("eth0"), 0),
             route("198.51.100.0/24", Some("eth1"), 0),
             route("198.51.100.64/26", Some("loden1a"), 0),
+            route("198.51.100.192/26", Some("lo"), 0),
             route("203.0.113.0/24", Some("eth0"), 5),
             route("203.0.113.0/24", None, 9),
             route("203.0.113.64/26", None, 0),
@@ -134,6 +138,7 @@ mod tests {
             ("192.0.3.0", false),
             ("198.51.100.1", true),
             ("198.51.100.65", false),
+            ("198.51.100.193", false),
             ("203.0.113.1", true),
             ("203.0.113.64", false),
             ("203.0.113.65", true),
