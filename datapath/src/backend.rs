@@ -21,14 +21,15 @@ mod ways;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
-use loden_proto::model::{Backend, Family, Key, Mac, Network, Peer, Pool, Receiver, Subnets};
+use loden_proto::model::{Backend, Family, Key, Mac, Network, Peer, Pool, Receiver, Subnets, Vni};
 use loden_proto::names::{NetworkId, NodeId};
 
 pub use desired::{Delta, Desired};
 pub use device::{device_names, vni_of};
-pub use links::Links;
+pub use links::{Link, Links};
 pub use reason::{Reason, Refused};
 pub use screen::{Screen, Verdict};
 pub use ways::Ways;
@@ -39,6 +40,9 @@ use crate::tables::{BLACKHOLE_METRIC, RouteKey, Tables};
 
 /// The smallest MTU that the kernel lets a device have (RFC 791, 3.1).
 const SMALLEST_MTU: u32 = 68;
+
+/// The largest MTU that the kernel lets a route have.
+const MOST_OF_A_ROUTE: u32 = 65535 - 15;
 
 /// This host, as a member of a network.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -115,9 +119,12 @@ impl Entries {
 impl Underlay {
     /// The families that the host can send over, in the order of preference.
     pub fn families(&self) -> impl Iterator<Item = Family> + use<> {
-        let v4 = self.v4.map(|_| Family::V4);
-        let v6 = self.v6.map(|_| Family::V6);
-        v4.into_iter().chain(v6)
+        self.addresses().map(Family::of)
+    }
+
+    /// The addresses that the host sends from, in the order of preference.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
     }
 }
 
@@ -161,7 +168,7 @@ pub fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
     match network.backend {
         Backend::Alloc => Entries::default(),
         Backend::Udp(_) => udp::peer_tables(network, me, peer),
-        Backend::HostGw => routed::peer_tables(me, peer),
+        Backend::HostGw => routed::peer_tables(network, me, peer),
         Backend::Vxlan(backend) => vxlan::peer_tables(network, backend, me, peer),
     }
 }
@@ -200,9 +207,36 @@ fn within(network: &Network, room: u32) -> u32 {
     network.mtu.map_or(room, |mtu| mtu.get().min(room))
 }
 
-/// Why packets do not leave for a destination. Its entries stay: the route may be back in a moment.
-fn lost(me: &Me, destination: IpAddr) -> Option<Reason> {
-    (!me.underlay.ways.lead_to(destination)).then_some(Reason::NoRoute { address: destination })
+/// The longest packet in bytes for pods behind a peer's receivers of these MTUs (0: not known), where that is less than
+/// goes over a device of ours with an MTU of `room`.
+///
+/// Longer ones would be lost there without a word to IPv6 senders on this host where a bridge's packets are filtered
+/// (br_netfilter): their fragments are put together before they are forwarded, and only what a route takes is known
+/// when they are cut again.
+fn longest(told: u32, theirs: impl Iterator<Item = u32>, room: u32) -> Option<NonZeroU16> {
+    let longest = theirs.filter(|mtu| *mtu > 0).fold(told, u32::min);
+    // More is less to the kernel.
+    let longest = longest.min(MOST_OF_A_ROUTE);
+    (longest < room).then(|| u16::try_from(longest).ok().and_then(NonZeroU16::new))?
+}
+
+/// The first of a peer's receivers that a route leads to, or where there is none, the first; and then why packets do not
+/// leave for it. Its entries stay: the route may be back in a moment.
+fn prefer_reachable<R>(
+    me: &Me,
+    choices: impl Iterator<Item = (R, IpAddr)>,
+) -> Option<(R, IpAddr, Option<Reason>)> {
+    let judged = choices.map(|(receiver, address)| {
+        let lost = (!me.underlay.ways.lead_to(address)).then_some(Reason::NoRoute { address });
+        (receiver, address, lost)
+    });
+    judged.min_by_key(|(.., lost)| lost.is_some())
+}
+
+/// Why nothing can be sent to receivers of these VNIs, whatever else they are.
+fn of_no_use(mut vnis: impl Iterator<Item = Vni>, ours: Vni) -> Option<Reason> {
+    let Some(theirs) = vnis.next() else { return Some(Reason::NotReady) };
+    (theirs != ours && vnis.all(|vni| vni != ours)).then_some(Reason::OtherVni { theirs, ours })
 }
 
 /// For a sentence.

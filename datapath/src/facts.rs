@@ -9,6 +9,7 @@ use loden_proto::model::{Family, Mac};
 use loden_proto::names::NetworkId;
 
 use crate::name::DeviceName;
+use crate::prefixes::Prefixes;
 
 /// A host's interfaces and the routes that say which one leads out.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -62,6 +63,23 @@ pub struct HostRoute {
 }
 
 impl HostFacts {
+    /// What the best of the routes to each prefix comes to, of those that fit.
+    #[must_use]
+    pub fn best_routes<T>(
+        &self,
+        fits: impl Fn(&HostRoute) -> bool,
+        value: impl Fn(&HostRoute) -> T,
+    ) -> Prefixes<T> {
+        let mut routes: Vec<_> = self.routes.iter().filter(|route| fits(route)).collect();
+        routes.sort_by_key(|route| route.metric);
+        let mut best = Prefixes::default();
+        // The last one stays.
+        for route in routes.into_iter().rev() {
+            best.insert(route.prefix, value(route));
+        }
+        best
+    }
+
     /// The interface of a name.
     #[must_use]
     pub fn interface(&self, name: DeviceName) -> Option<&Interface> {
@@ -114,6 +132,30 @@ pub struct Interface {
     pub addresses: Vec<InterfaceAddress>,
 }
 
+impl Interface {
+    /// An Ethernet device that is up and has a carrier: for hosts in memory.
+    #[must_use]
+    pub const fn ethernet(index: u32, name: DeviceName) -> Self {
+        Self {
+            index,
+            name,
+            kind: None,
+            mtu: 1500,
+            mac: None,
+            up: true,
+            running: true,
+            loopback: false,
+            broadcast: true,
+            strict: false,
+            forwards: true,
+            ours: false,
+            network: None,
+            qdisc: None,
+            addresses: Vec::new(),
+        }
+    }
+}
+
 /// An address of an interface.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct InterfaceAddress {
@@ -129,6 +171,14 @@ pub struct InterfaceAddress {
     pub tentative: bool,
     /// Whether it is valid beyond its link (scope global).
     pub global: bool,
+}
+
+impl InterfaceAddress {
+    /// One that was set by hand, for ever and everywhere: for hosts in memory.
+    #[must_use]
+    pub const fn lasting(net: IpNet) -> Self {
+        Self { net, permanent: true, secondary: false, deprecated: false, tentative: false, global: true }
+    }
 }
 
 /// A default route.

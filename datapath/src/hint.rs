@@ -166,8 +166,8 @@ pub struct Scope {
 
 impl Scope {
     /// Whether a tunnel device is the network's. One without an alias of ours is when it has the name and, of VXLAN,
-    /// the VNI and the MAC address that we give at its creation: a process that ended before it gave the alias has left it, or
-    /// somebody has changed that.
+    /// the VNI and the MAC address that we give at its creation: a process that ended before it gave the alias has
+    /// left it, or somebody has changed that.
     #[must_use]
     pub fn has(&self, name: DeviceName, device: &Device) -> bool {
         match &device.alias {

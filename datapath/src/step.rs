@@ -344,6 +344,9 @@ impl Display for Route {
             write!(f, "via {gateway} ")?;
         }
         write!(f, "dev {}", self.device)?;
-        if self.onlink { f.write_str(" onlink") } else { Ok(()) }
+        if self.onlink {
+            f.write_str(" onlink")?;
+        }
+        self.mtu.map_or(Ok(()), |mtu| write!(f, " mtu {mtu}"))
     }
 }

@@ -91,7 +91,10 @@ mod tests {
     fn route(prefix: &str) -> (RouteKey, Route) {
         let device: DeviceName = "eth0".parse().unwrap();
         let gateway = "192.0.2.9".parse().ok();
-        (RouteKey { prefix: prefix.parse().unwrap(), metric: 7 }, Route { device, gateway, onlink: true })
+        (
+            RouteKey { prefix: prefix.parse().unwrap(), metric: 7 },
+            Route { device, gateway, onlink: true, mtu: None },
+        )
     }
 
     #[test]

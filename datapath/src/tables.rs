@@ -9,6 +9,7 @@ mod setting;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 use loden_proto::model::{Family, Mac, Port, Vni};
@@ -238,6 +239,9 @@ pub struct Route {
     /// Whether the gateway is taken to be on the link without a look at the
     /// routing table (`RTNH_F_ONLINK`).
     pub onlink: bool,
+    /// The longest packet in bytes that it takes (`RTAX_MTU`), where that is less than the device does: the far end
+    /// would not get longer ones to its pods.
+    pub mtu: Option<NonZeroU16>,
 }
 
 /// A route in the place of one of ours, and not that one: to the same prefix

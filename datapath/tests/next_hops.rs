@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use loden_datapath::backend::{self, Delta, Desired, Me, Reason};
 use loden_datapath::{Plan, Tables, plan};
 use loden_proto::model::{Backend, Family, Network, Peer, Receiver, VxlanBackend};
-use support::{dual_underlay, links, me, network, network_v4, peer, receiver, routed, routes_to, vtep};
+use support::{dual_underlay, links, me, mtu, network, network_v4, peer, receiver, routed, routes_to, vtep};
 
 fn host_gw() -> Network {
     Network { backend: Backend::HostGw, ..network() }
@@ -210,7 +210,7 @@ fn a_vxlan_peer_moves_between_link_and_tunnel_by_one_route_replaced_per_subnet()
     };
     let moved = lines(&plan(&all(&near), &all(&far)));
     // The IPv4 subnet is reached over the other family's link still.
-    assert_eq!(moved, ["+ route 10.244.2.0/24 metric 3 via 2001:db8:ffff::2 dev eth0"]);
+    assert_eq!(moved, ["+ route 10.244.2.0/24 metric 3 via 2001:db8:ffff::2 dev eth0 mtu 1450"]);
     far.underlay.links = links(&[("0.0.0.0/0", Some("192.0.2.254"))]);
     let moved = lines(&plan(&all(&near), &all(&far)));
     assert_eq!(moved.len(), 2, "{moved:?}");
@@ -230,7 +230,7 @@ fn a_vxlan_peer_that_does_not_answer_on_the_link_goes_through_the_tunnel() {
     assert_eq!(moved, ["+ route 10.244.2.0/24 metric 3 via 10.244.2.0 dev loden1a onlink"]);
     assert!(desired.refused().is_empty());
     let back = lines(&desired.answers(address, true));
-    assert_eq!(back, ["+ route 10.244.2.0/24 metric 3 via 192.0.2.2 dev eth0"]);
+    assert_eq!(back, ["+ route 10.244.2.0/24 metric 3 via 192.0.2.2 dev eth0 mtu 1450"]);
 }
 
 #[test]
@@ -239,4 +239,42 @@ fn who_does_not_offer_to_route_gets_the_tunnel() {
     let (routes, lacking) = ways(&network, &me(&network), &peer(&network, 2));
     assert!(routes.iter().all(|route| route.contains("dev loden1a")), "{routes:?}");
     assert_eq!(lacking, None);
+}
+
+#[test]
+fn a_link_that_takes_more_than_pods_takes_what_they_do() {
+    let mut network = direct();
+    let mut peer = routed(peer(&network, 2));
+    let v4 = |network: &Network, peer: &Peer| ways(network, &me(network), peer).0.remove(0);
+    let direct = "10.244.2.0/24 metric 3 via 192.0.2.2 dev eth0";
+    assert_eq!(v4(&network, &peer), format!("{direct} mtu 1450"));
+    for (theirs, mtu) in [(1430, 1430), (8950, 1450), (0, 1450)] {
+        set_mtu(&mut peer, theirs);
+        assert_eq!(v4(&network, &peer), format!("{direct} mtu {mtu}"));
+    }
+    network.backend = Backend::HostGw;
+    peer.endpoint.receivers.retain(|receiver| receiver.kind() == "routed");
+    assert_eq!(v4(&network, &peer), direct);
+    network.mtu = mtu(1400);
+    assert_eq!(v4(&network, &peer), format!("{direct} mtu 1400"));
+}
+
+#[test]
+fn a_tunnel_takes_no_more_than_the_pods_behind_it() {
+    let network = network();
+    let me = me(&network);
+    let mut peer = peer(&network, 2);
+    let tunnel = "10.244.2.0/24 metric 3 via 10.244.2.0 dev loden1a onlink";
+    for (theirs, told) in [(1450, ""), (8950, ""), (0, ""), (1430, " mtu 1430")] {
+        set_mtu(&mut peer, theirs);
+        assert_eq!(ways(&network, &me, &peer).0[0], format!("{tunnel}{told}"));
+    }
+}
+
+fn set_mtu(peer: &mut Peer, mtu: u32) {
+    for receiver in &mut peer.endpoint.receivers {
+        if let Receiver::Vxlan(vtep) = receiver {
+            vtep.mtu = mtu;
+        }
+    }
 }

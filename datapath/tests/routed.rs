@@ -7,14 +7,14 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use loden_datapath::backend::{Links, Me};
+use loden_datapath::backend::{Link, Links, Me};
 use loden_datapath::tables::RouteKey;
 use loden_datapath::{Datapath, Hint, Hints, Host, Scope, plan};
 use loden_proto::model::{Backend, Family, Network, Peer, VxlanBackend};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
-use support::netns::{Net, desired, foreign, in_namespace, lines, name, scope};
+use support::netns::{Net, concerned, desired, foreign, in_namespace, lines, name, scope};
 use support::{links, me, network, peer, routed};
 
 fn host_gw() -> Network {
@@ -81,6 +81,37 @@ fn a_peer_moves_between_link_and_tunnel_by_replacing_routes() {
                 assert!(lines(&moved).iter().all(|step| step.starts_with("+ route")), "{:?}", lines(&moved));
             }
         }
+    });
+}
+
+#[test]
+fn the_mtu_of_a_route_is_set_seen_and_put_back() {
+    in_namespace(async |mut net| {
+        let backend = Backend::Vxlan(VxlanBackend { direct_routing: true, ..Default::default() });
+        let network = Network { backend, ..network() };
+        let wanted = desired(&network, &me(&network), &[dual(&network, 2)]);
+        net.converge(&network, &wanted).await;
+        let mut hints = net.kernel.hints().await.unwrap();
+        for (family, prefix) in [("-4", "10.244.2.0/24"), ("-6", "2001:db8:0:2::/64")] {
+            let route = || foreign(&format!("ip {family} -o route show {prefix}"));
+            let before = route();
+            let via = before.split_once("proto").unwrap().0;
+            assert!(before.contains("mtu 1450"), "{before}");
+            for mtu in ["", "mtu 1400", "mtu lock 1450", "mtu 1450 advmss 1000"] {
+                foreign(&format!("ip {family} route replace {via} proto 76 metric 3 {mtu}"));
+                concerned(&mut hints, &wanted).await;
+                assert_eq!(net.converge(&network, &wanted).await.len(), 1, "after {mtu:?}");
+                assert_eq!(route(), before, "after {mtu:?}");
+            }
+        }
+        // The kernel shortens the routes of a link that takes less, and lengthens them again.
+        let eth0 = net.index("eth0").await.unwrap();
+        for mtu in [1300, 1500] {
+            net.set(LinkUnspec::new_with_index(eth0).mtu(mtu)).await;
+        }
+        net.converge(&network, &wanted).await;
+        assert!(net.converge(&network, &wanted).await.is_empty());
+        assert!(foreign("ip -6 route show 2001:db8:0:2::/64").contains("mtu 1450"));
     });
 }
 
@@ -207,10 +238,11 @@ fn the_kernel_tells_who_answers_and_which_routes_are_the_hosts() {
 
         let facts = net.kernel.facts().await.unwrap();
         let links = Links::of(&facts, &me.subnets);
-        assert_eq!(links.device_to(address), None, "behind a gateway now");
-        assert_eq!(links.device_to("192.0.2.3".parse().unwrap()), Some(name("eth0")));
-        assert_eq!(links.device_to("2001:db8:ffff::3".parse().unwrap()), Some(name("eth0")));
-        assert_eq!(links.device_to("203.0.113.1".parse().unwrap()), None);
+        assert_eq!(links.to(address), None, "behind a gateway now");
+        let eth0 = Some(Link { device: name("eth0"), mtu: 1500 });
+        assert_eq!(links.to("192.0.2.3".parse().unwrap()), eth0);
+        assert_eq!(links.to("2001:db8:ffff::3".parse().unwrap()), eth0);
+        assert_eq!(links.to("203.0.113.1".parse().unwrap()), None);
     });
 }
 

@@ -140,8 +140,8 @@ pub enum Command {
 
 /// What cleanup does, and how it ends.
 const CLEANUP_HELP: &str = "\
-Removes tunnels with an alias loden:… and our name, routes of protocol 76, the nftables table inet loden and rules with a
-comment loden-agent: …, the CNI configurations and the subnet file that an agent wrote, and an agent's state. Of
+Removes tunnels with an alias loden:… and our name, routes of protocol 76, the nftables table inet loden and rules
+with a comment loden-agent: …, the CNI configurations and the subnet file that an agent wrote, and an agent's state. Of
 the settings it heeds --state-dir, --subnet-file and --cni-config-dir. The identity stays, and so does the node's
 lease: see lodenctl lease release.
 

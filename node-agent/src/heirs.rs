@@ -272,6 +272,7 @@ mod tests {
             device: device.parse().unwrap(),
             gateway: "192.0.2.9".parse().ok(),
             onlink: false,
+            mtu: None,
         };
         let mut seen = Tables::default();
         seen.routes.insert(key("10.8.1.0/24"), over("eth0"));

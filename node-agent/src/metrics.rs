@@ -67,6 +67,11 @@ impl Collector for AgentMetrics {
         self.each(&mut encoder, "loden_agent_last_pass_seconds", "How long the last full pass took", pass)?;
         self.each(&mut encoder, "loden_agent_watches_opened", "Watches opened", opened)?;
         self.each(&mut encoder, "loden_agent_kernel_writes", "Requests to write sent to the kernel", writes)?;
+        let help = "Steps of passes and changes that the kernel refused";
+        let refused =
+            |measured: &Measured| ConstCounter::new(measured.overview.borrow().applied.done.refused);
+        self.each(&mut encoder, "loden_agent_steps_refused", help, refused)?;
+        self.passes(&mut encoder)?;
         self.peers_left_out(&mut encoder)?;
         let (name, help) = ("loden_agent_devices_left_behind", "Devices of networks that are not served");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -79,6 +84,19 @@ impl Collector for AgentMetrics {
 }
 
 impl AgentMetrics {
+    /// Whole passes over the kernel, by why. A network that somebody else works against has many for drift.
+    fn passes(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (name, help) = ("loden_agent_passes", "Full passes over the kernel");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for measured in &self.networks {
+            for (reason, count) in &measured.overview.borrow().applied.done.passes {
+                let labels = [("network", measured.network.as_str()), ("reason", *reason)];
+                ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Who is left out and why, and since when.
     fn peers_left_out(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let name = "loden_agent_peer_left_out_since_timestamp_seconds";

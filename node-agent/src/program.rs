@@ -30,6 +30,16 @@ pub(crate) struct Program<D> {
     broken: Option<String>,
     receivers: Vec<Receiver>,
     last_pass: Duration,
+    done: Done,
+}
+
+/// What was done since the start.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Done {
+    /// Whole passes, by why.
+    pub(crate) passes: BTreeMap<&'static str, u64>,
+    /// Steps that the kernel refused.
+    pub(crate) refused: u64,
 }
 
 impl<D: Datapath> Program<D> {
@@ -41,6 +51,7 @@ impl<D: Datapath> Program<D> {
             broken: None,
             receivers: Vec::new(),
             last_pass: Duration::ZERO,
+            done: Done::default(),
         }
     }
 
@@ -81,6 +92,10 @@ impl<D: Datapath> Program<D> {
         self.last_pass
     }
 
+    pub(crate) const fn done(&self) -> &Done {
+        &self.done
+    }
+
     /// Looks at everything and repairs it; true when nothing is left to do. `all` are the pools of all networks of the
     /// host, where they are known.
     pub(crate) async fn pass(
@@ -88,10 +103,11 @@ impl<D: Datapath> Program<D> {
         peers: &PeerSet,
         delete: bool,
         all: Option<Vec<IpNet>>,
-        why: &str,
+        why: &'static str,
     ) -> bool {
         let Some(desired) = &self.desired else { return true };
         let begin = Instant::now();
+        *self.done.passes.entry(why).or_default() += 1;
         let scope = Scope { all, ..backend::scope(desired.network(), desired.me().mac) };
         let actual = match self.datapath.observe(&scope).await {
             Ok(actual) => actual,
@@ -196,6 +212,7 @@ impl<D: Datapath> Program<D> {
         if report.is_complete() {
             return;
         }
+        self.done.refused += report.failed.len() as u64;
         let mut failures = Failures::of(report);
         if let Some(desired) = &self.desired {
             for peer in peers.iter() {

@@ -13,6 +13,7 @@
 mod agenda;
 mod ending;
 mod families;
+mod friction;
 mod keeping;
 mod neighbours;
 mod pass;

@@ -10,6 +10,7 @@ use loden_proto::names::NetworkId;
 
 use crate::peers::Token;
 use crate::problem::Problem;
+use crate::program::Done;
 use crate::state::Held;
 
 /// Where the peers in the kernel came from.
@@ -68,6 +69,8 @@ pub struct Applied {
     pub time: Option<SystemTime>,
     /// How long the last full pass took.
     pub last_pass: Duration,
+    /// Passes and refused steps since the start.
+    pub(crate) done: Done,
     /// Devices that the network's packets pass.
     pub devices: Devices,
     /// Settings of the host that are in the way.

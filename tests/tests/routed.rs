@@ -154,6 +154,9 @@ async fn host_gw_names_a_far_peer(filter: Filter, name: &str) -> anyhow::Result<
         metrics.contains(&format!("loden_agent_peer_left_out_since_timestamp_seconds{told}")),
         "{metrics}"
     );
+    let passes = r#"loden_agent_passes_total{network="default",reason="underlay"} "#;
+    ensure!(metrics.contains(passes), "{metrics}");
+    ensure!(a.metric("loden_agent_steps_refused_total").await? == 0.0);
     stage.join().await?;
     stage.leads_over(a, LINK).await?;
     stage.pair.reaches().await

@@ -1,13 +1,11 @@
 //! Names of tunnel devices, and what all of them have.
 
-use std::net::IpAddr;
-
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use loden_proto::model::{Family, Vni};
+use ipnet::IpNet;
+use loden_proto::model::{Family, Network, Vni};
 
 use super::Me;
 use crate::name::DeviceName;
-use crate::tables::{AddressKey, Device, Lifetime, Setting, SysctlKey, Tables};
+use crate::tables::{AddressKey, Alias, Device, Kind, Lifetime, Setting, SysctlKey, Tables};
 
 /// The letters after `loden<vni>`: VXLAN over IPv4, over IPv6, and the UDP tunnel.
 const LETTERS: [char; 3] = ['a', 'b', 'u'];
@@ -46,22 +44,30 @@ pub fn device_names(vni: Vni) -> [DeviceName; 3] {
 }
 
 /// A device with its settings, and the base of each own subnet as address: whoever sends from the host itself, or tells
-/// a pod what went wrong, does so from an address of the network.
-pub(super) fn tables(name: DeviceName, device: Device, me: &Me) -> Tables {
+/// a pod what went wrong, does so from an address of the network. `instance` tells the network's devices apart.
+pub(super) fn tables(
+    network: &Network,
+    me: &Me,
+    name: DeviceName,
+    instance: &str,
+    kind: Kind,
+    mtu: u32,
+) -> Tables {
+    let device = Device {
+        alias: Some(Alias { network: network.id.clone(), instance: instance.to_owned() }),
+        kind,
+        mtu,
+        plain: true,
+        no_link_local: true,
+        attached: false,
+        up: true,
+    };
     let settings = Setting::ALL.map(|setting| (SysctlKey { device: name, setting }, setting.wanted()));
-    let bases = me.usable(&me.subnets).map(|subnet| whole(subnet.network()));
+    let bases = me.usable(&me.subnets).map(|subnet| IpNet::from(subnet.network()));
     Tables {
         devices: [(name, device)].into(),
         sysctls: settings.into(),
         addresses: bases.map(|base| (AddressKey::new(name, base), Lifetime::Infinite)).collect(),
         ..Tables::default()
-    }
-}
-
-/// An address as a prefix of its whole length.
-fn whole(address: IpAddr) -> IpNet {
-    match address {
-        IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
-        IpAddr::V6(address) => IpNet::V6(Ipv6Net::from(address)),
     }
 }

@@ -9,17 +9,18 @@
 //! it is a link's own. That a lookup answers without a gateway would not do,
 //! for point-to-point devices have none either.
 
+use std::iter;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use loden_proto::model::{Family, Network, Peer, Receiver, RoutedReceiver};
 
-use super::{Entries, Me, Reason};
-use crate::name::DeviceName;
+use super::{Entries, Link, Me, Reason, longest, pod_mtu};
 use crate::tables::{Route, RouteKey, Tables, metric};
 use ipnet::IpNet;
 
 /// Everything of a peer by next hop; each subnet by itself.
-pub(super) fn peer_tables(me: &Me, peer: &Peer) -> Entries {
+pub(super) fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
     if peer.endpoint.receivers.is_empty() {
         return Entries::lacking(Reason::NotReady);
     }
@@ -27,11 +28,12 @@ pub(super) fn peer_tables(me: &Me, peer: &Peer) -> Entries {
     let mut lacking = None;
     for prefix in me.usable(&peer.subnets) {
         match next_hop(me, peer, prefix) {
-            Ok((device, gateway)) => {
-                tables.routes.insert(key(prefix), route(device, gateway));
+            Ok((link, gateway)) => {
+                let mtu = longest(pod_mtu(network, &me.underlay), iter::empty(), link.mtu);
+                tables.routes.insert(key(prefix), route(link, gateway, mtu));
                 // The route stays: packets are what makes the kernel ask again.
                 if me.underlay.unanswered.contains(&gateway) {
-                    lacking = lacking.or(Some(Reason::Unanswered { address: gateway, device }));
+                    lacking = lacking.or(Some(Reason::Unanswered { address: gateway, device: link.device }));
                 }
             }
             Err(reason) => lacking = lacking.or(Some(reason)),
@@ -44,19 +46,20 @@ pub(super) fn key(prefix: IpNet) -> RouteKey {
     RouteKey { prefix, metric: metric(prefix) }
 }
 
-pub(super) const fn route(device: DeviceName, gateway: IpAddr) -> Route {
-    Route { device, gateway: Some(gateway), onlink: false }
+/// A route by next hop, over a link that may take longer packets than pods do.
+pub(super) const fn route(link: Link, gateway: IpAddr, mtu: Option<NonZeroU16>) -> Route {
+    Route { device: link.device, gateway: Some(gateway), onlink: false, mtu }
 }
 
 /// The link and the address on it by which a subnet of a peer is reached: one that answers, if there is one.
-pub(super) fn next_hop(me: &Me, peer: &Peer, prefix: IpNet) -> Result<(DeviceName, IpAddr), Reason> {
+pub(super) fn next_hop(me: &Me, peer: &Peer, prefix: IpNet) -> Result<(Link, IpAddr), Reason> {
     // An IPv4 route may lead to an IPv6 next hop (RTA_VIA), not the reverse.
     let families: &[Family] = match prefix {
         IpNet::V4(_) => &[Family::V4, Family::V6],
         IpNet::V6(_) => &[Family::V6],
     };
     let addresses = || families.iter().filter_map(|family| peer.endpoint.next_hop(*family));
-    let adjacent = addresses().filter_map(|address| Some((me.underlay.links.device_to(address)?, address)));
+    let adjacent = addresses().filter_map(|address| Some((me.underlay.links.to(address)?, address)));
     // The first of those that are alike.
     adjacent.min_by_key(|(_, address)| me.underlay.unanswered.contains(address)).ok_or_else(|| {
         let ours = |address: &IpAddr| me.underlay.families().any(|family| family == Family::of(*address));

@@ -8,12 +8,15 @@
 //! A TUN device has no neighbours: routes lead to it without a next hop. Which peer has a packet's destination is looked
 //! up again in the tunnel.
 
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 
 use loden_proto::model::{Family, Network, Peer, UdpBackend, UdpReceiver};
 
-use super::{Entries, Me, Reason, Underlay, device, list, lost, routed, tunnel_mtu};
-use crate::tables::{Alias, Device, Kind, RemoteKey, Route, Tables};
+use super::{
+    Entries, Me, Reason, Underlay, device, list, longest, of_no_use, prefer_reachable, routed, tunnel_mtu,
+};
+use crate::tables::{Kind, RemoteKey, Route, Tables};
 use crate::tunnel::engine::{Behind, Listening};
 
 /// MTU of the tunnel in bytes, over whichever underlay.
@@ -22,24 +25,13 @@ pub(super) fn mtu(network: &Network, underlay: &Underlay) -> u32 {
 }
 
 pub(super) fn own_tables(network: &Network, backend: UdpBackend, me: &Me) -> Tables {
-    let locals = [me.underlay.v4.map(IpAddr::V4), me.underlay.v6.map(IpAddr::V6)];
-    let locals: Vec<_> =
-        locals.into_iter().flatten().map(|local| SocketAddr::new(local, backend.port.get())).collect();
+    let locals = me.underlay.addresses().map(|local| SocketAddr::new(local, backend.port.get()));
+    let locals: Vec<_> = locals.collect();
     if locals.is_empty() || me.keys.is_empty() {
         return Tables::default();
     }
-    let name = device::of_udp(network.vni);
-    let mtu = mtu(network, &me.underlay);
-    let device = Device {
-        alias: Some(Alias { network: network.id.clone(), instance: "udp".to_owned() }),
-        kind: Kind::Tun,
-        mtu,
-        plain: true,
-        no_link_local: true,
-        attached: false,
-        up: true,
-    };
-    let mut tables = device::tables(name, device, me);
+    let (name, mtu) = (device::of_udp(network.vni), mtu(network, &me.underlay));
+    let mut tables = device::tables(network, me, name, "udp", Kind::Tun, mtu);
     // No packet is longer (RFC 791, 3.1).
     let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
     let listening = Listening { vni: network.vni, locals, keys: me.keys.clone(), mtu };
@@ -48,7 +40,7 @@ pub(super) fn own_tables(network: &Network, backend: UdpBackend, me: &Me) -> Tab
 }
 
 pub(super) fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
-    let (receiver, address) = match choose(network, me, peer) {
+    let (receiver, address, lacking) = match choose(network, me, peer) {
         Ok(chosen) => chosen,
         Err(reason) => return Entries::lacking(reason),
     };
@@ -58,32 +50,35 @@ pub(super) fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
     tables
         .remotes
         .insert(RemoteKey { device, endpoint }, Behind { key: receiver.key, subnets: peer.subnets });
+    let told = mtu(network, &me.underlay);
+    let mtu = longest(told, iter::once(receiver.mtu), told);
     for prefix in me.usable(&peer.subnets) {
-        tables.routes.insert(routed::key(prefix), Route { device, gateway: None, onlink: false });
+        tables.routes.insert(routed::key(prefix), Route { device, gateway: None, onlink: false, mtu });
     }
-    Entries { tables, lacking: lost(me, address) }
+    Entries { tables, lacking }
 }
 
 /// The peer's receiver that this host sends to: of the preferred underlay family that both have, where a route leads if
-/// one does.
-fn choose<'a>(network: &Network, me: &Me, peer: &'a Peer) -> Result<(&'a UdpReceiver, IpAddr), Reason> {
+/// one does; and why packets do not leave for it.
+fn choose<'a>(
+    network: &Network,
+    me: &Me,
+    peer: &'a Peer,
+) -> Result<(&'a UdpReceiver, IpAddr, Option<Reason>), Reason> {
     let all = || peer.endpoint.udp();
     let choices = me.underlay.families().filter_map(|family| {
         let address = peer.endpoint.address(family)?;
         let fits = |receiver: &&UdpReceiver| receiver.family == family && receiver.vni == network.vni;
         Some((all().find(fits)?, address))
     });
-    // The first of those that are alike.
-    choices.min_by_key(|(_, address)| lost(me, *address).is_some()).ok_or_else(|| {
-        let Some(first) = all().next() else { return Reason::NotReady };
-        if all().all(|receiver| receiver.vni != network.vni) {
-            return Reason::OtherVni { theirs: first.vni, ours: network.vni };
-        }
-        let over = |family: Family| format!("a UDP tunnel over {family}");
-        Reason::NoCommonReceiver {
-            offered: list(all().map(|receiver| over(receiver.family))),
-            wanted: list(me.underlay.families().map(over)),
-        }
+    prefer_reachable(me, choices).ok_or_else(|| {
+        of_no_use(all().map(|receiver| receiver.vni), network.vni).unwrap_or_else(|| {
+            let over = |family: Family| format!("a UDP tunnel over {family}");
+            Reason::NoCommonReceiver {
+                offered: list(all().map(|receiver| over(receiver.family))),
+                wanted: list(me.underlay.families().map(over)),
+            }
+        })
     })
 }
 

@@ -10,12 +10,15 @@
 //! the link. IPv6 goes via the link-local address made from the peer's MAC: it
 //! needs no `onlink`, which the kernel would check against the main table.
 
+use std::iter;
 use std::net::IpAddr;
 
 use loden_proto::model::{Family, Network, Peer, Vni, VxlanBackend, VxlanReceiver};
 
-use super::{Entries, Me, Reason, Underlay, device, list, lost, routed, tunnel_mtu};
-use crate::tables::{Alias, Device, FdbEntry, FdbKey, Kind, NeighbourKey, Route, Tables, Vxlan};
+use super::{
+    Entries, Me, Reason, Underlay, device, list, longest, of_no_use, prefer_reachable, routed, tunnel_mtu,
+};
+use crate::tables::{FdbEntry, FdbKey, Kind, NeighbourKey, Route, Tables, Vxlan};
 
 /// MTU of the tunnels in bytes. Over either family the same, which is what pods
 /// are told: a host that tracks connections puts their fragments together and
@@ -26,52 +29,44 @@ pub(super) fn mtu(network: &Network, underlay: &Underlay) -> u32 {
 
 pub(super) fn own_tables(network: &Network, backend: VxlanBackend, me: &Me) -> Tables {
     let mut tables = Tables::default();
-    let locals = [me.underlay.v4.map(IpAddr::V4), me.underlay.v6.map(IpAddr::V6)];
-    for local in locals.into_iter().flatten() {
+    for local in me.underlay.addresses() {
         let family = Family::of(local);
-        let name = device::of_vxlan(network.vni, family);
         let instance = match family {
             Family::V4 => "vxlan-ipv4",
             Family::V6 => "vxlan-ipv6",
         };
-        let device = Device {
-            alias: Some(Alias { network: network.id.clone(), instance: instance.to_owned() }),
-            kind: Kind::Vxlan(Vxlan {
-                vni: network.vni,
-                port: backend.port,
-                local,
-                lower: Some(me.underlay.lower),
-                mac: me.mac,
-                learning: backend.learning,
-                gbp: backend.gbp,
-            }),
-            mtu: mtu(network, &me.underlay),
-            plain: true,
-            no_link_local: true,
-            attached: false,
-            up: true,
-        };
-        tables.extend(device::tables(name, device, me));
+        let kind = Kind::Vxlan(Vxlan {
+            vni: network.vni,
+            port: backend.port,
+            local,
+            lower: Some(me.underlay.lower),
+            mac: me.mac,
+            learning: backend.learning,
+            gbp: backend.gbp,
+        });
+        let name = device::of_vxlan(network.vni, family);
+        tables.extend(device::tables(network, me, name, instance, kind, mtu(network, &me.underlay)));
     }
     tables
 }
 
 pub(super) fn peer_tables(network: &Network, backend: VxlanBackend, me: &Me, peer: &Peer) -> Entries {
     let mut entries = match choose(network, backend, me, peer) {
-        Ok((receiver, destination)) => Entries {
-            tables: tunnel(network, backend, me, peer, receiver, destination),
-            lacking: lost(me, destination),
-        },
+        Ok((receiver, destination, lacking)) => {
+            Entries { tables: tunnel(network, backend, me, peer, receiver, destination), lacking }
+        }
         Err(reason) => Entries::lacking(reason),
     };
     if backend.direct_routing {
         // The tunnel's other entries stay, so that a move is one route replaced.
         let mut direct = 0;
         for prefix in me.usable(&peer.subnets) {
-            if let Ok((device, gateway)) = routed::next_hop(me, peer, prefix)
+            if let Ok((link, gateway)) = routed::next_hop(me, peer, prefix)
                 && !me.underlay.unanswered.contains(&gateway)
             {
-                entries.tables.routes.insert(routed::key(prefix), routed::route(device, gateway));
+                let theirs = peer.endpoint.vteps().map(|receiver| receiver.mtu);
+                let mtu = longest(mtu(network, &me.underlay), theirs, link.mtu);
+                entries.tables.routes.insert(routed::key(prefix), routed::route(link, gateway, mtu));
                 direct += 1;
             }
         }
@@ -96,26 +91,28 @@ fn tunnel(
         FdbKey { device, mac: receiver.mac.octets() },
         FdbEntry { destination, port, vni: None, lasting: true, bound: false },
     );
+    let told = mtu(network, &me.underlay);
+    let mtu = longest(told, iter::once(receiver.mtu), told);
     for prefix in me.usable(&peer.subnets) {
         let (gateway, onlink) = match prefix.network() {
             base @ IpAddr::V4(_) => (base, true),
             IpAddr::V6(_) => (IpAddr::V6(receiver.mac.link_local()), false),
         };
         tables.neighbours.insert(NeighbourKey { device, address: gateway }, receiver.mac);
-        tables.routes.insert(routed::key(prefix), Route { device, gateway: Some(gateway), onlink });
+        tables.routes.insert(routed::key(prefix), Route { device, gateway: Some(gateway), onlink, mtu });
     }
     tables
 }
 
 /// The peer's receiver that this host sends to: of the preferred underlay
 /// family that both have, where a route leads if one does, on the network's
-/// port if there is one.
+/// port if there is one; and why packets do not leave for it.
 fn choose<'a>(
     network: &Network,
     backend: VxlanBackend,
     me: &Me,
     peer: &'a Peer,
-) -> Result<(&'a VxlanReceiver, IpAddr), Reason> {
+) -> Result<(&'a VxlanReceiver, IpAddr, Option<Reason>), Reason> {
     let fits = |receiver: &VxlanReceiver| receiver.vni == network.vni && receiver.gbp == backend.gbp;
     let choices = me.underlay.families().filter_map(|family| {
         let destination = peer.endpoint.address(family)?;
@@ -123,16 +120,12 @@ fn choose<'a>(
         let receiver = usable.min_by_key(|receiver| (receiver.port != backend.port, receiver.port))?;
         Some((receiver, destination))
     });
-    // The first of those that are alike.
-    choices
-        .min_by_key(|(_, destination)| lost(me, *destination).is_some())
-        .ok_or_else(|| why_none_fits(network, backend, me, peer))
+    prefer_reachable(me, choices).ok_or_else(|| why_none_fits(network, backend, me, peer))
 }
 
 fn why_none_fits(network: &Network, backend: VxlanBackend, me: &Me, peer: &Peer) -> Reason {
-    let Some(first) = peer.endpoint.vteps().next() else { return Reason::NotReady };
-    if peer.endpoint.vteps().all(|receiver| receiver.vni != network.vni) {
-        return Reason::OtherVni { theirs: first.vni, ours: network.vni };
+    if let Some(reason) = of_no_use(peer.endpoint.vteps().map(|receiver| receiver.vni), network.vni) {
+        return reason;
     }
     let describe = |family: Family, vni: Vni, gbp: bool| {
         format!("VXLAN over {family}, VNI {vni}, {} GBP", if gbp { "with" } else { "without" })

@@ -7,12 +7,13 @@ use ipnet::IpNet;
 use loden_proto::model::{Family, Subnets};
 
 use crate::facts::{HostFacts, HostRoute};
+use crate::prefixes::Prefixes;
 
 /// A host's routes as far as they tell whether packets to an address leave at all.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Ways {
-    /// Prefixes, sorted, whose answer is not that of the prefix around them.
-    answers: Vec<(IpNet, bool)>,
+    /// Of prefixes whose answer is not that of the prefix around them.
+    answers: Prefixes<bool>,
     /// Families in which rules choose other tables than the main one.
     unknown: Vec<Family>,
 }
@@ -37,11 +38,11 @@ impl Ways {
         // The best metric is the first.
         routes.dedup_by_key(|(prefix, ..)| *prefix);
         let mut around: Vec<(IpNet, bool)> = Vec::new();
-        let mut answers = Vec::new();
+        let mut answers = Prefixes::default();
         for (prefix, _, leads) in routes {
             while around.pop_if(|(outer, _)| !outer.contains(&prefix)).is_some() {}
             if leads != around.last().is_some_and(|(_, leads)| *leads) {
-                answers.push((prefix, leads));
+                answers.insert(prefix, leads);
             }
             around.push((prefix, leads));
         }
@@ -51,18 +52,14 @@ impl Ways {
     /// To everywhere, for all that is known.
     #[must_use]
     pub fn anywhere() -> Self {
-        Self { answers: Vec::new(), unknown: vec![Family::V4, Family::V6] }
+        Self { answers: Prefixes::default(), unknown: vec![Family::V4, Family::V6] }
     }
 
     /// Whether a route leads to an address.
     #[must_use]
     pub fn lead_to(&self, address: IpAddr) -> bool {
-        if self.unknown.contains(&Family::of(address)) {
-            return true;
-        }
-        let before = self.answers.partition_point(|(prefix, _)| prefix.network() <= address);
-        let longest = self.answers.iter().take(before).rev().find(|(prefix, _)| prefix.contains(&address));
-        longest.is_some_and(|(_, leads)| *leads)
+        self.unknown.contains(&Family::of(address))
+            || self.answers.lookup(address).is_some_and(|leads| *leads)
     }
 }
 
@@ -85,32 +82,10 @@ mod tests {
 
     fn ways(routes: Vec<HostRoute>) -> Ways {
         let own = Subnets::new(["10.244.1.0/24".parse().unwrap()]).unwrap();
-        let tunnel = Interface {
-            index: 9,
-            name: device("loden1a"),
-            kind: None,
-            mtu: 1450,
-            mac: None,
-            up: true,
-            running: true,
-            loopback: false,
-            broadcast: true,
-            strict: false,
-            forwards: true,
-            ours: true,
-            network: None,
-            qdisc: None,
-            addresses: vec![InterfaceAddress {
-                net: "203.0.113.200/24".parse().unwrap(),
-                permanent: true,
-                secondary: false,
-                deprecated: false,
-                tentative: false,
-                global: true,
-            }],
-        };
-        let loopback =
-            Interface { name: device("lo"), loopback: true, ours: false, addresses: Vec::new(), ..tunnel.clone() };
+        let address = InterfaceAddress::lasting("203.0.113.200/24".parse().unwrap());
+        let tunnel =
+            Interface { ours: true, addresses: vec![address], ..Interface::ethernet(9, device("loden1a")) };
+        let loopback = Interface { loopback: true, ..Interface::ethernet(1, device("lo")) };
         let interfaces = vec![tunnel, loopback];
         Ways::of(&HostFacts { routes, interfaces, ..HostFacts::default() }, &own)
     }

@@ -13,8 +13,8 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-    RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
@@ -169,6 +169,8 @@ pub(super) fn route(index: u32, key: &RouteKey, route: &Route) -> RouteMessage {
         message.header.flags = RouteFlags::Onlink;
     }
     message.attributes.extend(route.gateway.map(|address| gateway(key, address)));
+    let mtu = route.mtu.map(|mtu| vec![RouteMetric::Mtu(mtu.get().into())]);
+    message.attributes.extend(mtu.map(RouteAttribute::Metrics));
     message
 }
 

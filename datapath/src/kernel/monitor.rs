@@ -18,7 +18,7 @@ use super::observe;
 use super::requests::Requests;
 use crate::hint::Hint;
 use crate::socket::{enlarge, listen};
-use crate::tables::{FdbKey, NeighbourKey, Route, RouteKey, SysctlKey, metric};
+use crate::tables::{FdbKey, NeighbourKey, RouteKey, SysctlKey, metric};
 use crate::{DeviceName, Error};
 
 /// Receive buffer in bytes: a bulk pass of our own is announced to us too.
@@ -218,9 +218,7 @@ impl Links {
             (false, false) => Hint::HostRouteGone(route.prefix),
             (true, true) => {
                 let device = route.device.and_then(|index| self.name(index));
-                let decode::MainRoute { gateway, onlink, .. } = route;
-                let whole = device.filter(|_| !route.altered);
-                Hint::Route(key, whole.map(|device| Route { device, gateway, onlink }))
+                Hint::Route(key, device.and_then(|device| route.as_ours(device)))
             }
             (true, false) => Hint::Route(key, None),
         })

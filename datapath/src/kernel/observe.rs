@@ -14,8 +14,8 @@ use super::requests::Requests;
 use super::sysctl;
 use crate::hint::Scope;
 use crate::tables::{
-    BLACKHOLE_METRIC, FdbKey, Kind, NeighbourKey, RemoteKey, Rival, Route, RouteKey, Setting, SysctlKey,
-    Tables, metric,
+    BLACKHOLE_METRIC, FdbKey, Kind, NeighbourKey, RemoteKey, Rival, RouteKey, Setting, SysctlKey, Tables,
+    metric,
 };
 use crate::tunnel::engine::Engine;
 use crate::{DeviceName, Error};
@@ -184,12 +184,8 @@ fn routes(
             && (on_ours || covered)
             && !tables.routes.contains_key(&key)
         {
-            // Missing as it should be: setting it replaces it as a whole.
-            if route.altered {
-                continue;
-            }
-            let MainRoute { gateway, onlink, .. } = route;
-            tables.routes.insert(key, Route { device: link.name, gateway, onlink });
+            // Otherwise missing as it should be: setting it replaces it as a whole.
+            tables.routes.extend(route.as_ours(link.name).map(|ours| (key, ours)));
         } else if covered && route.is_our_blackhole() && key.metric != metric(key.prefix) {
             tables.blackholes.insert(key, ());
         } else if covered && may_be_ours(key) && !is_replaced_whole(&route) {

@@ -12,6 +12,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::net::if_::if_nametoindex;
 
 use super::requests::Requests;
 use super::{decode, encode, observe, sysctl};
@@ -113,13 +114,10 @@ fn routes(
             continue;
         }
         let (prefix, gateway, metric) = (route.prefix, route.gateway, route.metric);
-        if drops {
-            facts.routes.push(HostRoute { prefix, device: None, gateway: None, metric, drops });
-            continue;
-        }
-        let device = route.device.and_then(|index| names.get(&index)).copied();
+        // IPv6 names the loopback device for those that drop.
+        let device = route.device.filter(|_| !drops).and_then(|index| names.get(&index)).copied();
         facts.routes.push(HostRoute { prefix, device, gateway, metric, drops });
-        if prefix.prefix_len() > 0 {
+        if drops || prefix.prefix_len() > 0 {
             continue;
         }
         let single = route.device.map(|device| (device, gateway));
@@ -183,11 +181,9 @@ pub(super) fn unanswered(requests: &mut Requests, link: u32) -> Result<Vec<IpAdd
 
 /// Has the kernel ask for neighbours on a link (`NTF_USE`).
 pub(super) fn ask(requests: &mut Requests, device: DeviceName, addresses: &[IpAddr]) -> Result<(), Error> {
-    let links = observe::links(requests)?;
-    let link = links.iter().find(|link| link.name == device).ok_or(Error::NoDevice(device))?;
+    let index = if_nametoindex(device.as_str()).map_err(|_| Error::NoDevice(device))?;
     for address in addresses {
-        requests
-            .write_one(RouteNetlinkMessage::NewNeighbour(encode::ask(link.index, *address)), encode::SET)?;
+        requests.write_one(RouteNetlinkMessage::NewNeighbour(encode::ask(index, *address)), encode::SET)?;
     }
     Ok(())
 }

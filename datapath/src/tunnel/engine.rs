@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -136,11 +135,7 @@ impl Engine {
         for local in &listening.locals {
             self.open_port(*local)?;
         }
-        if let Some(tunnel) = self
-            .tunnels
-            .get_mut(&name)
-            .filter(|tunnel| tunnel.sender.is_running() && tunnel.prober.is_running())
-        {
+        if let Some(tunnel) = self.tunnels.get_mut(&name).filter(|tunnel| tunnel.is_running()) {
             tunnel.set(listening);
         } else {
             let before = self.tunnels.remove(&name);
@@ -187,8 +182,7 @@ impl Engine {
     pub fn listening(&self, name: DeviceName) -> Option<&Listening> {
         let tunnel = self.tunnels.get(&name)?;
         let runs = |local| self.ports.get(local).is_some_and(|port| port.receiver.is_running());
-        let is_whole = tunnel.sender.is_running() && tunnel.prober.is_running();
-        (is_whole && tunnel.listening.locals.iter().all(runs)).then_some(&tunnel.listening)
+        (tunnel.is_running() && tunnel.listening.locals.iter().all(runs)).then_some(&tunnel.listening)
     }
 
     /// The peers of a network.
@@ -212,33 +206,20 @@ impl Engine {
         if self.ports.get(&local).is_some_and(|port| port.receiver.is_running()) {
             return Ok(());
         }
+        // The socket of one that has ended is in the way.
+        self.ports.remove(&local);
         let name = held::port_name(local);
-        if self.ports.remove(&local).is_some() {
-            // The socket of one that has ended is in the way.
-            self.held.release(&name);
-        }
-        let port = match self.held.take(&name).and_then(|socket| Port::adopt(socket, local)) {
-            Some(port) => port,
-            None => {
-                self.held.release(&name);
-                let port = Port::open(local)?;
-                self.held.hold(&name, port.as_fd());
-                port
-            }
-        };
+        let port = self.held.open(&name, |socket| Port::adopt(socket, local), || Port::open(local))?;
         self.ports.insert(local, OpenPort::start(local, port)?);
         Ok(())
     }
 
     fn open_device(&mut self, name: DeviceName, mtu: u16) -> io::Result<TunDevice> {
-        let held = self.held.take(name.as_str()).filter(|descriptor| held::is_of_device(descriptor, name));
-        if let Some(descriptor) = held {
-            return TunDevice::adopt(name, descriptor);
-        }
-        self.held.release(name.as_str());
-        let device = TunDevice::open(name, mtu)?;
-        self.held.hold(name.as_str(), device.as_fd());
-        Ok(device)
+        let adopt = |descriptor| {
+            let is_it = held::is_of_device(&descriptor, name);
+            is_it.then(|| TunDevice::adopt(name, descriptor).ok()).flatten()
+        };
+        self.held.open(name.as_str(), adopt, || TunDevice::open(name, mtu))
     }
 
     fn close_unused_ports(&mut self) {
@@ -276,6 +257,10 @@ impl Tunnel {
         let prober = Prober { view: Arc::clone(&view) };
         let prober = Loop::start(format!("ways {name}"), move |stop| prober.run(stop))?;
         Ok(Self { device, listening, remotes, paths, view, counters, sender, prober })
+    }
+
+    fn is_running(&self) -> bool {
+        self.sender.is_running() && self.prober.is_running()
     }
 
     /// Has the loops look at what is known now.

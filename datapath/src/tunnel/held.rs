@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::name::DeviceName;
 
@@ -43,16 +43,24 @@ impl Held {
         Self { found, holder: Some(holder) }
     }
 
-    /// The one of a name, taken out.
-    pub(super) fn take(&mut self, name: &str) -> Option<OwnedFd> {
-        self.found.remove(name)
-    }
-
-    pub(super) fn hold(&self, name: &str, descriptor: BorrowedFd<'_>) {
-        let held = self.holder.as_ref().map_or(Ok(()), |holder| holder.hold(name, descriptor));
+    /// Takes up the one of a name if it still is what is wanted; else opens what is held from now on.
+    pub(super) fn open<T: AsFd>(
+        &mut self,
+        name: &str,
+        adopt: impl FnOnce(OwnedFd) -> Option<T>,
+        open: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if let Some(adopted) = self.found.remove(name).and_then(adopt) {
+            return Ok(adopted);
+        }
+        // Of one that was another's, or has ended.
+        self.release(name);
+        let opened = open()?;
+        let held = self.holder.as_ref().map_or(Ok(()), |holder| holder.hold(name, opened.as_fd()));
         if let Err(error) = held {
             tracing::warn!(%error, name, "what is open ends with this process: a restart will lose packets");
         }
+        Ok(opened)
     }
 
     pub(super) fn release(&mut self, name: &str) {

@@ -9,7 +9,7 @@ use loden_proto::model::{Key, Subnets, Vni};
 use super::header::{Header, Unreadable};
 use super::inner::{Inner, Malformed};
 use super::path::Path;
-use super::prefixes::Prefixes;
+use crate::prefixes::Prefixes;
 
 /// A peer as the control plane tells of it.
 #[derive(Clone, Debug)]

@@ -90,23 +90,7 @@ pub(crate) fn routes_to(prefixes: &[&str]) -> Ways {
 
 fn facts(routes: &[(&str, Option<&str>)]) -> HostFacts {
     let name = "eth0".parse().unwrap();
-    let nic = Interface {
-        index: 2,
-        name,
-        kind: None,
-        mtu: 1500,
-        mac: None,
-        up: true,
-        running: true,
-        loopback: false,
-        broadcast: true,
-        strict: false,
-        forwards: true,
-        qdisc: None,
-        ours: false,
-        network: None,
-        addresses: Vec::new(),
-    };
+    let nic = Interface::ethernet(2, name);
     let route = |(prefix, gateway): &(&str, Option<&str>)| HostRoute {
         prefix: prefix.parse().unwrap(),
         device: Some(name),

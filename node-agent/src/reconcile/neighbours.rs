@@ -63,8 +63,8 @@ impl<D: Datapath + Host> Reconcile<D> {
         let silent = self.silence.take_mute(now, |address| desired.knows(address));
         let mut by_link: BTreeMap<DeviceName, Vec<IpAddr>> = BTreeMap::new();
         for address in silent {
-            if let Some(link) = desired.me().underlay.links.device_to(address) {
-                by_link.entry(link).or_default().push(address);
+            if let Some(link) = desired.me().underlay.links.to(address) {
+                by_link.entry(link.device).or_default().push(address);
             }
         }
         for (link, addresses) in by_link {

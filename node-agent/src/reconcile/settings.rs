@@ -1,16 +1,13 @@
 //! Devices and settings of the host that decide whether the network's packets pass it. They are the
 //! host's own: what is wrong is told, not changed.
 
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use loden_datapath::tables::Device;
-use loden_datapath::tunnel::Prefixes;
 use loden_datapath::{Datapath, DeviceName, Host, HostFacts, Tables};
 use loden_proto::model::{Backend, Family, Network};
 
-use super::Reconcile;
+use super::{Reconcile, friction};
 use crate::iface::Choice;
 use crate::state::Held;
 use crate::status::Devices;
@@ -45,9 +42,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         }
         told.extend(warnings(&self.facts, choice, held, network));
         if let Some(desired) = self.program.desired() {
-            told.extend(crowds(&self.facts, desired.tables()));
-            told.extend(queues(&self.facts, desired.tables()));
-            told.extend(crossed(&self.facts, choice, desired.tables()));
+            told.extend(friction::warnings(&self.facts, choice, desired.tables()));
         }
         told
     }
@@ -120,37 +115,6 @@ fn warnings(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) 
     warnings
 }
 
-/// Peers that packets leave to by another device than the one whose address is sent from, to which the answers come.
-fn crossed(facts: &HostFacts, choice: &Choice, tables: &Tables) -> Option<String> {
-    let device = choice.device;
-    if !facts.interface(device).is_some_and(|nic| nic.strict) {
-        return None;
-    }
-    let mut routes: Vec<_> = facts.routes.iter().filter(|route| route.prefix.addr().is_ipv4()).collect();
-    // Of routes to one prefix the last one stays.
-    routes.sort_unstable_by_key(|route| Reverse(route.metric));
-    let mut ways = Prefixes::default();
-    for route in routes {
-        ways.insert(route.prefix.trunc(), route.device);
-    }
-    let remotes = tables.remotes.keys().map(|key| key.endpoint.ip());
-    let destinations = tables.fdb.values().map(|entry| entry.destination).chain(remotes);
-    let elsewhere = |address: &IpAddr| match ways.lookup(*address) {
-        Some(Some(other)) => *other != device,
-        Some(None) | None => false,
-    };
-    let crossed: BTreeSet<_> = destinations.filter(IpAddr::is_ipv4).filter(elsewhere).collect();
-    let first = crossed.first()?;
-    let others = match crossed.len() {
-        1 => String::new(),
-        more => format!(" and to {} others", more - 1),
-    };
-    Some(format!(
-        "net.ipv4.conf.{device}.rp_filter is 1 (strict), and packets to {first}{others} leave by another device: what \
-         comes from there to {device} is dropped; set it to 2"
-    ))
-}
-
 /// Devices by which packets come that are not sent on, on a host that forwards.
 fn deaf(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) -> Vec<String> {
     let pods = pods(facts, held).map(|name| (name, "what its pods send"));
@@ -164,55 +128,14 @@ fn deaf(facts: &HostFacts, choice: &Choice, held: &Held, network: &Network) -> V
     .collect()
 }
 
-/// More next hops than the kernel keeps neighbours. Those on devices of ours are permanent, and not counted.
-fn crowds(facts: &HostFacts, tables: &Tables) -> Vec<String> {
-    // No more next hops than routes: where there is nothing to tell nothing is counted.
-    let limits = facts.neighbour_limits.iter().filter(|(_, limit)| tables.routes.len() > *limit);
-    let told = limits.filter_map(|(family, limit)| {
-        let on_links = tables.routes.values().filter(|route| !tables.devices.contains_key(&route.device));
-        let hops = on_links.filter_map(|route| Some((route.device, route.gateway?)));
-        let of_family = hops.filter(|(_, gateway)| Family::of(*gateway) == *family);
-        let needed = of_family.collect::<BTreeSet<_>>().len();
-        let ip = match family {
-            Family::V4 => "ipv4",
-            Family::V6 => "ipv6",
-        };
-        (needed > *limit).then(|| {
-            format!(
-                "net.{ip}.neigh.default.gc_thresh3 is {limit}: the kernel keeps no more neighbours, and this node \
-                 needs {needed} as next hops; set it higher than that"
-            )
-        })
-    });
-    told.collect()
-}
-
-/// Tunnels of the kernel, which have none, that somebody has given a queue: it is theirs, and it may be what is slow.
-fn queues(facts: &HostFacts, tables: &Tables) -> Vec<String> {
-    let tunnels = tables.devices.iter().filter(|(_, device)| device.vxlan().is_some());
-    let tunnels = tunnels.filter_map(|(name, _)| facts.interface(*name));
-    let told = tunnels.filter_map(|tunnel| {
-        let (name, qdisc) = (tunnel.name, tunnel.qdisc.as_ref().filter(|qdisc| *qdisc != "noqueue")?);
-        Some(format!(
-            "the tunnel {name} has the queueing discipline {qdisc}, which may delay or drop what is sent to peers; \
-             `tc qdisc del dev {name} root` takes it away"
-        ))
-    });
-    told.collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use ipnet::IpNet;
-    use loden_datapath::backend::{Desired, Me};
+    use loden_datapath::Interface;
     use loden_datapath::tables::{Route, RouteKey};
-    use loden_datapath::{HostRoute, Interface};
     use loden_proto::model::{Epoch, Pool, VxlanBackend};
-    use loden_transport::Dialled;
 
     use super::*;
     use crate::iface::{Known, Selection, choose};
-    use crate::reconcile::underlay;
     use crate::testing::{facts, network, peer};
 
     fn told(facts: &HostFacts, network: &Network) -> Vec<String> {
@@ -271,70 +194,8 @@ mod tests {
         assert_eq!(in_use(both.clone(), &tables), both, "nobody knows yet");
         let key = RouteKey { prefix: "10.244.1.0/24".parse().unwrap(), metric: 1 };
         let gateway = "10.244.1.0".parse().ok();
-        tables.routes.insert(key, Route { device: both[0], gateway, onlink: true });
+        tables.routes.insert(key, Route { device: both[0], gateway, onlink: true, mtu: None });
         assert_eq!(in_use(both.clone(), &tables), both[..1]);
-    }
-
-    #[test]
-    fn more_next_hops_than_the_kernel_keeps_neighbours_are_told() {
-        let mut tables = Tables::default();
-        let mut add = |device: &str, third: u8, gateway: &str| {
-            let prefix: IpNet = format!("10.244.{third}.0/24").parse().unwrap();
-            let (device, gateway) = (device.parse().unwrap(), gateway.parse().ok());
-            tables
-                .routes
-                .insert(RouteKey { prefix, metric: third.into() }, Route { device, gateway, onlink: false });
-        };
-        for host in 1..=4 {
-            add("eth0", host, &format!("192.0.2.{host}"));
-        }
-        add("eth0", 5, "192.0.2.4");
-        add("eth0", 6, "2001:db8::6");
-        let told = |limits: [usize; 2]| {
-            let neighbour_limits = vec![(Family::V4, limits[0]), (Family::V6, limits[1])];
-            crowds(&HostFacts { neighbour_limits, ..facts("192.0.2.9") }, &tables)
-        };
-        assert_eq!(told([4, 1]), Vec::<String>::new(), "a node with two subnets is one next hop");
-        let v4 = "net.ipv4.neigh.default.gc_thresh3 is 3: the kernel keeps no more neighbours, and this node needs 4 \
-                  as next hops; set it higher than that";
-        assert_eq!(told([3, 1]), [v4]);
-        assert!(told([4, 0]).join("").contains("net.ipv6.neigh.default.gc_thresh3 is 0"));
-        assert_eq!(crowds(&facts("192.0.2.9"), &tables), Vec::<String>::new(), "the kernel does not tell");
-    }
-
-    #[test]
-    fn a_queue_on_a_tunnel_is_told_and_on_other_devices_is_not() {
-        let mut host = with_bridge(true);
-        let tunnel: DeviceName = "loden1a".parse().unwrap();
-        let mut tunnel = Interface { name: tunnel, ours: true, ..host.interfaces[1].clone() };
-        let tables = desired_tables(&host);
-        assert!(tables.devices.contains_key(&tunnel.name));
-        host.interfaces[1].qdisc = Some("fq_codel".to_owned());
-        tunnel.qdisc = Some("noqueue".to_owned());
-        host.interfaces.push(tunnel);
-        assert_eq!(queues(&host, &tables), Vec::<String>::new());
-        host.interfaces[2].qdisc = Some("tbf".to_owned());
-        let told = queues(&host, &tables).join("");
-        assert!(told.starts_with("the tunnel loden1a has the queueing discipline tbf, which may"), "{told}");
-    }
-
-    fn desired_tables(host: &HostFacts) -> Tables {
-        let network = network();
-        let choice = choose(&Selection::default(), host, Known::default()).unwrap();
-        let underlay = underlay::of(&choice, host, &Dialled::default(), &network, &held());
-        let (node, mac) = ("node-9".parse().unwrap(), "02:00:00:00:00:09".parse().unwrap());
-        let me = Me { node, subnets: held().subnets, underlay, mac, keys: Vec::new(), blackhole: false };
-        let mut desired = Desired::new(network, me);
-        desired.replace([peer(1), peer(2), peer(3)]);
-        desired.tables().clone()
-    }
-
-    #[test]
-    fn neighbours_in_a_tunnel_are_permanent_and_not_counted() {
-        let mut host = facts("192.0.2.9");
-        host.neighbour_limits = vec![(Family::V4, 1)];
-        let tables = desired_tables(&host);
-        assert_eq!((tables.routes.len(), crowds(&host, &tables).len()), (3, 0));
     }
 
     #[test]
@@ -362,38 +223,6 @@ mod tests {
         assert!(text.contains("net.ipv4.conf.eth0.rp_filter is 1 (strict): others send"), "{text}");
         network.backend = Backend::HostGw;
         assert!(told(&host, &network).join("").contains("way back leads elsewhere"));
-    }
-
-    #[test]
-    fn a_strict_filter_where_packets_leave_elsewhere_is_told() {
-        let mut host = facts("192.0.2.9");
-        let tables = desired_tables(&host);
-        let told = |host: &HostFacts| {
-            let choice = choose(&Selection::default(), host, Known::default()).unwrap();
-            crossed(host, &choice, &tables)
-        };
-        host.interfaces[0].strict = true;
-        assert_eq!(told(&host), None);
-        let eth1: DeviceName = "eth1".parse().unwrap();
-        let route = |prefix: &str, metric| HostRoute {
-            prefix: prefix.parse().unwrap(),
-            device: Some(eth1),
-            gateway: None,
-            metric,
-            drops: false,
-        };
-        host.routes.extend([route("198.51.100.0/24", 0), route("0.0.0.0/0", 9)]);
-        assert_eq!(told(&host), None, "no peer is there");
-        host.routes.push(route("192.0.2.2/32", 0));
-        let text = told(&host).unwrap();
-        assert!(
-            text.starts_with("net.ipv4.conf.eth0.rp_filter is 1 (strict), and packets to 192.0.2.2 leave"),
-            "{text}"
-        );
-        host.routes.push(route("192.0.2.0/24", 0));
-        assert!(told(&host).unwrap().contains("to 192.0.2.1 and to 2 others leave"), "{:?}", told(&host));
-        host.interfaces[0].strict = false;
-        assert_eq!(told(&host), None);
     }
 
     #[test]

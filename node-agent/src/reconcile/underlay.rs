@@ -12,6 +12,7 @@ use loden_transport::{Dialled, explain};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::settings::pods;
 use super::{Reconcile, families};
 use crate::iface::{self, Choice, Known};
 use crate::lease::Local;
@@ -110,7 +111,10 @@ impl<D: Datapath + Host> Reconcile<D> {
         prefixes.truncate(MAX_PREFIXES);
         let all = self.facts.interfaces.iter().flat_map(|interface| &interface.addresses);
         let addresses = all.map(|address| address.net.addr()).filter(|ip| check_underlay(*ip).is_none());
-        let endpoint = endpoint(choice, self.receivers());
+        let held = self.lease.iter().map(|(held, _)| held);
+        let pods = held.flat_map(|held| pods(&self.facts, held));
+        let pods_mtu = pods.filter_map(|device| Some(self.facts.interface(device)?.mtu)).min();
+        let endpoint = endpoint(choice, self.receivers(), pods_mtu);
         Some(Local { endpoint, prefixes, addresses: addresses.collect() })
     }
 
@@ -153,10 +157,21 @@ fn connected(device: DeviceName, facts: &HostFacts) -> impl Iterator<Item = IpNe
 }
 
 /// What peers are told: the addresses to send to, and what receives there.
-fn endpoint(choice: &Choice, receivers: &[Receiver]) -> Endpoint {
+///
+/// Pods that run have the MTU of when they were started: with less than the tunnel's (`pods_mtu`, of what they are
+/// behind) they get no longer packets.
+fn endpoint(choice: &Choice, receivers: &[Receiver], pods_mtu: Option<u32>) -> Endpoint {
     let mut endpoint = Endpoint { v4: choice.public_v4, v6: choice.public_v6, receivers: Vec::new() };
     let addressed = |receiver: &&Receiver| endpoint.address(receiver.family()).is_some();
     endpoint.receivers = receivers.iter().filter(addressed).copied().collect();
+    for receiver in &mut endpoint.receivers {
+        let mtu = match receiver {
+            Receiver::Vxlan(vtep) => &mut vtep.mtu,
+            Receiver::Udp(udp) => &mut udp.mtu,
+            Receiver::Routed(_) => continue,
+        };
+        *mtu = pods_mtu.map_or(*mtu, |pods| pods.min(*mtu));
+    }
     endpoint
 }
 

@@ -81,6 +81,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             token: self.told.clone().or_else(|| self.peers.as_ref()?.token().cloned()),
             time: self.applied_at,
             last_pass: self.program.last_pass(),
+            done: self.program.done().clone(),
             devices: self.devices(),
             warnings: self.warnings(),
         }

@@ -183,32 +183,9 @@ pub(crate) fn subnets() -> Subnets {
 pub(crate) fn facts(address: &str) -> HostFacts {
     let eth0 = "eth0".parse().unwrap();
     let gateway: IpAddr = [192, 0, 2, 254].into();
-    let address = InterfaceAddress {
-        net: format!("{address}/24").parse().unwrap(),
-        permanent: true,
-        secondary: false,
-        deprecated: false,
-        tentative: false,
-        global: true,
-    };
+    let address = InterfaceAddress::lasting(format!("{address}/24").parse().unwrap());
     HostFacts {
-        interfaces: vec![Interface {
-            index: 2,
-            name: eth0,
-            kind: None,
-            mtu: 1500,
-            mac: None,
-            up: true,
-            running: true,
-            loopback: false,
-            broadcast: true,
-            strict: false,
-            forwards: true,
-            qdisc: None,
-            ours: false,
-            network: None,
-            addresses: vec![address],
-        }],
+        interfaces: vec![Interface { addresses: vec![address], ..Interface::ethernet(2, eth0) }],
         default_routes: vec![DefaultRoute {
             family: Family::of(gateway),
             device: eth0,

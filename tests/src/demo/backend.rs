@@ -43,6 +43,15 @@ impl Backend {
         words.with_context(|| format!("the receiver lacks something: {receiver}"))
     }
 
+    /// How many echo requests or replies an agent can have in its hands when it is killed: those are lost.
+    pub(super) const fn in_hand(self) -> usize {
+        match self {
+            Self::Vxlan | Self::HostGw => 0,
+            // Its thread for each direction takes one from the kernel and gives it back.
+            Self::Udp => 2,
+        }
+    }
+
     /// What is between the hosts, for a title.
     pub(super) fn between(self, port: Option<u16>) -> String {
         let port = port.map(|port| format!(" on UDP {port}")).unwrap_or_default();

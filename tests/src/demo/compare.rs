@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use super::backend::Backend;
 use super::report::Compared;
-use super::stage::{Actor, PATIENCE};
+use super::stage::{self, Actor, PATIENCE};
 use crate::deployment::Deployment;
 use crate::traffic::{Amount, Ping, Transfer};
 
@@ -20,9 +20,7 @@ const TRANSFER: Duration = Duration::from_secs(1);
 /// Measures one backend on two hosts of its own.
 pub(super) async fn measure(backend: Backend) -> anyhow::Result<Compared> {
     let deployment = Deployment::start(&format!("demo-{backend}"), &[]).await?;
-    let create =
-        ["network", "create", "default", "--pool", "10.244.0.0/16", "--backend", &backend.to_string()];
-    deployment.lodenctl(&create).await?;
+    stage::create_network(&deployment, backend).await?;
     let mut actors = Actor::enter_all(&deployment, &[("a", 11), ("b", 12)]).await?;
     let target = actors[1].container.address();
     let reached = Ping::to(target).start(&actors[0].container)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::drawing;
-use super::report::{Compared, Outcome, Pair, Report, human};
+use super::report::{Compared, Outcome, Pair, Report, human, reply};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -132,8 +132,8 @@ fn compared(all: &[Compared]) -> Markup {
                 tr {
                     td { (one.backend) }
                     td { (one.mtu) }
-                    td { (one.rtt.map_or_else(|| "no reply".to_owned(), human)) }
-                    td { (one.late.map_or_else(|| "no reply".to_owned(), human)) }
+                    td { (reply(one.rtt)) }
+                    td { (reply(one.late)) }
                     td { (format!("{:.2} Gbit/s", one.tcp)) }
                     td class=(if one.lost == 0 { "good" } else { "bad" }) { (one.lost) " of " (one.sent) }
                 }

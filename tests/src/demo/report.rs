@@ -143,6 +143,12 @@ pub struct Compared {
     pub sent: usize,
 }
 
+/// A round trip as people read it.
+#[must_use]
+pub fn reply(round_trip: Option<Duration>) -> String {
+    round_trip.map_or_else(|| "no reply".to_owned(), human)
+}
+
 /// A duration as people read it: three digits and a unit.
 #[must_use]
 pub fn human(duration: Duration) -> String {

@@ -9,6 +9,10 @@ use super::report::HostFacts;
 use crate::deployment::{Deployment, Node};
 use crate::hosts::Container;
 
+/// The network of all stories, and its pool.
+pub(super) const NETWORK: &str = "default";
+pub(super) const POOL: &str = "10.244.0.0/16";
+
 /// How long a node may take to be ready on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -66,6 +70,12 @@ async fn start(deployment: &Deployment, name: &str, number: u8) -> anyhow::Resul
     node.hold()?;
     node.start()?;
     Ok(node)
+}
+
+/// Creates the network.
+pub(super) async fn create_network(deployment: &Deployment, backend: Backend) -> anyhow::Result<()> {
+    let create = ["network", "create", NETWORK, "--pool", POOL, "--backend", &backend.to_string()];
+    deployment.lodenctl(&create).await.map(drop)
 }
 
 /// What the control plane lists of the network's leases.

@@ -2,7 +2,7 @@
 
 use comfy_table::{Table, presets};
 
-use super::report::{Compared, Pair, Report, human};
+use super::report::{Compared, Pair, Report, human, reply};
 
 /// Renders the report.
 #[must_use]
@@ -50,7 +50,7 @@ fn pairs(pairs: &[Pair]) -> Table {
         table.add_row([
             pair.from.clone(),
             pair.to.clone(),
-            pair.rtt.map_or_else(|| "no reply".to_owned(), human),
+            reply(pair.rtt),
             format!("{} of {}", pair.lost, pair.sent),
             format!("{:.2} Gbit/s", pair.tcp),
         ]);
@@ -72,8 +72,8 @@ fn compared(all: &[Compared]) -> Table {
         table.add_row([
             one.backend.clone(),
             one.mtu.to_string(),
-            one.rtt.map_or_else(|| "no reply".to_owned(), human),
-            one.late.map_or_else(|| "no reply".to_owned(), human),
+            reply(one.rtt),
+            reply(one.late),
             format!("{:.2} Gbit/s", one.tcp),
             format!("{} of {}", one.lost, one.sent),
         ]);

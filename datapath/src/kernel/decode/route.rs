@@ -1,14 +1,17 @@
 //! Routes of the main table.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteType, RouteVia,
 };
 
-use crate::tables::{Only, PROTOCOL, RouteKey};
+use crate::DeviceName;
+use crate::tables::{Only, PROTOCOL, Route, RouteKey};
 
 /// Where a route leads to.
 pub(in crate::kernel) fn prefix(message: &RouteMessage) -> Option<IpNet> {
@@ -38,11 +41,19 @@ pub(in crate::kernel) struct MainRoute {
     pub(in crate::kernel) onlink: bool,
     /// The packets that it is for.
     pub(in crate::kernel) only: Only,
-    /// With something that routes of ours never have: an MTU or another metric of TCP, a preferred source, an end.
+    /// The longest packet that it takes; `None`: what the device does.
+    pub(in crate::kernel) mtu: Option<NonZeroU16>,
+    /// With something that routes of ours never have: a metric of TCP, a preferred source, an end.
     pub(in crate::kernel) altered: bool,
 }
 
 impl MainRoute {
+    /// Where it leads, as one of ours; `None` when routes of ours are never like that.
+    pub(in crate::kernel) fn as_ours(&self, device: DeviceName) -> Option<Route> {
+        let Self { gateway, onlink, mtu, .. } = *self;
+        (!self.altered).then_some(Route { device, gateway, onlink, mtu })
+    }
+
     pub(in crate::kernel) const fn key(&self) -> RouteKey {
         RouteKey { prefix: self.prefix, metric: self.metric }
     }
@@ -79,7 +90,7 @@ impl MainRoute {
 pub(in crate::kernel) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
     let header = &message.header;
     let (mut metric, mut device, mut gateway, mut altered) = (0, None, None, false);
-    let (mut table, mut source) = (u32::from(header.table), None);
+    let (mut table, mut source, mut mtu) = (u32::from(header.table), None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Priority(priority) => metric = *priority,
@@ -93,7 +104,17 @@ pub(in crate::kernel) fn main_route(message: &RouteMessage) -> Option<MainRoute>
             RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
             RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
             RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::Metrics(metrics) => altered |= !metrics.is_empty(),
+            RouteAttribute::Metrics(metrics) => {
+                for metric in metrics {
+                    match metric {
+                        RouteMetric::Mtu(bytes) => {
+                            mtu = u16::try_from(*bytes).ok().and_then(NonZeroU16::new);
+                            altered |= mtu.is_none();
+                        }
+                        _ => altered = true,
+                    }
+                }
+            }
             RouteAttribute::CacheInfo(info) => altered |= info.expires != 0,
             RouteAttribute::PrefSource(_)
             | RouteAttribute::Encap(_)
@@ -114,6 +135,7 @@ pub(in crate::kernel) fn main_route(message: &RouteMessage) -> Option<MainRoute>
         gateway,
         onlink: header.flags.contains(RouteFlags::Onlink),
         only: Only { source, tos: header.tos },
+        mtu,
         altered,
     })
 }

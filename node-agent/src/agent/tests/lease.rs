@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use loden_datapath::Hint;
+use loden_datapath::{Hint, HostFacts, Interface};
 use loden_proto::model::{Backend, Network, Peer, Pool, Subnets};
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1;
@@ -272,4 +272,35 @@ async fn a_network_that_is_made_again_with_another_vni_is_joined_again() {
     );
     let text = fs::read_to_string(world.subnet_file()).unwrap();
     assert!(text.contains("FLANNEL_SUBNET=10.50.9.1/24"), "{text}");
+}
+
+/// Pods that run have the MTU of when they were started; new ones are told the tunnel's.
+#[tokio::test(start_paused = true)]
+async fn peers_are_told_of_pods_that_were_started_with_a_smaller_mtu() {
+    let mut world = World::new();
+    let bridge = |mtu: u32| {
+        let nic = facts("10.244.9.1").interfaces.remove(0);
+        move |host: &mut HostFacts| {
+            host.interfaces.truncate(1);
+            host.interfaces.push(Interface { name: "cni0".parse().unwrap(), mtu, ..nic.clone() });
+        }
+    };
+    world.kernel.change_facts(bridge(1400));
+    let (_agent, _watch) = world.ready_with(&[1], 1).await;
+    let mut endpoints = world.server.endpoints();
+    let mut told = async |mtu: u32| {
+        let is_told = |endpoints: &Vec<v1::Endpoint>| {
+            let receivers = endpoints.last().into_iter().flat_map(|last| &last.receivers);
+            receivers.filter_map(|receiver| receiver.kind.as_ref()).any(|kind| match kind {
+                v1::receiver::Kind::Vxlan(vtep) => vtep.mtu == mtu,
+                _ => false,
+            })
+        };
+        endpoints.wait_for(is_told).await.unwrap();
+    };
+    told(1400).await;
+    assert!(world.subnet_env().contains("FLANNEL_MTU=1450\n"));
+    world.kernel.change_facts(bridge(9000));
+    world.kernel.hint(&Hint::DeviceGone("cni0".parse().unwrap()));
+    told(1450).await;
 }

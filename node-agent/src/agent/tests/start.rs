@@ -225,7 +225,12 @@ async fn a_file_for_pods_that_somebody_removed_or_changed_is_written_again() {
 async fn a_route_into_the_pool_of_no_network_goes_with_the_first_whole_set() {
     let mut world = World::new();
     let key = RouteKey { prefix: "10.99.0.0/24".parse().unwrap(), metric: 5 };
-    let route = Route { device: "eth0".parse().unwrap(), gateway: "192.0.2.200".parse().ok(), onlink: false };
+    let route = Route {
+        device: "eth0".parse().unwrap(),
+        gateway: "192.0.2.200".parse().ok(),
+        onlink: false,
+        mtu: None,
+    };
     world.kernel.change(|tables| tables.routes.extend([(key, route)]));
     let agent = world.start();
     let watch = world.watch().await;
@@ -251,7 +256,12 @@ async fn a_route_into_the_pool_of_a_network_that_is_not_served_any_more_stays() 
     let (mut file, _) = state.network(&blue.id);
     file.rewrite(Content::of(Some(&(held, blue)), None, Rest::default()).unwrap()).await.unwrap();
     drop((file, state));
-    let route = Route { device: "eth0".parse().unwrap(), gateway: "192.0.2.200".parse().ok(), onlink: false };
+    let route = Route {
+        device: "eth0".parse().unwrap(),
+        gateway: "192.0.2.200".parse().ok(),
+        onlink: false,
+        mtu: None,
+    };
     let [left, nobodys] = ["10.99.0.0/24", "10.98.0.0/24"]
         .map(|prefix| RouteKey { prefix: prefix.parse().unwrap(), metric: 5 });
     world.kernel.change(|tables| tables.routes.extend([(left, route), (nobodys, route)]));

@@ -179,31 +179,7 @@ impl Watched {
 /// A host with one NIC.
 fn facts(address: Ipv4Addr) -> anyhow::Result<HostFacts> {
     let (name, own) = ("eth0".parse()?, IpNet::new(IpAddr::V4(address), UNDERLAY)?);
-    let address = InterfaceAddress {
-        net: own,
-        permanent: true,
-        secondary: false,
-        deprecated: false,
-        tentative: false,
-        global: true,
-    };
-    let nic = Interface {
-        index: 2,
-        name,
-        kind: None,
-        mtu: 1500,
-        mac: None,
-        up: true,
-        running: true,
-        loopback: false,
-        broadcast: true,
-        strict: false,
-        forwards: true,
-        qdisc: None,
-        ours: false,
-        network: None,
-        addresses: vec![address],
-    };
+    let nic = Interface { addresses: vec![InterfaceAddress::lasting(own)], ..Interface::ethernet(2, name) };
     let gateway = own.hosts().next();
     let everywhere = HostRoute {
         prefix: IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0)?,

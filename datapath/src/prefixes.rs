@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 /// What is behind each prefix. A network has few lengths of prefixes, so a look-up tries each, the longest first.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Prefixes<T> {
     lengths: BTreeMap<Reverse<(u8, bool)>, HashMap<IpAddr, T>>,
 }
@@ -23,6 +23,11 @@ impl<T> Prefixes<T> {
     pub fn insert(&mut self, prefix: IpNet, value: T) -> Option<T> {
         let length = Reverse((prefix.prefix_len(), prefix.addr().is_ipv4()));
         self.lengths.entry(length).or_default().insert(prefix.network(), value)
+    }
+
+    /// What is behind all of them, in no order.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.lengths.values().flat_map(HashMap::values)
     }
 
     /// What is behind the longest prefix that an address is in.
