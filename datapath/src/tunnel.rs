@@ -17,6 +17,7 @@ pub mod device;
 pub mod ecn;
 pub mod engine;
 pub mod fragment;
+mod gate;
 pub mod header;
 pub mod held;
 pub mod icmp;

@@ -4,19 +4,18 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::os::fd::AsFd;
 
 use loden_datapath::backend::{self, Me, device_names};
 use loden_datapath::kernel::{Kernel, Tunnels};
 use loden_datapath::tunnel::engine::Behind;
-use loden_datapath::tunnel::held::{Held, Holder};
+use loden_datapath::tunnel::held::Holder;
 use loden_datapath::{Datapath, Error, Host, Scope, Step, Tables, plan};
 use loden_proto::model::{Backend, Network, Peer, Pool, Receiver, UdpBackend, UdpReceiver};
 use support::netns::{Net, concerned, desired, foreign, in_namespace, lines, name, scope};
+use support::shelf::Shelf;
 use support::{dual_underlay, key, udp, udp_peer, vni};
 
 /// A node of a UDP network with two peers.
@@ -186,46 +185,22 @@ fn networks_share_a_port_and_a_strangers_port_is_told() {
     });
 }
 
-/// Whoever holds descriptors for a process.
-#[derive(Clone, Debug, Default)]
-struct Shelf(Arc<Mutex<BTreeMap<String, OwnedFd>>>);
-
-impl Shelf {
-    fn names(&self) -> Vec<String> {
-        self.0.lock().unwrap().keys().cloned().collect()
-    }
-
-    /// A process that finds what lies there.
-    fn opened_by_the_next(&self) -> Kernel {
-        let found = self.0.lock().unwrap();
-        let found = found.iter().map(|(name, held)| (name.clone(), held.try_clone().unwrap())).collect();
-        Kernel::open_with(Tunnels::with(Held::new(found, Box::new(self.clone())))).unwrap()
-    }
-}
-
-impl Holder for Shelf {
-    fn hold(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        self.0.lock().unwrap().insert(name.to_owned(), descriptor.try_clone_to_owned()?);
-        Ok(())
-    }
-
-    fn release(&self, name: &str) -> io::Result<()> {
-        self.0.lock().unwrap().remove(name);
-        Ok(())
-    }
+/// A process that finds what lies on a shelf.
+fn the_next(shelf: &Shelf) -> Kernel {
+    Kernel::open_with(Tunnels::with(shelf.found())).unwrap()
 }
 
 #[test]
 fn what_is_held_is_taken_up_and_let_go_when_nobody_needs_it() {
     in_namespace(async |mut net| {
         let shelf = Shelf::default();
-        net.kernel = shelf.opened_by_the_next();
+        net.kernel = the_next(&shelf);
         let (network, me, wanted) = joined(&mut net).await;
         assert_eq!(shelf.names(), ["loden1u", "udp-8285-c0000201"]);
         let before = foreign("ip link show loden1u");
 
         // The port is bound all the while: nobody could open it anew.
-        net.kernel = shelf.opened_by_the_next();
+        net.kernel = the_next(&shelf);
         assert!(UdpSocket::bind("192.0.2.1:8285").is_err());
         net.converge(&network, &wanted).await;
         assert_eq!((foreign("ip link show loden1u"), net.kernel.writes().count()), (before, 0));
@@ -241,7 +216,7 @@ fn what_is_held_is_taken_up_and_let_go_when_nobody_needs_it() {
         let stray = UdpSocket::bind("192.0.2.1:9").unwrap();
         shelf.hold("udp-9-c0000201", stray.as_fd()).unwrap();
         foreign("ip link del loden1u");
-        net.kernel = shelf.opened_by_the_next();
+        net.kernel = the_next(&shelf);
         net.converge(&moved, &wanted).await;
         assert_eq!(shelf.names(), ["loden1u", "udp-8286-c0000201", "udp-9-c0000201"]);
         let all = Some(scope(&moved).pools);

@@ -203,7 +203,11 @@ impl Run<'_> {
 
     fn listen(&mut self, name: DeviceName, listening: &Listening) -> Result<(), Error> {
         self.owned(name, &[Owner::Ours])?;
-        let listens = self.engine.listen(name, listening.clone());
+        let coming = self.plan.steps().iter().filter_map(|step| match step {
+            Step::SetRemote(key, behind) if key.device == name => Some((key.endpoint, *behind)),
+            _ => None,
+        });
+        let listens = self.engine.listen(name, listening.clone(), &coming.collect());
         listens.map_err(|source| Error::Tunnel { device: name, source })
     }
 

@@ -20,6 +20,7 @@ use loden_proto::model::{Key, Subnets, Vni};
 
 use super::counters::Counters;
 use super::device::TunDevice;
+use super::gate::Gate;
 use super::held::{self, Held};
 use super::path::Path;
 use super::peers::{Peers, Remote};
@@ -29,7 +30,11 @@ use super::receive::{Inlet, Inlets, Receiver};
 use super::send::Sender;
 use super::stop::Stop;
 use super::view::View;
+use super::wait;
 use crate::name::DeviceName;
+
+/// How long datagrams wait for networks that a process before this one had, in milliseconds.
+const GRACE: u16 = 1000;
 
 /// How a network receives.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -68,6 +73,8 @@ pub type Remotes = BTreeMap<SocketAddr, Behind>;
 #[derive(Debug, Default)]
 pub struct Engine {
     held: Held,
+    /// Shut until all that was left open is taken up: what networks have been sent meanwhile waits.
+    gate: Option<Arc<Gate>>,
     ports: Ports,
     tunnels: BTreeMap<DeviceName, Tunnel>,
 }
@@ -101,21 +108,23 @@ impl Engine {
     /// One that takes up what a process before this one has left open.
     #[must_use]
     pub fn with(held: Held) -> Self {
-        Self { held, ..Self::default() }
+        let gate = held.has_devices().then(|| Gate::shut().ok().map(Arc::new)).flatten();
+        Self { held, gate, ..Self::default() }
     }
 
     /// Lets go of what was left open and is not needed any more: all networks listen.
     pub fn release_rest(&mut self) {
         self.held.release_rest();
+        self.open_gate();
     }
 
     /// Begins to listen for a network on its device, or listens otherwise from now on. What its peers send meanwhile
-    /// to an address that stays is not lost.
+    /// to an address that stays is not lost. Who begins knows these `remotes` before it takes the first packet.
     ///
     /// # Errors
     /// The device cannot be opened, a port is in use or its address is not of this host, two networks have one VNI on
     /// a port, or the threads cannot be started. What there was goes on then.
-    pub fn listen(&mut self, name: DeviceName, listening: Listening) -> io::Result<()> {
+    pub fn listen(&mut self, name: DeviceName, listening: Listening, remotes: &Remotes) -> io::Result<()> {
         let clashes = |(other, tunnel): (&DeviceName, &Tunnel)| {
             *other != name
                 && tunnel.listening.vni == listening.vni
@@ -125,13 +134,20 @@ impl Engine {
             let text = format!("another device receives VNI {} on the same port", listening.vni);
             return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
         }
-        let result = self.start(name, listening);
+        let result = self.start(name, listening, remotes);
         self.feed_ports();
         self.close_unused_ports();
+        if !self.held.has_devices() {
+            self.open_gate();
+        }
         result
     }
 
-    fn start(&mut self, name: DeviceName, listening: Listening) -> io::Result<()> {
+    fn open_gate(&mut self) {
+        self.gate.take().inspect(|gate| gate.open());
+    }
+
+    fn start(&mut self, name: DeviceName, listening: Listening, remotes: &Remotes) -> io::Result<()> {
         for local in &listening.locals {
             self.open_port(*local)?;
         }
@@ -139,11 +155,12 @@ impl Engine {
             tunnel.set(listening);
         } else {
             let before = self.tunnels.remove(&name);
-            let remotes = before.map(|tunnel| tunnel.remotes).unwrap_or_default();
+            let mut known = before.map(|tunnel| tunnel.remotes).unwrap_or_default();
+            known.extend(remotes);
             // Whoever holds the device that was would take packets of the new one.
             self.feed_ports();
             let device = self.open_device(name, listening.mtu)?;
-            self.tunnels.insert(name, Tunnel::start(device, listening, remotes, &self.ports)?);
+            self.tunnels.insert(name, Tunnel::start(device, listening, known, &self.ports)?);
         }
         // Of all: a port that was opened again is another one.
         for tunnel in self.tunnels.values_mut() {
@@ -210,7 +227,7 @@ impl Engine {
         self.ports.remove(&local);
         let name = held::port_name(local);
         let port = self.held.open(&name, |socket| Port::adopt(socket, local), || Port::open(local))?;
-        self.ports.insert(local, OpenPort::start(local, port)?);
+        self.ports.insert(local, OpenPort::start(local, port, self.gate.clone())?);
         Ok(())
     }
 
@@ -311,7 +328,7 @@ fn view(listening: &Listening, remotes: &Remotes, paths: &Paths, ports: &Ports) 
 }
 
 impl OpenPort {
-    fn start(local: SocketAddr, port: Port) -> io::Result<Self> {
+    fn start(local: SocketAddr, port: Port, gate: Option<Arc<Gate>>) -> io::Result<Self> {
         let port = Arc::new(port);
         let (inlets, counters) = (Arc::<ArcSwap<Inlets>>::default(), Arc::default());
         let receiver = Receiver {
@@ -319,7 +336,10 @@ impl OpenPort {
             inlets: Arc::clone(&inlets),
             counters: Arc::clone(&counters),
         };
-        let receiver = Loop::start(format!("at {}", local.port()), move |stop| receiver.run(stop))?;
+        let receiver = Loop::start(format!("at {}", local.port()), move |stop| {
+            gate.map_or(Ok(()), |gate| wait::at(&gate, stop, GRACE))?;
+            receiver.run(stop)
+        })?;
         Ok(Self { port, inlets, counters, receiver })
     }
 }

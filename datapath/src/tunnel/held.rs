@@ -14,6 +14,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::name::DeviceName;
 
+/// What names of ports begin with, and of devices of ours do not.
+const PORT: &str = "udp-";
+
 /// Holds descriptors outside of this process, as systemd's descriptor store does.
 pub trait Holder: Debug + Send {
     /// Keeps one of a name, which no other one has.
@@ -71,6 +74,11 @@ impl Held {
         }
     }
 
+    /// Whether a device waits to be taken up.
+    pub(super) fn has_devices(&self) -> bool {
+        self.found.keys().any(|name| !name.starts_with(PORT))
+    }
+
     /// Releases what nobody has taken.
     pub(super) fn release_rest(&mut self) {
         let rest: Vec<String> = self.found.keys().cloned().collect();
@@ -84,7 +92,7 @@ pub(super) fn port_name(local: SocketAddr) -> String {
         IpAddr::V4(address) => format!("{:08x}", u32::from(address)),
         IpAddr::V6(address) => format!("{:032x}", u128::from(address)),
     };
-    format!("udp-{}-{address}", local.port())
+    format!("{PORT}{}-{address}", local.port())
 }
 
 /// Whether a descriptor is a queue of the device of that name, which is still there.

@@ -15,6 +15,7 @@ use loden_proto::model::{
 };
 
 pub(crate) mod netns;
+pub(crate) mod shelf;
 
 pub(crate) fn vni(number: u32) -> Vni {
     Vni::try_from(number).unwrap()

@@ -8,13 +8,15 @@ use std::thread;
 
 use loden_datapath::DeviceName;
 use loden_datapath::tunnel::counters::Counters;
-use loden_datapath::tunnel::engine::{Behind, Engine, Listening};
+use loden_datapath::tunnel::engine::{Behind, Engine, Listening, Remotes};
 use loden_proto::model::{Key, Subnets, Vni};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use crate::shelf::Shelf;
 
 const PORT: u16 = 8285;
 /// The networks of both hosts, on one port.
@@ -26,6 +28,8 @@ pub(crate) struct Hosts {
     /// What is between them.
     router: Option<File>,
     pub(crate) engines: [Engine; 2],
+    /// What outlives an engine.
+    pub(crate) shelves: [Shelf; 2],
 }
 
 /// What a host wants to be shown by senders of a network.
@@ -72,12 +76,14 @@ impl Hosts {
             let moved = LinkUnspec::new_with_index(index).setns_by_fd(far).name("eth0".to_owned());
             handle.link().set(moved.build()).execute().await.unwrap();
         });
+        let shelves = [Shelf::default(), Shelf::default()];
         let engines = [1, 2].map(|number| {
-            let namespace = &namespaces[usize::from(number) - 1];
+            let at = usize::from(number) - 1;
+            let (namespace, shelf) = (&namespaces[at], &shelves[at]);
             inside(namespace, async |handle| wire(&handle, number).await);
-            inside(namespace, async |handle| networks(&handle, number, v6).await)
+            inside(namespace, async |handle| networks(&handle, number, v6, shelf).await)
         });
-        Self { namespaces, router: None, engines }
+        Self { namespaces, router: None, engines, shelves }
     }
 
     /// Two hosts with a router between them, whose link to host 2 has an MTU of its own.
@@ -115,12 +121,14 @@ impl Hosts {
                 handle.route().add(v6.build()).execute().await.unwrap();
             });
         }
+        let shelves = [Shelf::default(), Shelf::default()];
         let engines = [1, 2].map(|number| {
-            let namespace = &namespaces[usize::from(number) - 1];
+            let at = usize::from(number) - 1;
+            let (namespace, shelf) = (&namespaces[at], &shelves[at]);
             inside(namespace, async |handle| behind_router(&handle, number).await);
-            inside(namespace, async |handle| networks(&handle, number, v6).await)
+            inside(namespace, async |handle| networks(&handle, number, v6, shelf).await)
         });
-        Self { namespaces, router: Some(router), engines }
+        Self { namespaces, router: Some(router), engines, shelves }
     }
 
     /// Runs something on the router.
@@ -236,13 +244,13 @@ async fn behind_router(handle: &Handle, number: u8) {
 }
 
 /// The host's networks, each with a device, its pods' addresses and the way to those of the other host.
-async fn networks(handle: &Handle, number: u8, v6: bool) -> Engine {
+async fn networks(handle: &Handle, number: u8, v6: bool, shelf: &Shelf) -> Engine {
     let other = 3 - number;
-    let mut engine = Engine::default();
+    let mut engine = Engine::with(shelf.found());
     for network in NETWORKS {
         let device = device(network);
-        engine.listen(device, listening(network, number, v6)).unwrap();
-        engine.change(device, [(endpoint(other, v6), Some(behind(network, other)))]);
+        let remotes = Remotes::from([(endpoint(other, v6), behind(network, other))]);
+        engine.listen(device, listening(network, number, v6), &remotes).unwrap();
         let index = if_nametoindex(device.as_str()).unwrap();
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0").unwrap();
         handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();

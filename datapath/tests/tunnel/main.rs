@@ -6,6 +6,9 @@ mod forged;
 mod hosts;
 mod live;
 mod routed;
+#[allow(dead_code, reason = "each test program uses its own part")]
+#[path = "../support/shelf.rs"]
+mod shelf;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
