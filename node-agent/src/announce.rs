@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::discriminant;
+use std::sync::Arc;
 use std::time::Duration;
 
 use loden_proto::names::NetworkId;
@@ -83,13 +84,13 @@ struct Announcer {
     standing: Standing,
     /// Since when the control plane has not been heard.
     unheard: Instant,
-    left_out: BTreeMap<String, Failure>,
+    left_out: Arc<BTreeMap<String, Failure>>,
     warnings: Vec<String>,
 }
 
 impl Announcer {
-    const fn new(now: Instant) -> Self {
-        Self { standing: Standing::Unheard, unheard: now, left_out: BTreeMap::new(), warnings: Vec::new() }
+    fn new(now: Instant) -> Self {
+        Self { standing: Standing::Unheard, unheard: now, left_out: Arc::default(), warnings: Vec::new() }
     }
 
     /// What the log does not know yet.
@@ -106,7 +107,7 @@ impl Announcer {
             news.push(News::NoLongerLeftOut { count: gone.len(), named: named(&gone, false), all });
         }
         if !new.is_empty() || !gone.is_empty() {
-            self.left_out.clone_from(failures);
+            self.left_out = Arc::clone(failures);
         }
         let warnings: Vec<String> = overview.warnings().cloned().collect();
         let gone = self.warnings.iter().filter(|warning| !warnings.contains(warning));
@@ -151,9 +152,12 @@ fn is_same(before: &Standing, now: &Standing) -> bool {
 
 /// Those of `these` that `those` do not have.
 fn unknown<'a>(
-    these: &'a BTreeMap<String, Failure>,
-    those: &BTreeMap<String, Failure>,
+    these: &'a Arc<BTreeMap<String, Failure>>,
+    those: &Arc<BTreeMap<String, Failure>>,
 ) -> Vec<(&'a str, &'a str)> {
+    if Arc::ptr_eq(these, those) {
+        return Vec::new();
+    }
     let unknown = these.iter().filter(|(node, _)| !those.contains_key(*node));
     unknown.map(|(node, failure)| (node.as_str(), failure.message.as_str())).collect()
 }
@@ -222,21 +226,24 @@ mod tests {
         let mut announcer = Announcer::new(begin);
         let mut overview = Overview::default();
         let failure = |message: &str| Failure { message: message.into(), since: SystemTime::UNIX_EPOCH };
-        overview.applied.failures = (0..1000).map(|n| (format!("n{n:03}"), failure("bad MAC"))).collect();
+        overview.applied.failures =
+            Arc::new((0..1000).map(|n| (format!("n{n:03}"), failure("bad MAC"))).collect());
         let all = "1000 peers left out: n000 (bad MAC), n001 (bad MAC), n002 (bad MAC) and 997 more; \
                    1000 in all";
         assert_eq!(lines(&mut announcer, &overview, begin), [all]);
-        overview.applied.failures.values_mut().for_each(|failure| failure.message = "worse".into());
+        Arc::make_mut(&mut overview.applied.failures)
+            .values_mut()
+            .for_each(|failure| failure.message = "worse".into());
         assert_eq!(lines(&mut announcer, &overview, begin), Vec::<String>::new());
 
-        overview.applied.failures.remove("n007");
-        overview.applied.failures.insert("x".into(), failure("bad subnet"));
+        Arc::make_mut(&mut overview.applied.failures).remove("n007");
+        Arc::make_mut(&mut overview.applied.failures).insert("x".into(), failure("bad subnet"));
         let both = [
             "1 peers left out: x (bad subnet); 1000 in all",
             "1 peers no longer left out: n007; 1000 still are",
         ];
         assert_eq!(lines(&mut announcer, &overview, begin), both);
-        overview.applied.failures.clear();
+        Arc::make_mut(&mut overview.applied.failures).clear();
         let last = "1000 peers no longer left out: n000, n001, n002 and 997 more; 0 still are";
         assert_eq!(lines(&mut announcer, &overview, begin), [last]);
     }

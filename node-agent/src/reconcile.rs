@@ -15,6 +15,7 @@ mod ending;
 mod families;
 mod friction;
 mod keeping;
+mod left_out;
 mod neighbours;
 mod pass;
 mod secret;
@@ -24,7 +25,6 @@ mod underlay;
 mod view;
 mod whereabouts;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -36,6 +36,7 @@ use loden_transport::{Dialled, Origins};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use self::left_out::LeftOut;
 use self::silence::Silence;
 use self::whereabouts::Announcer;
 use crate::follow::Feed;
@@ -142,7 +143,7 @@ pub(crate) struct Reconcile<D> {
     applied_at: Option<SystemTime>,
     /// Of the last update; it differs from the set's while that is not whole.
     told: Option<Token>,
-    since: BTreeMap<String, SystemTime>,
+    left_out: LeftOut,
 }
 
 impl<D: Datapath + Host> Reconcile<D> {
@@ -182,7 +183,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             last_drift: None,
             applied_at: None,
             told: None,
-            since: BTreeMap::new(),
+            left_out: LeftOut::default(),
         }
     }
 

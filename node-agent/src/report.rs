@@ -119,6 +119,8 @@ fn said(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use loden_proto::text;
 
     use super::*;
@@ -128,7 +130,7 @@ mod tests {
     fn no_control_character_is_sent() {
         let mut overview = Overview::default();
         let failure = Failure { message: "nft:\nno\t\u{1b}[1m".to_owned(), since: std::time::UNIX_EPOCH };
-        overview.applied.failures.insert("b".to_owned(), failure);
+        Arc::make_mut(&mut overview.applied.failures).insert("b".to_owned(), failure);
         overview.applied.warnings = vec!["one\ntwo".to_owned()];
         overview.applied.unfinished = Some("no\r\ndisk".to_owned());
         let sent = request(&overview, &"blue".parse().unwrap());

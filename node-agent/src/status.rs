@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use loden_process::operations::Readiness;
@@ -50,7 +51,7 @@ pub struct Applied {
     /// Peers that are not ready to receive yet.
     pub waiting: usize,
     /// Peers that are refused or could not be programmed, by name.
-    pub failures: BTreeMap<String, Failure>,
+    pub failures: Arc<BTreeMap<String, Failure>>,
     /// Why the kernel does not hold the whole set.
     pub unfinished: Option<String>,
     /// Why the network has ended: another one has what was its own.

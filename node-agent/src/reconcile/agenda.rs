@@ -101,7 +101,7 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     pub(super) fn next_due(&self) -> Instant {
         let pass = self.pass_due.map(|(due, _)| due);
-        let others = [self.silence.due(), self.silence.asks(), self.announcer.due()];
+        let others = [self.silence.due(), self.silence.asks(), self.announcer.due(), self.left_out.due()];
         [pass, self.strays_due, self.facts_due, self.listen_due]
             .into_iter()
             .chain(others)

@@ -2,10 +2,11 @@
 //! the kernel is.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use loden_datapath::{Datapath, Host, backend};
 use loden_proto::model::Receiver;
+use tokio::time::Instant;
 
 use super::Reconcile;
 use crate::lease::lacks_a_family;
@@ -88,20 +89,16 @@ impl<D: Datapath + Host> Reconcile<D> {
     }
 
     /// Everybody who is left out, each with when that was first seen.
-    fn failures(&mut self) -> BTreeMap<String, Failure> {
-        let unreadable = self.peers.iter().flat_map(|peers| peers.refused().clone());
-        let refused = self.program.desired().into_iter().flat_map(|desired| {
-            desired.refused().iter().map(|(node, reason)| (node.to_string(), reason.to_string()))
-        });
-        let failed = self.program.failed().iter().map(|(node, reason)| (node.to_string(), reason.clone()));
-        let messages: BTreeMap<String, String> = unreadable.chain(refused).chain(failed).collect();
-        self.since.retain(|node, _| messages.contains_key(node));
-        let mut failures = BTreeMap::new();
-        for (node, message) in messages {
-            let since = *self.since.entry(node.clone()).or_insert_with(SystemTime::now);
-            failures.insert(node, Failure { message, since });
-        }
-        failures
+    fn failures(&mut self) -> Arc<BTreeMap<String, Failure>> {
+        let Self { left_out, peers, program, .. } = self;
+        left_out.all(Instant::now(), || {
+            let unreadable = peers.iter().flat_map(|peers| peers.refused().clone());
+            let refused = program.desired().into_iter().flat_map(|desired| {
+                desired.refused().iter().map(|(node, reason)| (node.to_string(), reason.to_string()))
+            });
+            let failed = program.failed().iter().map(|(node, reason)| (node.to_string(), reason.clone()));
+            unreadable.chain(refused).chain(failed).collect()
+        })
     }
 
     pub(super) fn mtu(&self) -> u32 {

@@ -15,7 +15,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::super::usage::resident_kib;
-use super::fleet::{ME, Shape, subnet_v4};
+use super::fleet::{ME, Shape, subnet_v4, underlay_net};
 use crate::deployment::{Deployment, Node};
 use crate::hosts::{Namespace, RouteNotifications, route_prefix};
 use crate::scripted::{Scripted, vxlan_network};
@@ -42,6 +42,8 @@ impl Loaded {
         let network = vxlan_network(&["10.0.0.0/8"], 1);
         let mut server = Scripted::start(&deployment, network, &[&subnet_v4(ME).to_string()]).await?;
         let mut node = deployment.prepare_node("a", 11, &[]).await?;
+        // Peers that no route leads to would be left out, and named.
+        node.host.add_route(underlay_net(0).trunc(), deployment.control.address().ip()).await?;
         node.start()?;
         let peers = Shape::Vxlan.peers(&Shape::Vxlan.network()?, count)?;
         server.snapshot(peers.iter().map(Into::into).collect(), false).await?;
