@@ -16,7 +16,7 @@ use crate::name::DeviceName;
 use crate::plan::Plan;
 use crate::step::Step;
 use crate::tables::{RouteKey, Tables};
-use crate::{Datapath, Error, Host, Report, Writes};
+use crate::{Datapath, Error, Host, Report, Rungs, Writes};
 
 /// Decides which steps fail.
 type Fault = Box<dyn FnMut(&Step) -> Option<Error> + Send>;
@@ -33,6 +33,7 @@ pub struct Fake {
 struct State {
     tables: Tables,
     facts: HostFacts,
+    rungs: Rungs,
     unanswered: Vec<IpAddr>,
     announced: Vec<(DeviceName, Vec<IpAddr>)>,
     asked: Vec<(DeviceName, Vec<IpAddr>)>,
@@ -67,6 +68,11 @@ impl Fake {
     /// Changes the facts about the host.
     pub fn change_facts(&self, change: impl FnOnce(&mut HostFacts)) {
         self.with(|state| change(&mut state.facts));
+    }
+
+    /// From now on every UDP tunnel leaves so much to the kernel.
+    pub fn step(&self, rungs: Rungs) {
+        self.with(|state| state.rungs = rungs);
     }
 
     /// From now on these neighbours have not answered.
@@ -167,6 +173,10 @@ impl Datapath for Fake {
             }
             report
         })
+    }
+
+    async fn rungs(&mut self, device: DeviceName) -> Option<Rungs> {
+        self.with(|state| state.tables.listening.contains_key(&device).then(|| state.rungs.clone()))
     }
 
     fn writes(&self) -> Writes {

@@ -38,7 +38,7 @@ use crate::plan::Plan;
 use crate::tables::Tables;
 use crate::tunnel::engine::Engine;
 use crate::tunnel::held::Held;
-use crate::{Datapath, DeviceName, Error, Host, Report, Writes};
+use crate::{Datapath, DeviceName, Error, Host, Report, Rungs, Writes};
 pub use clear::{Cleared, Remnant};
 use monitor::Monitor;
 use requests::Requests;
@@ -75,6 +75,7 @@ pub struct Kernel {
 enum Command {
     Observe(Scope, oneshot::Sender<Result<Tables, Error>>),
     Execute(Plan, oneshot::Sender<Report>),
+    Rungs(DeviceName, oneshot::Sender<Option<Rungs>>),
     Facts(oneshot::Sender<Result<HostFacts, Error>>),
     RouteTo(IpAddr, oneshot::Sender<Result<Option<RouteLookup>, Error>>),
     Unanswered(u32, oneshot::Sender<Result<Vec<IpAddr>, Error>>),
@@ -168,6 +169,7 @@ fn work(mut requests: Requests, tunnels: &Tunnels, mut commands: mpsc::Receiver<
             Command::Execute(plan, answer) => {
                 drop(answer.send(execute::execute(&mut requests, &mut tunnels.lock(), &plan)));
             }
+            Command::Rungs(device, answer) => drop(answer.send(tunnels.lock().rungs(device))),
             Command::Facts(answer) => drop(answer.send(underlay::facts(&mut requests))),
             Command::RouteTo(address, answer) => {
                 drop(answer.send(underlay::route_to(&mut requests, address)));
@@ -197,6 +199,10 @@ impl Datapath for Kernel {
     async fn execute(&mut self, plan: &Plan) -> Report {
         let report = self.call(|answer| Command::Execute(plan.clone(), answer)).await;
         report.unwrap_or_else(|_| Report::closed(plan))
+    }
+
+    async fn rungs(&mut self, device: DeviceName) -> Option<Rungs> {
+        self.call(|answer| Command::Rungs(device, answer)).await.ok().flatten()
     }
 
     fn writes(&self) -> Writes {

@@ -47,6 +47,7 @@ pub use prefixes::Prefixes;
 pub use step::{Change, Step};
 pub use stray::Strays;
 pub use tables::Tables;
+pub use tunnel::limits::Rungs;
 
 /// A kernel's tables: look at them, change them.
 pub trait Datapath: Send + 'static {
@@ -59,6 +60,9 @@ pub trait Datapath: Send + 'static {
 
     /// Does a plan, step by step. A step that fails fails alone.
     fn execute(&mut self, plan: &Plan) -> impl Future<Output = Report> + Send;
+
+    /// What the UDP tunnel of a device leaves to the kernel; `None` where there is none, or not any more.
+    fn rungs(&mut self, device: DeviceName) -> impl Future<Output = Option<Rungs>> + Send;
 
     /// Counts the requests to write that were ever sent.
     fn writes(&self) -> Writes;

@@ -42,6 +42,7 @@ pub mod state;
 pub mod status;
 pub mod subnet_file;
 mod tasks;
+pub mod tunnel_metrics;
 mod upkeep;
 
 #[cfg(test)]

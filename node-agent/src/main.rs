@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 use loden_agent::agent::{Agent, Connection};
 use loden_agent::config::{Command, Flags};
 use loden_agent::presence::{self, Unclaimed};
+use loden_agent::tunnel_metrics::TunnelMetrics;
 use loden_agent::{cleanup, descriptors};
 use loden_datapath::firewall::Nft;
 use loden_datapath::kernel::{Kernel, Tunnels};
@@ -113,6 +114,7 @@ async fn run(flags: &Flags, tunnels: Tunnels) -> anyhow::Result<()> {
     let mut agent = Agent::start(flags.agent(), &connection, Nft, open)?;
     let mut registry = Registry::default();
     agent.register(&mut registry);
+    registry.register_collector(Box::new(TunnelMetrics::of(tunnels.clone())));
     let readiness = agent.readiness();
     let (ending, ended) = watch::channel(());
     let stopped = {

@@ -21,6 +21,7 @@ mod pass;
 mod secret;
 mod settings;
 mod silence;
+mod tunnels;
 mod underlay;
 mod view;
 mod whereabouts;
@@ -38,6 +39,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::left_out::LeftOut;
 use self::silence::Silence;
+use self::tunnels::Tunnels;
 use self::whereabouts::Announcer;
 use crate::follow::Feed;
 use crate::heirs::Siblings;
@@ -111,6 +113,7 @@ pub(crate) struct Reconcile<D> {
     facts: HostFacts,
     silence: Silence,
     announcer: Announcer,
+    tunnels: Tunnels,
     /// Routes over a link of the host may be gone: look even if nothing changed.
     shaken: bool,
     /// Why there is no interface; the last one stays in use.
@@ -163,6 +166,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             facts: HostFacts::default(),
             silence: Silence::recalled(&kept.silent, Instant::now()),
             announcer: Announcer::default(),
+            tunnels: Tunnels::default(),
             shaken: false,
             no_interface: None,
             ended: None,

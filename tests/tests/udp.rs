@@ -43,6 +43,42 @@ async fn pods_of_both_families_reach_each_other_over_ipv6() -> anyhow::Result<()
     carries(Underlay::V6, "udp6").await
 }
 
+/// What is left to the kernel is changed for all nodes while packets flow.
+#[tokio::test(flavor = "multi_thread")]
+async fn offloads_are_switched_off_and_on_without_loss() -> anyhow::Result<()> {
+    let pair = Pair::start(Underlay::V4, "udplimits", DUAL).await?;
+    let reports = pair.ping_during(async || {
+        let off = ["--udp-offload", "plain", "--udp-single-sends", "--udp-single-receives"];
+        let on = ["--udp-offload", "uso", "--no-udp-single-sends", "--no-udp-single-receives"];
+        for (flags, offload, merged) in [(&off[..], "plain", 0.0), (&on[..], "uso", 1.0)] {
+            pair.deployment.lodenctl(&[&["network", "update", "default"], flags].concat()).await?;
+            for node in [&pair.a, &pair.b] {
+                let what = format!("{} to leave {offload} to the kernel", node.name);
+                let heeded = wait::until(&what, SOON, async || {
+                    let (_, metrics) = node.get("/metrics").await?;
+                    let rung =
+                        format!("loden_agent_tunnel_offload{{device=\"{TUNNEL}\",offload=\"{offload}\"}} 1");
+                    ensure!(metrics.contains(&rung), "{metrics}");
+                    ensure!(node.metric("loden_agent_tunnel_receives_merged").await? == merged);
+                    anyhow::Ok(())
+                });
+                heeded.await?;
+            }
+            for target in pair.pods[1].addresses() {
+                Transfer::to(target)
+                    .amount(Amount::Bytes(16 << 20))
+                    .run(&pair.pods[0], &pair.pods[1])
+                    .await?;
+            }
+        }
+        Ok(())
+    });
+    for (target, report) in reports.await? {
+        ensure!(report.lost() == 0, "{} of {} from {target} lost", report.lost(), report.sent());
+    }
+    Ok(())
+}
+
 /// The device stays, and so does the key: peers need not be told anything before packets flow again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_was_killed_takes_its_device_up_again() -> anyhow::Result<()> {

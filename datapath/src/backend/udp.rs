@@ -34,7 +34,8 @@ pub(super) fn own_tables(network: &Network, backend: UdpBackend, me: &Me) -> Tab
     let mut tables = device::tables(network, me, name, "udp", Kind::Tun, mtu);
     // No packet is longer (RFC 791, 3.1).
     let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-    let listening = Listening { vni: network.vni, locals, keys: me.keys.clone(), mtu };
+    let listening =
+        Listening { vni: network.vni, locals, keys: me.keys.clone(), mtu, limits: backend.into() };
     tables.listening.insert(name, listening);
     tables
 }

@@ -2,8 +2,9 @@
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use loden_proto::model::DeviceOffload;
 use nix::sys::uio::writev;
 use nix::unistd::read;
 use tun_rs::DeviceBuilder;
@@ -12,6 +13,24 @@ use crate::name::DeviceName;
 
 /// Packets that wait for the tunnel at most.
 const QUEUE: u32 = 4096;
+
+nix::ioctl_write_int_bad!(
+    /// Sets what a TUN device may hand out.
+    tun_set_offload,
+    libc::TUNSETOFFLOAD
+);
+
+/// What may be left undone to the packets of a device (`TUN_F_…`).
+const fn flags(offload: DeviceOffload) -> i32 {
+    let tso = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    let flags = match offload {
+        DeviceOffload::Plain => 0,
+        DeviceOffload::Tso => tso,
+        DeviceOffload::Uso => tso | libc::TUN_F_USO4 | libc::TUN_F_USO6,
+    };
+    // Of the lowest bits.
+    flags as i32
+}
 
 /// One queue of a device.
 #[derive(Debug)]
@@ -62,6 +81,26 @@ impl TunDevice {
             tracing::warn!(%error, setting, "pods will not be told which IPv4 packets are too long");
         }
         Ok(Self { descriptor, name })
+    }
+
+    /// Has the device hand out at most so much; answers what the kernel takes of it.
+    ///
+    /// # Errors
+    /// It takes nothing.
+    #[allow(unsafe_code, reason = "a request that no library has; see SAFETY")]
+    pub fn set_offload(&self, most: DeviceOffload) -> io::Result<DeviceOffload> {
+        let mut refused = None;
+        for offload in [DeviceOffload::Uso, DeviceOffload::Tso, DeviceOffload::Plain] {
+            if offload > most {
+                continue;
+            }
+            // SAFETY: the descriptor is open, and the argument is a number.
+            match unsafe { tun_set_offload(self.descriptor.as_raw_fd(), flags(offload)) } {
+                Ok(_) => return Ok(offload),
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.map_or_else(|| io::ErrorKind::Unsupported.into(), io::Error::from))
     }
 
     /// The device.

@@ -13,22 +13,22 @@ use std::fmt::{self, Display};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 use arc_swap::ArcSwap;
-use loden_proto::model::{Key, Subnets, Vni};
+use loden_proto::model::{DeviceOffload, Key, Subnets, Vni};
 
 use super::counters::Counters;
 use super::device::TunDevice;
 use super::gate::Gate;
 use super::held::{self, Held};
+use super::limits::{Limits, Rungs};
+use super::loops::Loop;
 use super::path::Path;
 use super::peers::{Peers, Remote};
 use super::port::Port;
 use super::probe::Prober;
 use super::receive::{Inlet, Inlets, Receiver};
 use super::send::Sender;
-use super::stop::Stop;
 use super::view::View;
 use super::wait;
 use crate::name::DeviceName;
@@ -47,12 +47,15 @@ pub struct Listening {
     pub keys: Vec<Key>,
     /// MTU of its device in bytes.
     pub mtu: u16,
+    /// What is left to the kernel at most.
+    pub limits: Limits,
 }
 
 impl Display for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "vni {} mtu {}", self.vni, self.mtu)?;
-        self.locals.iter().try_for_each(|local| write!(f, " local {local}"))
+        self.locals.iter().try_for_each(|local| write!(f, " local {local}"))?;
+        write!(f, "{}", self.limits)
     }
 }
 
@@ -92,6 +95,8 @@ struct Tunnel {
     paths: Paths,
     view: Arc<ArcSwap<View>>,
     counters: Arc<Counters>,
+    /// What the device hands out.
+    offload: DeviceOffload,
     sender: Loop,
     prober: Loop,
 }
@@ -101,6 +106,9 @@ struct OpenPort {
     port: Arc<Port>,
     inlets: Arc<ArcSwap<Inlets>>,
     counters: Arc<Counters>,
+    /// Whether datagrams may be merged, and are.
+    may_merge: Option<bool>,
+    merges: bool,
     receiver: Loop,
 }
 
@@ -152,7 +160,7 @@ impl Engine {
             self.open_port(*local)?;
         }
         if let Some(tunnel) = self.tunnels.get_mut(&name).filter(|tunnel| tunnel.is_running()) {
-            tunnel.set(listening);
+            tunnel.set(listening)?;
         } else {
             let before = self.tunnels.remove(&name);
             let mut known = before.map(|tunnel| tunnel.remotes).unwrap_or_default();
@@ -214,6 +222,27 @@ impl Engine {
         self.tunnels.get(&name).map(|tunnel| &tunnel.counters)
     }
 
+    /// The devices of all networks.
+    pub fn devices(&self) -> impl Iterator<Item = DeviceName> {
+        self.tunnels.keys().copied()
+    }
+
+    /// What a network leaves to the kernel now; `None` when it does not receive, or not any more.
+    #[must_use]
+    pub fn rungs(&self, name: DeviceName) -> Option<Rungs> {
+        self.listening(name)?;
+        let tunnel = self.tunnels.get(&name)?;
+        let mut ports = tunnel.listening.locals.iter().filter_map(|local| self.ports.get(local));
+        let singly = tunnel.paths.iter().filter(|(_, path)| !path.gathers());
+        let narrow = tunnel.paths.iter().filter(|(_, path)| path.mtu() < path.most());
+        Some(Rungs {
+            device: tunnel.offload,
+            single_receives: ports.any(|port| !port.merges),
+            singly: singly.map(|(endpoint, _)| *endpoint).collect(),
+            narrow: narrow.map(|(endpoint, path)| (*endpoint, path.mtu())).collect(),
+        })
+    }
+
     /// What became of datagrams that are of no network, by port.
     pub fn strays(&self) -> impl Iterator<Item = (SocketAddr, &Arc<Counters>)> {
         self.ports.iter().map(|(local, port)| (*local, &port.counters))
@@ -251,11 +280,17 @@ impl Engine {
     }
 
     /// Tells each port which networks use it.
-    fn feed_ports(&self) {
-        for (local, port) in &self.ports {
-            let users = self.tunnels.values().filter(|tunnel| tunnel.listening.locals.contains(local));
-            let inlets: Inlets = users.map(|tunnel| (tunnel.listening.vni, tunnel.inlet())).collect();
+    fn feed_ports(&mut self) {
+        for (local, port) in &mut self.ports {
+            let users = || self.tunnels.values().filter(|tunnel| tunnel.listening.locals.contains(local));
+            let inlets: Inlets = users().map(|tunnel| (tunnel.listening.vni, tunnel.inlet())).collect();
             port.inlets.store(Arc::new(inlets));
+            // One network that wants each by itself decides for all.
+            let may_merge = users().all(|tunnel| !tunnel.listening.limits.single_receives);
+            if port.may_merge != Some(may_merge) {
+                port.may_merge = Some(may_merge);
+                port.merges = port.port.merge(may_merge);
+            }
         }
     }
 }
@@ -265,6 +300,7 @@ impl Tunnel {
         let name = device.name();
         let mut paths = Paths::new();
         follow(&mut paths, &remotes, listening.mtu);
+        let offload = device.set_offload(listening.limits.device)?;
         let device = Arc::new(device);
         let view = Arc::new(ArcSwap::from_pointee(view(&listening, &remotes, &paths, ports)));
         let counters = Arc::default();
@@ -273,7 +309,7 @@ impl Tunnel {
         let sender = Loop::start(format!("to {name}"), move |stop| sender.run(stop))?;
         let prober = Prober { view: Arc::clone(&view) };
         let prober = Loop::start(format!("ways {name}"), move |stop| prober.run(stop))?;
-        Ok(Self { device, listening, remotes, paths, view, counters, sender, prober })
+        Ok(Self { device, listening, remotes, paths, view, counters, offload, sender, prober })
     }
 
     fn is_running(&self) -> bool {
@@ -287,11 +323,13 @@ impl Tunnel {
     }
 
     /// With another MTU other sizes are looked for.
-    fn set(&mut self, listening: Listening) {
+    fn set(&mut self, listening: Listening) -> io::Result<()> {
+        self.offload = self.device.set_offload(listening.limits.device)?;
         if self.listening.mtu != listening.mtu {
             self.paths.clear();
         }
         self.listening = listening;
+        Ok(())
     }
 
     fn inlet(&self) -> Inlet {
@@ -322,6 +360,7 @@ fn view(listening: &Listening, remotes: &Remotes, paths: &Paths, ports: &Ports) 
     };
     View {
         peers: Peers::new(listening.vni, listening.keys.clone(), remotes.collect()),
+        gathers: !listening.limits.single_sends,
         v4: port(IpAddr::is_ipv4),
         v6: port(IpAddr::is_ipv6),
     }
@@ -340,39 +379,6 @@ impl OpenPort {
             gate.map_or(Ok(()), |gate| wait::at(&gate, stop, GRACE))?;
             receiver.run(stop)
         })?;
-        Ok(Self { port, inlets, counters, receiver })
-    }
-}
-
-/// A thread that runs until it is dropped, or cannot go on.
-#[derive(Debug)]
-struct Loop {
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Loop {
-    fn start(name: String, run: impl FnOnce(&Stop) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
-        let stop = Arc::new(Stop::new()?);
-        let told = Arc::clone(&stop);
-        let thread = thread::Builder::new().name(name.clone()).spawn(move || {
-            if let Err(error) = run(&told) {
-                tracing::warn!(tunnel = name, %error, "a loop of the tunnel has ended");
-            }
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-
-    fn is_running(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        self.stop.set();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("a loop of the tunnel had panicked");
-        }
+        Ok(Self { port, inlets, counters, may_merge: None, merges: false, receiver })
     }
 }

@@ -12,6 +12,32 @@ const BASE_V6: u16 = Mtu::MIN_V6 as u16;
 /// Nobody has said anything.
 const SILENCE: u16 = u16::MAX;
 
+/// What a probe is sent for: answers to others may come before the prober looks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Asked {
+    /// The size that passes.
+    Size,
+    /// Whether the first of two that are sent at once arrives.
+    First,
+    /// The same of the second one.
+    Second,
+}
+
+impl Asked {
+    /// A power of two that all of them are less than.
+    const KINDS: usize = 4;
+
+    /// The nonce of a probe that is sent for this: never 0.
+    pub(super) const fn nonce(self, random: u64) -> u64 {
+        let kinds = Self::KINDS as u64;
+        (random & !(kinds - 1)) | kinds | self as u64
+    }
+
+    const fn slot(nonce: u64) -> usize {
+        nonce as usize % Self::KINDS
+    }
+}
+
 /// The way to an endpoint.
 #[derive(Debug)]
 pub struct Path {
@@ -23,8 +49,12 @@ pub struct Path {
     mtu: AtomicU16,
     /// What the host or a router has said since the search has looked.
     refused: AtomicU16,
-    /// The nonce of the last answer to a probe, until the search has looked.
-    answer: AtomicU64,
+    /// The nonces of the last answers to probes of each [kind](Asked), until the prober has looked.
+    answers: [AtomicU64; Asked::KINDS],
+    /// Whether many datagrams may be sent at once.
+    gathers: AtomicBool,
+    /// Whether the kernel has refused to since the prober has looked.
+    is_refused: AtomicBool,
     /// Whether something was sent since the search has looked.
     is_used: AtomicBool,
 }
@@ -47,7 +77,9 @@ impl Path {
             most,
             mtu: AtomicU16::new(most),
             refused: AtomicU16::new(SILENCE),
-            answer: AtomicU64::new(0),
+            answers: [const { AtomicU64::new(0) }; Asked::KINDS],
+            gathers: AtomicBool::new(true),
+            is_refused: AtomicBool::new(false),
             is_used: AtomicBool::new(false),
         }
     }
@@ -94,12 +126,33 @@ impl Path {
         Some(self.refused.swap(SILENCE, Ordering::Relaxed)).filter(|mtu| *mtu != SILENCE)
     }
 
+    /// Somebody who sees probes has answered one; what is no nonce of ours is found later.
     pub(super) fn answer(&self, nonce: u64) {
-        self.answer.store(nonce, Ordering::Relaxed);
+        self.answers[Asked::slot(nonce)].store(nonce, Ordering::Relaxed);
     }
 
-    pub(super) fn take_answer(&self) -> Option<u64> {
-        Some(self.answer.swap(0, Ordering::Relaxed)).filter(|nonce| *nonce != 0)
+    pub(super) fn take_answer(&self, asked: Asked) -> Option<u64> {
+        Some(self.answers[asked as usize].swap(0, Ordering::Relaxed)).filter(|nonce| *nonce != 0)
+    }
+
+    /// Whether many datagrams may be sent at once.
+    #[must_use]
+    pub fn gathers(&self) -> bool {
+        self.gathers.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_gathers(&self, gathers: bool) {
+        self.gathers.store(gathers, Ordering::Relaxed);
+    }
+
+    /// The kernel does not send many at once this way.
+    pub(super) fn refuse_many(&self) {
+        self.set_gathers(false);
+        self.is_refused.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_refused_many(&self) -> bool {
+        self.is_refused.swap(false, Ordering::Relaxed)
     }
 
     pub(super) fn set_mtu(&self, mtu: u16) {

@@ -98,6 +98,11 @@ impl Port {
         }
     }
 
+    /// Has the kernel merge datagrams of one sender that follow each other, or not; answers whether it does.
+    pub(super) fn merge(&self, merges: bool) -> bool {
+        setsockopt(&self.socket, sockopt::UdpGroSegment, &merges).is_ok() && merges
+    }
+
     /// Receives datagrams into buffers; those of one sender that follow each other come in one.
     ///
     /// # Errors
@@ -105,6 +110,13 @@ impl Port {
     pub fn receive(&self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
         self.state.recv(UdpSockRef::from(&self.socket), buffers, meta)
     }
+}
+
+/// Whether the kernel does not send many datagrams at once: the way has no checksum offload, encrypts, or does something
+/// else to them that they stand in the way of (udp(7), `UDP_SEGMENT`).
+pub(super) fn refuses_many(error: &io::Error) -> bool {
+    const ALL: [i32; 5] = [libc::EIO, libc::EINVAL, libc::EOPNOTSUPP, libc::ENOPROTOOPT, libc::EMSGSIZE];
+    error.raw_os_error().is_some_and(|code| ALL.contains(&code))
 }
 
 /// Whether an error may be what a router has said of some datagram. It is in the queue of errors as well.

@@ -11,7 +11,9 @@ use arc_swap::ArcSwap;
 
 use super::control::{self, Control};
 use super::ecn::Ecn;
+use super::gather::{Gather, Pair};
 use super::header::Header;
+use super::path::Asked;
 use super::peers::Remote;
 use super::port::{Datagrams, Port};
 use super::search::{Probe, Search};
@@ -37,6 +39,7 @@ pub struct Prober {
 
 struct Known {
     search: Search,
+    gather: Gather,
     used: Instant,
 }
 
@@ -67,46 +70,67 @@ fn tick(view: &View, known: &mut HashMap<SocketAddr, Known>, now: Instant) -> bo
         let is_used = path.take_used();
         if is_used && !known.contains_key(&remote.endpoint) {
             let search = Search::new(path.base(), path.most(), now);
-            known.insert(remote.endpoint, Known { search, used: now });
+            known.insert(remote.endpoint, Known { search, gather: Gather::new(now), used: now });
         }
-        let Some(Known { search, used }) = known.get_mut(&remote.endpoint) else { continue };
+        let Some(Known { search, gather, used }) = known.get_mut(&remote.endpoint) else { continue };
         if is_used {
             *used = now;
         }
         if let Some(mtu) = path.take_refused() {
             search.refused(mtu, now);
         }
-        if let Some(nonce) = path.take_answer() {
-            search.answered(nonce, now);
+        if path.take_refused_many() {
+            gather.refused(now);
+        }
+        if let Some(nonce) = path.take_answer(Asked::Size)
+            && let Some(size) = search.answered(nonce, now)
+        {
+            gather.single_arrived(size, now);
+        }
+        for asked in [Asked::First, Asked::Second] {
+            if let Some(nonce) = path.take_answer(asked) {
+                gather.answered(nonce, now);
+            }
         }
         if now < *used + UNUSED {
             is_busy = true;
-            if let Some(probe) = search.poll(now, nonce())
-                && let Some(port) = view.port_to(remote.endpoint)
+            let Some(port) = view.port_to(remote.endpoint) else { continue };
+            let suspected = gather.suspects();
+            let pair = [Asked::First, Asked::Second].map(|asked| asked.nonce(random()));
+            if view.gathers
+                && let Some(Pair { size, nonces }) = gather.poll(now, search.mtu(), pair)
             {
-                send(port, view, remote, probe);
+                send(port, view, remote, size, &nonces);
+            }
+            if gather.suspects() && !suspected {
+                search.confirm(now);
+            }
+            if let Some(Probe { size, nonce }) = search.poll(now, Asked::Size.nonce(random())) {
+                send(port, view, remote, size, &[nonce]);
             }
         }
         path.set_mtu(search.mtu());
+        path.set_gathers(gather.trusts());
     }
     is_busy
 }
 
-/// A number that nobody can guess, and not 0.
-fn nonce() -> u64 {
+/// A number that nobody can guess.
+fn random() -> u64 {
     // Its keys are random.
-    RandomState::new().build_hasher().finish().max(1)
+    RandomState::new().build_hasher().finish()
 }
 
-/// What cannot be sent is lost as well; that it is too long is told by the host.
-fn send(port: &Port, view: &View, remote: &Remote, Probe { size, nonce }: Probe) {
+/// Sends a probe, or several at once. What cannot be sent is lost as well; that it is too long is told by the host.
+fn send(port: &Port, view: &View, remote: &Remote, size: u16, nonces: &[u64]) {
     let header = Header { vni: view.peers.vni(), key: remote.key, partial: false };
-    let head = Control::Probe(nonce).encode(header);
     let outer = remote.path.overhead() - super::header::LENGTH as u16;
     let segment = usize::from(size - outer).max(control::LENGTH);
-    let bytes = [IoSlice::new(&head), IoSlice::new(&ZEROS[..segment - head.len()])];
+    let heads: Vec<_> = nonces.iter().map(|nonce| Control::Probe(*nonce).encode(header)).collect();
+    let probe = |head| [IoSlice::new(head), IoSlice::new(&ZEROS[..segment - control::LENGTH])];
+    let bytes: Vec<_> = heads.iter().flat_map(|head| probe(head)).collect();
     let to = remote.endpoint.into();
     if let Err(error) = port.send(&to, Datagrams { bytes: &bytes, segment, mark: Ecn::NotEct }) {
-        tracing::debug!(peer = %remote.endpoint, size, %error, "a probe was not sent");
+        tracing::debug!(peer = %remote.endpoint, size, count = nonces.len(), %error, "a probe was not sent");
     }
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 
 use super::header::{self, Header};
+use super::peers::Remote;
 use super::port::Port;
 use super::view::View;
 
@@ -29,10 +30,17 @@ impl View {
     /// Lowers the MTU of the way that is spoken of, if it is one of this network and whoever says it has seen a datagram
     /// of it: the key is in none that others could guess.
     pub fn heed(&self, said: &Said<'_>) {
+        let mtu = said.mtu.try_into().unwrap_or(u16::MAX);
+        if said.is_local {
+            // Of IPv4 the host says no port, and what its own link takes is the same for all.
+            let there = |remote: &&Remote| remote.endpoint.ip() == said.to.ip();
+            self.peers.remotes().iter().filter(there).for_each(|remote| remote.path.refuse(mtu));
+            return;
+        }
         let Some(remote) = self.peers.at(said.to) else { return };
         let is_ours = |header: Header| header.vni == self.peers.vni() && header.key == remote.key;
-        if said.is_local || quoted_header(said.quoted).is_some_and(is_ours) {
-            remote.path.refuse(said.mtu.try_into().unwrap_or(u16::MAX));
+        if quoted_header(said.quoted).is_some_and(is_ours) {
+            remote.path.refuse(mtu);
         }
     }
 }
@@ -96,7 +104,8 @@ mod tests {
         let path = Arc::new(Path::new(to, 1460));
         let subnets = Subnets::new(["10.1.0.0/24".parse().unwrap()]).unwrap();
         let remote = Remote { endpoint: to, key: key(9), subnets, path: Arc::clone(&path) };
-        let view = View { peers: Peers::new(vni, vec![key(1)], vec![remote]), v4: None, v6: None };
+        let view =
+            View { peers: Peers::new(vni, vec![key(1)], vec![remote]), gathers: true, v4: None, v6: None };
         let quote = |key| {
             let mut bytes = Header { vni, key, partial: true }.encode();
             bytes[0] |= 0b0010;
@@ -112,7 +121,8 @@ mod tests {
         assert_eq!(say("192.0.2.2:8286", 1400, false, &ours), 1500, "of another port");
         assert_eq!(say("192.0.2.2:8285", 1400, false, &ours), 1400);
         assert_eq!(say("192.0.2.2:8285", 1450, true, &[]), 1400, "nobody raises it");
-        assert_eq!(say("192.0.2.2:8285", 1300, true, &[]), 1300);
+        assert_eq!(say("192.0.2.3:0", 1350, true, &[]), 1400, "somebody else");
+        assert_eq!(say("192.0.2.2:0", 1300, true, &[]), 1300);
         assert_eq!(say("192.0.2.2:8285", 68, false, &ours), 1200, "less than passes everywhere");
     }
 }

@@ -106,12 +106,18 @@ impl Search {
         (between > STEP).then_some(self.low + between / 2)
     }
 
-    /// A probe was answered.
-    pub fn answered(&mut self, nonce: u64, now: Instant) {
-        let Some(sent) = self.sent.take_if(|sent| sent.probe.nonce == nonce) else { return };
+    /// The size in use is to be confirmed at once.
+    pub const fn confirm(&mut self, now: Instant) {
+        self.confirm = now;
+    }
+
+    /// A probe was answered: that of which size, if it was the one that was sent last.
+    pub fn answered(&mut self, nonce: u64, now: Instant) -> Option<u16> {
+        let sent = self.sent.take_if(|sent| sent.probe.nonce == nonce)?;
         self.low = self.low.max(sent.probe.size);
         self.high = self.high.max(self.low + 1);
         self.confirm = now + CONFIRM;
+        Some(sent.probe.size)
     }
 
     /// All probes of a size are lost.

@@ -18,7 +18,7 @@ use super::header::{self, Header};
 use super::icmp::Problem;
 use super::inner::{self, Inner};
 use super::peers::Remote;
-use super::port::{Datagrams, Port};
+use super::port::{self, Datagrams, Port};
 use super::segment::{Cut, HEAD, Offload};
 use super::stop::Stop;
 use super::told::Told;
@@ -38,7 +38,8 @@ const BUFFER: usize = vnet::LENGTH + 65_536;
 struct TooBig;
 
 /// What the loop writes to, for each packet anew.
-struct Room {
+struct Room<'a> {
+    stop: &'a Stop,
     heads: Box<Heads>,
     /// A packet that is put together to be cut otherwise.
     whole: Vec<u8>,
@@ -64,9 +65,26 @@ struct Way<'a> {
     vni: Vni,
     remote: &'a Remote,
     port: &'a Port,
+    /// Datagrams of one send at most.
+    at_once: usize,
+    stop: &'a Stop,
 }
 
 impl Way<'_> {
+    /// Sends datagrams; waits while the port is full.
+    fn send(&self, datagrams: Datagrams<'_>) -> io::Result<()> {
+        let to = self.remote.endpoint.into();
+        loop {
+            match self.port.send(&to, datagrams) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    wait::writable(self.port.as_fd(), self.stop)?;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                sent => return sent,
+            }
+        }
+    }
+
     fn header(&self, partial: bool) -> [u8; header::LENGTH] {
         Header { vni: self.vni, key: self.remote.key, partial }.encode()
     }
@@ -80,6 +98,7 @@ impl Sender {
     pub fn run(&self, stop: &Stop) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         let mut room = Room {
+            stop,
             heads: Box::new([[0; header::LENGTH + HEAD]; SEGMENTS]),
             whole: Vec::new(),
             told: Told::new(Instant::now()),
@@ -97,7 +116,7 @@ impl Sender {
         Ok(())
     }
 
-    fn packet(&self, bytes: &mut [u8], view: &View, room: &mut Room) {
+    fn packet(&self, bytes: &mut [u8], view: &View, room: &mut Room<'_>) {
         let peers = &view.peers;
         let Ok((work, packet)) = vnet::decode(bytes) else {
             return self.counters.add_lost(Loss::Unsendable, 1);
@@ -110,7 +129,8 @@ impl Sender {
         let Some(port) = view.port_to(remote.endpoint) else {
             return self.counters.add_lost(Loss::NoPort, 1);
         };
-        let way = Way { vni: peers.vni(), remote, port };
+        let at_once = if view.gathers && remote.path.gathers() { SEGMENTS } else { 1 };
+        let way = Way { vni: peers.vni(), remote, port, at_once, stop: room.stop };
         remote.path.mark_used();
         let longest = match work {
             Work::Cut(offload) => longest(&inner, offload),
@@ -150,7 +170,7 @@ impl Sender {
         let partial = inner.transport.is_some();
         let header = way.header(partial);
         let full = header::LENGTH + cut.full();
-        let at_once = (LONGEST / full).clamp(1, SEGMENTS);
+        let at_once = (LONGEST / full).clamp(1, way.at_once);
         for first in (0..cut.count()).step_by(at_once) {
             let mut bytes = ArrayVec::<IoSlice<'_>, { 2 * SEGMENTS }>::new();
             for (index, buffer) in (first..cut.count()).zip(heads.iter_mut().take(at_once)) {
@@ -172,40 +192,41 @@ impl Sender {
         }
     }
 
-    /// Sends datagrams; waits while the port is full. What is too long for the host's own link is too long for the way to
-    /// this peer, and says nothing of how the host sends.
+    /// Sends datagrams. What is too long for the host's own link is too long for the way to this peer, and says nothing
+    /// of how the host sends.
     fn send(&self, way: &Way<'_>, datagrams: Datagrams<'_>, count: usize) -> Result<(), TooBig> {
-        let to = way.remote.endpoint.into();
-        let sent = loop {
-            match way.port.send(&to, datagrams) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if let Err(error) = wait::writable(way.port.as_fd()) {
-                        break Err(error);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                sent => break sent,
-            }
-        };
-        match sent {
-            Ok(()) => {
-                self.counters.add_sent(count);
-                Ok(())
-            }
+        match way.send(datagrams) {
+            Ok(()) => self.counters.add_sent(count),
+            Err(error) if count > 1 && port::refuses_many(&error) => return self.singly(way, datagrams),
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                 self.counters.add_lost(Loss::TooBig, count);
-                // Of one alone the host says what it would take, which the port's receiver hears.
-                let alone = &datagrams.bytes[..datagrams.bytes.len().min(2)];
-                if count > 1 {
-                    let _ = way.port.send(&to, Datagrams { bytes: alone, ..datagrams });
-                }
-                Err(TooBig)
+                return Err(TooBig);
             }
-            Err(_) => {
-                self.counters.add_lost(Loss::NotSent, count);
-                Ok(())
+            Err(_) => self.counters.add_lost(Loss::NotSent, count),
+        }
+        Ok(())
+    }
+
+    /// Sends datagrams one by one that the kernel has not taken at once. Where it takes the first one alone, it was for
+    /// their being many, and the others are sent so from now on; else it says why, and what it would take.
+    fn singly(&self, way: &Way<'_>, datagrams: Datagrams<'_>) -> Result<(), TooBig> {
+        let mut all = datagrams.bytes.chunks(2).enumerate();
+        while let Some((index, bytes)) = all.next() {
+            match way.send(Datagrams { bytes, ..datagrams }) {
+                Ok(()) => {
+                    self.counters.add_sent(1);
+                    if index == 0 {
+                        way.remote.path.refuse_many();
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                    self.counters.add_lost(Loss::TooBig, 1 + all.count());
+                    return Err(TooBig);
+                }
+                Err(_) => self.counters.add_lost(Loss::NotSent, 1),
             }
         }
+        Ok(())
     }
 }
 

@@ -16,6 +16,8 @@ const EVERY: Duration = Duration::from_millis(10);
 const AT_ONCE: u32 = 50;
 /// How long the device's addresses are known: they belong to others.
 const KNOWN: Duration = Duration::from_secs(5);
+/// How long it is known that it has none of a family.
+const MISSING: Duration = Duration::from_millis(100);
 
 /// What is needed for it.
 #[derive(Debug)]
@@ -51,10 +53,13 @@ impl Told {
 
     /// The device's own address of a family.
     fn own(&mut self, v4: bool, device: &TunDevice, now: Instant) -> Option<IpAddr> {
-        if self.own.as_ref().is_none_or(|(at, _)| now >= *at + KNOWN) {
+        let find = |addresses: &[IpAddr]| addresses.iter().copied().find(|address| address.is_ipv4() == v4);
+        let known = |(at, addresses): &(Instant, Vec<IpAddr>)| {
+            now < *at + if find(addresses).is_some() { KNOWN } else { MISSING }
+        };
+        if !self.own.as_ref().is_some_and(known) {
             self.own = Some((now, device.addresses()));
         }
-        let (_, addresses) = self.own.as_ref()?;
-        addresses.iter().copied().find(|address| address.is_ipv4() == v4)
+        self.own.as_ref().and_then(|(_, addresses)| find(addresses))
     }
 }

@@ -11,6 +11,8 @@ use super::port::Port;
 pub struct View {
     /// The peers.
     pub peers: Peers,
+    /// Whether many datagrams may be sent at once to whomever.
+    pub gathers: bool,
     /// The port on an IPv4 address of this host, if there is one.
     pub v4: Option<Arc<Port>>,
     /// The port on an IPv6 address of this host, if there is one.

@@ -9,6 +9,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::gate::Gate;
 use super::stop::Stop;
 
+/// How long room to write is waited for before it is looked whether to go on, in milliseconds.
+const PATIENCE: u16 = 1000;
+
 /// Waits for something to read, or an error, but not longer than until `stop` is set.
 pub(super) fn news(descriptor: BorrowedFd<'_>, stop: &Stop) -> io::Result<PollFlags> {
     let stop = PollFd::new(stop.as_fd(), PollFlags::POLLIN);
@@ -28,9 +31,17 @@ pub(super) fn at(gate: &Gate, stop: &Stop, milliseconds: u16) -> io::Result<()> 
     wait(&mut both.clone(), milliseconds.into())
 }
 
-/// Waits for room to write.
-pub(super) fn writable(descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    wait(&mut [PollFd::new(descriptor, PollFlags::POLLOUT)], PollTimeout::NONE)
+/// Waits for room to write; not for longer than a second once `stop` is set.
+pub(super) fn writable(descriptor: BorrowedFd<'_>, stop: &Stop) -> io::Result<()> {
+    let mut alone = [PollFd::new(descriptor, PollFlags::POLLOUT)];
+    loop {
+        wait(&mut alone, PATIENCE.into())?;
+        match alone[0].any() {
+            Some(false) if stop.is_set() => return Err(io::ErrorKind::TimedOut.into()),
+            Some(false) => {}
+            _ => return Ok(()),
+        }
+    }
 }
 
 fn wait(descriptors: &mut [PollFd<'_>], timeout: PollTimeout) -> io::Result<()> {

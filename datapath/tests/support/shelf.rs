@@ -15,6 +15,10 @@ impl Shelf {
         self.0.lock().unwrap().keys().cloned().collect()
     }
 
+    pub(crate) fn get(&self, name: &str) -> OwnedFd {
+        self.0.lock().unwrap()[name].try_clone().unwrap()
+    }
+
     /// What a process finds that begins now.
     pub(crate) fn found(&self) -> Held {
         let found = self.0.lock().unwrap();

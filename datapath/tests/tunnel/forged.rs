@@ -3,6 +3,7 @@
 use std::net::UdpSocket;
 
 use loden_datapath::tunnel::Header;
+use loden_datapath::tunnel::control::Control;
 use loden_datapath::tunnel::counters::Loss;
 use loden_proto::model::{Key, Vni};
 
@@ -15,6 +16,13 @@ struct Forged {
     /// Sent from the peer's own port, or from another one of its host.
     from_port: bool,
     bytes: Vec<u8>,
+}
+
+const NONCE: u64 = 0x0102_0304;
+
+/// A question about the way.
+fn probe(network: u8, key: Key) -> Vec<u8> {
+    Control::Probe(NONCE).encode(Header { vni: vni(network), key, partial: false }).to_vec()
 }
 
 /// A UDP packet to the service of host 2's pod in network 5, behind a header.
@@ -66,6 +74,11 @@ fn nothing_forged_reaches_a_pod_and_each_is_counted_by_its_reason() {
         Forged { why: Loss::Malformed, from_port: true, bytes: with(&|bytes| bytes.push(0)) },
         Forged { why: Loss::Malformed, from_port: true, bytes: with(&|bytes| bytes[12] = 0x25) },
         Forged { why: Loss::Malformed, from_port: true, bytes: good[..12].to_vec() },
+        // Questions about the way, which a peer would be answered.
+        Forged { why: Loss::Sender, from_port: false, bytes: probe(5, key(5, 2)) },
+        Forged { why: Loss::Key, from_port: true, bytes: probe(5, key(6, 2)) },
+        Forged { why: Loss::Network, from_port: true, bytes: probe(7, key(5, 2)) },
+        Forged { why: Loss::Unreadable, from_port: true, bytes: probe(5, key(5, 2))[..20].to_vec() },
     ];
     // The peer's own port is free for whoever has its host.
     hosts.turn(1, |engine| NETWORKS.into_iter().for_each(|network| engine.close(device(network))));
@@ -80,6 +93,16 @@ fn nothing_forged_reaches_a_pod_and_each_is_counted_by_its_reason() {
     let mut buffer = [0; 100];
     let (length, _) = service.recv_from(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"good");
+    // The first answer of all is to the peer.
+    peer.send_to(&probe(5, key(5, 2)), endpoint(2, false)).unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (length, from) = peer.recv_from(&mut buffer).unwrap();
+    let answer = Control::Answer(NONCE).encode(Header { vni: vni(5), key: key(5, 1), partial: false });
+    assert_eq!((&buffer[..length], from), (&answer[..], endpoint(2, false)));
+    for socket in [&peer, &stranger] {
+        socket.set_nonblocking(true).unwrap();
+        assert!(socket.recv(&mut buffer).is_err(), "a stranger is answered");
+    }
     for why in Loss::ALL.into_iter().filter(|why| *why != Loss::NoPeer) {
         let expected = forged.iter().filter(|forged| forged.why == why).count();
         let counted = [hosts.counters(2, 5), hosts.counters(2, 6), hosts.strays(2)].map(|of| of.lost(why));

@@ -9,6 +9,7 @@ use std::thread;
 use loden_datapath::DeviceName;
 use loden_datapath::tunnel::counters::Counters;
 use loden_datapath::tunnel::engine::{Behind, Engine, Listening, Remotes};
+use loden_datapath::tunnel::limits::Limits;
 use loden_proto::model::{Key, Subnets, Vni};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -277,6 +278,7 @@ pub(crate) fn listening(network: u8, number: u8, v6: bool) -> Listening {
         locals: vec![endpoint(number, v6)],
         keys: vec![key(network, number)],
         mtu: 1400,
+        limits: Limits::default(),
     }
 }
 

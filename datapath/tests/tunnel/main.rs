@@ -2,10 +2,13 @@
 
 #![cfg(test)]
 
+mod answers;
 mod forged;
 mod hosts;
 mod live;
+mod marks;
 mod routed;
+mod rungs;
 #[allow(dead_code, reason = "each test program uses its own part")]
 #[path = "../support/shelf.rs"]
 mod shelf;

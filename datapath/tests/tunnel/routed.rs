@@ -4,7 +4,7 @@ use std::process::Command;
 
 use loden_datapath::tunnel::counters::Loss;
 
-use crate::hosts::Hosts;
+use crate::hosts::{Hosts, device, endpoint};
 use crate::transfer;
 
 /// Of the far link.
@@ -30,6 +30,12 @@ fn cross(outer: bool, with_icmp: bool) {
         let counters = hosts.counters(number, 5);
         assert_eq!(counters.lost(Loss::NotSent), 0, "host {number}");
     }
+    let rungs = hosts.engines[0].rungs(device(5)).unwrap();
+    assert_eq!(rungs.singly, [], "it was not for their being many");
+    let [(peer, mtu)] = rungs.narrow[..] else { panic!("one way is narrow: {rungs:?}") };
+    // Where nobody says it, it is searched for still.
+    let least = if with_icmp { NARROW } else { 1200 };
+    assert!(peer == endpoint(2, outer) && (least..=NARROW).contains(&mtu.into()), "{rungs:?}");
     let counters = hosts.counters(1, 5);
     println!(
         "IPv6 outside {outer}, ICMP {with_icmp}: sent {}, too big {}, told {}",

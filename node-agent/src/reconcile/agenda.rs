@@ -101,7 +101,13 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     pub(super) fn next_due(&self) -> Instant {
         let pass = self.pass_due.map(|(due, _)| due);
-        let others = [self.silence.due(), self.silence.asks(), self.announcer.due(), self.left_out.due()];
+        let others = [
+            self.silence.due(),
+            self.silence.asks(),
+            self.announcer.due(),
+            self.tunnels.due(),
+            self.left_out.due(),
+        ];
         [pass, self.strays_due, self.facts_due, self.listen_due]
             .into_iter()
             .chain(others)
@@ -127,6 +133,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         self.announce(now).await;
         self.forgive(now).await;
         self.ask(now).await;
+        self.look_at_tunnels(now).await;
         if self.strays_due.is_some_and(|due| due <= now) {
             self.strays_due = None;
             if !self.strays.is_empty() && self.pass_due.is_none() {

@@ -49,6 +49,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         if self.ended.is_some() {
             return;
         }
+        self.tunnels.expect();
         let tidied = all.is_some();
         if self.program.pass(peers, delete, all, why).await {
             self.retries = 0;

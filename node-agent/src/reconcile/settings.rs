@@ -44,6 +44,7 @@ impl<D: Datapath + Host> Reconcile<D> {
         if let Some(desired) = self.program.desired() {
             told.extend(friction::warnings(&self.facts, choice, desired.tables()));
         }
+        told.extend(self.tunnels.warnings(network.backend));
         told
     }
 }

@@ -26,7 +26,8 @@ fn documented(heading: &str) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_of_both_daemons_is_documented_and_no_other() -> anyhow::Result<()> {
     let deployment = Deployment::start("docs-metrics", &[]).await?;
-    deployment.create_network("default", "10.244.0.0/16").await?;
+    let network = ["network", "create", "default", "--pool", "10.244.0.0/16", "--backend", "udp"];
+    deployment.lodenctl(&network).await?;
     let node = deployment.add_node("a", 11, &[]).await?;
     node.ready(Duration::from_secs(30)).await?;
     let (_, control) = deployment.control.get("/metrics").await?;
@@ -37,7 +38,9 @@ async fn every_metric_of_both_daemons_is_documented_and_no_other() -> anyhow::Re
         assert!(ended.is_some_and(|row| row[2].contains(&format!("`{reason}`"))), "{reason}");
     }
     let (_, agent) = node.get("/metrics").await?;
-    assert_eq!(registered(&agent), documented("### Metrics of the agent"));
+    let mut all = documented("### Metrics of the agent");
+    all.extend(documented("### Metrics of UDP tunnels"));
+    assert_eq!(registered(&agent), all);
     Ok(())
 }
 
@@ -46,6 +49,7 @@ async fn every_metric_of_both_daemons_is_documented_and_no_other() -> anyhow::Re
 fn every_metric_that_is_named_is_listed() {
     let mut listed = documented("### Metrics of the control plane");
     listed.extend(documented("### Metrics of the agent"));
+    listed.extend(documented("### Metrics of UDP tunnels"));
     for document in crate::markdown::documents() {
         for (number, line) in document.prose() {
             for quoted in line.split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("loden_")) {

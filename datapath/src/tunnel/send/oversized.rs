@@ -15,7 +15,7 @@ use super::{Room, Sender, Way};
 
 impl Sender {
     /// Cuts what may be cut, and says of all else that it is too long: once for a super-packet.
-    pub(super) fn oversized(&self, bytes: &mut [u8], work: Work, way: &Way<'_>, room: &mut Room) {
+    pub(super) fn oversized(&self, bytes: &mut [u8], work: Work, way: &Way<'_>, room: &mut Room<'_>) {
         let most = way.remote.path.inner_mtu();
         let packet = &mut bytes[vnet::LENGTH..];
         // Whether it may be cut depends on its header only.

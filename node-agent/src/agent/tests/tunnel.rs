@@ -1,11 +1,14 @@
 //! A network over UDP: this process has the tunnel's key, and tells it to nobody but the control plane.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use loden_datapath::Rungs;
 use loden_datapath::tables::{Kind, RemoteKey};
 use loden_datapath::tunnel::engine::Behind;
 use loden_proto::model::{Backend, Family, Key, Network, Peer, Port, Receiver, UdpBackend, UdpReceiver};
 use loden_proto::v1;
+use tokio::time::sleep;
 
 use super::settle;
 use crate::testing::{World, network, peer};
@@ -90,4 +93,26 @@ async fn a_peer_with_another_key_or_of_another_network_is_taken_as_it_is() {
     settle().await;
     let steps: Vec<_> = world.kernel.executed()[executed..].iter().map(ToString::to_string).collect();
     assert_eq!(steps, ["+ remote 192.0.2.1:8285 dev loden1u"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_tunnel_steps_down_to_is_told_and_one_that_has_ended_is_started_again() {
+    let mut world = World::with(udp());
+    let agent = world.start();
+    let watch = world.watch().await;
+    watch.snapshot(&world.network, &[udp_peer(1)], false, 1).await;
+    agent.ready().await;
+    let endpoint: SocketAddr = "192.0.2.1:8285".parse().unwrap();
+    world.kernel.step(Rungs { singly: vec![endpoint], ..Rungs::default() });
+    let mut reports = world.server.reports();
+    let told = |reports: &Vec<v1::ReportStatusRequest>| {
+        reports.last().is_some_and(|last| last.warnings.iter().any(|warning| warning.contains("UDP_SEGMENT")))
+    };
+    reports.wait_for(told).await.unwrap();
+
+    // Nobody is told when its threads end.
+    let listening = world.kernel.tables().listening;
+    world.kernel.change(|tables| tables.listening.clear());
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(world.kernel.tables().listening, listening);
 }

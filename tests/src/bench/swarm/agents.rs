@@ -14,7 +14,7 @@ use loden_agent::{Agent, AgentConfig, Connection};
 use loden_datapath::firewall::FakeFirewall;
 use loden_datapath::{
     Datapath, DefaultRoute, DeviceName, Error, Fake, Hints, Host, HostFacts, HostRoute, Interface,
-    InterfaceAddress, Plan, Report, RouteLookup, Scope, Step, Tables, Writes,
+    InterfaceAddress, Plan, Report, RouteLookup, Rungs, Scope, Step, Tables, Writes,
 };
 use loden_proto::model::Family;
 use loden_proto::names::{NetworkId, NodeId};
@@ -214,6 +214,10 @@ impl Datapath for Watched {
             }
         }
         report
+    }
+
+    async fn rungs(&mut self, device: DeviceName) -> Option<Rungs> {
+        self.fake.rungs(device).await
     }
 
     fn writes(&self) -> Writes {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use loden_datapath::tunnel::counters::Counters;
 use loden_datapath::tunnel::engine::{Behind, Engine, Listening, Remotes};
+use loden_datapath::tunnel::limits::Limits;
 use loden_proto::model::{Key, Subnets, Vni};
 
 use super::super::by_hand::{self, MTU, host_with_container, subnet, underlay};
@@ -139,6 +140,7 @@ fn engine(own: u8, other: u8) -> anyhow::Result<Engine> {
         locals: vec![endpoint(own)],
         keys: vec![key(own)?],
         mtu: (MTU - OVERHEAD) as u16,
+        limits: Limits::default(),
     };
     let behind = Behind { key: key(other)?, subnets: Subnets::new([subnet(other, 0)])? };
     engine.listen(device, listening, &Remotes::from([(endpoint(other), behind)]))?;
