@@ -190,7 +190,10 @@ async fn host_gw_refuses_to_advertise_an_address_that_is_not_the_interfaces_own(
     let deployment = Deployment::start("gwpublic", &[]).await?;
     let network = [&["network", "create", "default"], V4, &["--backend", "host-gw"]].concat();
     deployment.lodenctl(&network).await?;
-    let node = deployment.add_node("a", 11, &["--public-ip", "198.51.100.7"]).await?;
+    let mut node = deployment.prepare_node("a", 11, &["--public-ip", "198.51.100.7"]).await?;
+    // By the other family it could be reached.
+    node.host.add_address(LINK, "2001:db8::11/64".parse()?).await?;
+    node.start()?;
     let wanted = "the address 198.51.100.7 is advertised and is not one of eth0";
     let told = wait::until("the address to be refused", SOON, async || {
         let (_, ready) = node.get("/readyz").await?;

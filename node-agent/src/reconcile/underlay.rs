@@ -63,14 +63,17 @@ impl<D: Datapath + Host> Reconcile<D> {
         }
     }
 
-    /// Why nobody can use this host as next hop, where all have to.
+    /// Why others cannot use this host as next hop as it is advertised, where they have to: also of one family of two,
+    /// for whoever has that one alone is cut off.
     pub(super) fn unroutable(&self) -> Option<String> {
         let desired = self.program.desired()?;
         let choice = self.choice.as_ref()?;
-        if desired.network().backend != Backend::HostGw || !desired.me().underlay.routed.is_empty() {
+        if desired.network().backend != Backend::HostGw {
             return None;
         }
-        let advertised = choice.public_v4.map(IpAddr::V4).or_else(|| choice.public_v6.map(IpAddr::V6))?;
+        let v4 = choice.public_v4.filter(|public| choice.v4 != Some(*public)).map(IpAddr::V4);
+        let v6 = choice.public_v6.filter(|public| choice.v6 != Some(*public)).map(IpAddr::V6);
+        let advertised = v4.or(v6)?;
         Some(format!(
             "the address {advertised} is advertised and is not one of {}: the backend host-gw needs the interface's own",
             choice.device
