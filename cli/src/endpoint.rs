@@ -24,6 +24,9 @@ enum ReceiverView {
     },
     Routed {
         family: &'static str,
+        /// Where the node says it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mtu: Option<u32>,
     },
     /// Without its key.
     Udp {
@@ -58,7 +61,7 @@ impl ReceiverView {
                 let gbp = if *gbp { " gbp" } else { "" };
                 format!("vxlan{} {vni} {port} {mac}{gbp}", beside_v4(family))
             }
-            Self::Routed { family } => format!("routed{}", beside_v4(family)),
+            Self::Routed { family, .. } => format!("routed{}", beside_v4(family)),
             Self::Udp { family, vni, port, .. } => format!("udp{} {vni} {port}", beside_v4(family)),
             Self::Unknown => "unknown".to_owned(),
         }
@@ -87,7 +90,9 @@ impl From<v1::Receiver> for ReceiverView {
                 mtu: vtep.mtu,
                 gbp: vtep.gbp,
             },
-            Some(v1::receiver::Kind::Routed(routed)) => Self::Routed { family: family(routed.family()) },
+            Some(v1::receiver::Kind::Routed(routed)) => {
+                Self::Routed { family: family(routed.family()), mtu: routed.mtu }
+            }
             Some(v1::receiver::Kind::Udp(udp)) => {
                 Self::Udp { family: family(udp.family()), vni: udp.vni, port: udp.port, mtu: udp.mtu }
             }
@@ -116,7 +121,7 @@ mod tests {
     #[test]
     fn every_receiver_is_named_with_its_family() {
         let routed = |family: v1::AddressFamily| {
-            v1::receiver::Kind::Routed(v1::RoutedReceiver { family: family.into() })
+            v1::receiver::Kind::Routed(v1::RoutedReceiver { family: family.into(), mtu: None })
         };
         let vtep = v1::VxlanReceiver {
             family: v1::AddressFamily::Ipv6.into(),

@@ -257,6 +257,12 @@ fn a_link_that_takes_more_than_pods_takes_what_they_do() {
     assert_eq!(v4(&network, &peer), direct);
     network.mtu = mtu(1400);
     assert_eq!(v4(&network, &peer), format!("{direct} mtu 1400"));
+    network.mtu = None;
+    for receiver in &mut peer.endpoint.receivers {
+        let Receiver::Routed(routed) = receiver else { continue };
+        routed.mtu = 1300;
+    }
+    assert_eq!(v4(&network, &peer), format!("{direct} mtu 1300"));
 }
 
 #[test]

@@ -37,6 +37,21 @@ async fn pair(underlay: Underlay, name: &str, network: &[&str], mtus: [u32; 2]) 
     Ok(pair)
 }
 
+/// Waits until all routes of ours on a node take packets of so many bytes at most.
+async fn leads_with(node: &Node, mtu: u32) -> anyhow::Result<()> {
+    let what = format!("the routes of {} to have an MTU of {mtu}", node.name);
+    let there = wait::until(&what, SOON, async || {
+        let routes = node.host.routes().await?;
+        let is_ours = |route: &&RouteMessage| route.header.protocol == RouteProtocol::Other(76);
+        let ours: Vec<_> = routes.iter().filter(is_ours).collect();
+        let wanted = RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]);
+        let all = ours.iter().all(|route| route.attributes.contains(&wanted));
+        ensure!(ours.len() == 2 && all, "they are {ours:?}");
+        Ok::<_, anyhow::Error>(())
+    });
+    Ok(there.await?)
+}
+
 /// Messages about as long as an MTU are answered, whatever their length.
 async fn all_are_answered(pair: &Pair, mtu: usize) -> anyhow::Result<()> {
     let [from, to] = &pair.pods;
@@ -75,23 +90,33 @@ async fn hosts_of_different_mtus_lose_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Next hops over a link whose ends differ; and pods that run keep the MTU that they were started with.
+#[tokio::test(flavor = "multi_thread")]
+async fn next_hops_of_different_mtus_lose_nothing() -> anyhow::Result<()> {
+    let pair = pair(Underlay::V6, "odd-hostgw", &["--backend", "host-gw"], [1500, 1400]).await?;
+    all_are_answered(&pair, 1400).await?;
+    pair.b.host.set_mtu("eth0", 1500).await?;
+    let heeded = wait::until("the new MTU to be told to pods", SOON, async || {
+        ensure!(pair.b.subnet_env()?.mtu == 1500, "the old one is told");
+        Ok::<_, anyhow::Error>(())
+    });
+    heeded.await?;
+    leads_with(&pair.a, 1400).await?;
+    all_are_answered(&pair, 1400).await
+}
+
 /// Pods that run keep the MTU that they were started with.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_mtu_that_is_raised_loses_nothing_to_pods_that_run() -> anyhow::Result<()> {
     let pair = pair(Underlay::V4, "raised", &["--mtu", "1400"], [1500, 1500]).await?;
     pair.deployment.lodenctl(&["network", "update", "default", "--mtu", "1450"]).await?;
-    let heeded = wait::until("pods with less to be heeded", SOON, async || {
-        for node in [&pair.a, &pair.b] {
-            ensure!(node.subnet_env()?.mtu == 1450, "the old MTU is told");
-            let routes = node.host.routes().await?;
-            let is_ours = |route: &&RouteMessage| route.header.protocol == RouteProtocol::Other(76);
-            let ours: Vec<_> = routes.iter().filter(is_ours).collect();
-            let heeds = RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]);
-            let all = ours.iter().all(|route| route.attributes.contains(&heeds));
-            ensure!(ours.len() == 2 && all, "the routes are {ours:?}");
-        }
-        Ok::<_, anyhow::Error>(())
-    });
-    heeded.await?;
+    for node in [&pair.a, &pair.b] {
+        let told = wait::until("the new MTU to be told to pods", SOON, async || {
+            ensure!(node.subnet_env()?.mtu == 1450, "the old one is told");
+            Ok::<_, anyhow::Error>(())
+        });
+        told.await?;
+        leads_with(node, 1400).await?;
+    }
     all_are_answered(&pair, 1400).await
 }

@@ -9,7 +9,6 @@
 //! it is a link's own. That a lookup answers without a gateway would not do,
 //! for point-to-point devices have none either.
 
-use std::iter;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -29,7 +28,10 @@ pub(super) fn peer_tables(network: &Network, me: &Me, peer: &Peer) -> Entries {
     for prefix in me.usable(&peer.subnets) {
         match next_hop(me, peer, prefix) {
             Ok((link, gateway)) => {
-                let mtu = longest(pod_mtu(network, &me.underlay), iter::empty(), link.mtu);
+                // What a tunnel takes that the network had before is of no account.
+                let routed = |receiver: &&Receiver| matches!(receiver, Receiver::Routed(_));
+                let theirs = peer.endpoint.receivers.iter().filter(routed).map(Receiver::mtu);
+                let mtu = longest(pod_mtu(network, &me.underlay), theirs, link.mtu);
                 tables.routes.insert(key(prefix), route(link, gateway, mtu));
                 // The route stays: packets are what makes the kernel ask again.
                 if me.underlay.unanswered.contains(&gateway) {
@@ -71,5 +73,7 @@ pub(super) fn next_hop(me: &Me, peer: &Peer, prefix: IpNet) -> Result<(Link, IpA
 /// The families in which this host takes packets as they are.
 pub(super) fn receivers(network: &Network, me: &Me) -> impl Iterator<Item = Receiver> {
     let routed = network.backend.is_routed().then(|| me.underlay.routed.iter());
-    routed.into_iter().flatten().map(|family| Receiver::Routed(RoutedReceiver { family: *family }))
+    // No packet is longer (RFC 791, 3.1).
+    let mtu = pod_mtu(network, &me.underlay).min(u16::MAX.into());
+    routed.into_iter().flatten().map(move |family| Receiver::Routed(RoutedReceiver { family: *family, mtu }))
 }

@@ -13,7 +13,7 @@
 use std::iter;
 use std::net::IpAddr;
 
-use loden_proto::model::{Family, Network, Peer, Vni, VxlanBackend, VxlanReceiver};
+use loden_proto::model::{Family, Network, Peer, Receiver, Vni, VxlanBackend, VxlanReceiver};
 
 use super::{
     Entries, Me, Reason, Underlay, device, list, longest, of_no_use, prefer_reachable, routed, tunnel_mtu,
@@ -64,7 +64,7 @@ pub(super) fn peer_tables(network: &Network, backend: VxlanBackend, me: &Me, pee
             if let Ok((link, gateway)) = routed::next_hop(me, peer, prefix)
                 && !me.underlay.unanswered.contains(&gateway)
             {
-                let theirs = peer.endpoint.vteps().map(|receiver| receiver.mtu);
+                let theirs = peer.endpoint.receivers.iter().map(Receiver::mtu);
                 let mtu = longest(mtu(network, &me.underlay), theirs, link.mtu);
                 entries.tables.routes.insert(routed::key(prefix), routed::route(link, gateway, mtu));
                 direct += 1;

@@ -107,7 +107,7 @@ fn facts(routes: &[(&str, Option<&str>)]) -> HostFacts {
 pub(crate) fn routed(mut peer: Peer) -> Peer {
     for family in [Family::V4, Family::V6] {
         if peer.endpoint.address(family).is_some() {
-            peer.endpoint.receivers.push(Receiver::Routed(RoutedReceiver { family }));
+            peer.endpoint.receivers.push(Receiver::Routed(RoutedReceiver { family, mtu: 0 }));
         }
     }
     peer

@@ -171,7 +171,7 @@ fn endpoint(choice: &Choice, receivers: &[Receiver], pods_mtu: Option<u32>) -> E
         let mtu = match receiver {
             Receiver::Vxlan(vtep) => &mut vtep.mtu,
             Receiver::Udp(udp) => &mut udp.mtu,
-            Receiver::Routed(_) => continue,
+            Receiver::Routed(routed) => &mut routed.mtu,
         };
         *mtu = pods_mtu.map_or(*mtu, |pods| pods.min(*mtu));
     }

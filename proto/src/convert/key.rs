@@ -36,7 +36,10 @@ mod tests {
     fn a_key_is_neither_shown_nor_told_to_others() {
         let family = v1::AddressFamily::Ipv4.into();
         let udp = v1::UdpReceiver { family, vni: 7, port: 8285, key: 0x1122_3344, mtu: 1460 };
-        let kinds = [v1::receiver::Kind::Routed(v1::RoutedReceiver { family }), v1::receiver::Kind::Udp(udp)];
+        let kinds = [
+            v1::receiver::Kind::Routed(v1::RoutedReceiver { family, mtu: None }),
+            v1::receiver::Kind::Udp(udp),
+        ];
         let receivers = kinds.map(|kind| v1::Receiver { kind: Some(kind) }).into();
         let mut endpoint = v1::Endpoint { receivers, ..v1::Endpoint::default() };
         let shown = format!("{:?}", endpoint.receivers[1]);

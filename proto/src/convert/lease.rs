@@ -31,6 +31,21 @@ impl TryFrom<v1::VxlanReceiver> for VxlanReceiver {
 }
 
 /// As a kernel may report it: not more than a packet can be long, and enough for any (RFC 791 §3.2).
+impl TryFrom<v1::RoutedReceiver> for RoutedReceiver {
+    type Error = InvalidValue;
+
+    fn try_from(wire: v1::RoutedReceiver) -> Result<Self, InvalidValue> {
+        let mtu = wire.mtu.map(device_mtu).transpose()?.unwrap_or_default();
+        Ok(Self { family: family_from(wire.family)?, mtu })
+    }
+}
+
+impl From<RoutedReceiver> for v1::RoutedReceiver {
+    fn from(routed: RoutedReceiver) -> Self {
+        Self { family: family(routed.family), mtu: Some(routed.mtu).filter(|mtu| *mtu != 0) }
+    }
+}
+
 fn device_mtu(mtu: u32) -> Result<u32, InvalidValue> {
     if (68..=65_535).contains(&mtu) {
         Ok(mtu)
@@ -104,9 +119,9 @@ impl TryFrom<v1::Receiver> for Receiver {
             Some(v1::receiver::Kind::Vxlan(vtep)) => {
                 vtep.try_into().map(Self::Vxlan).map_err(|invalid: InvalidValue| invalid.at("vxlan"))
             }
-            Some(v1::receiver::Kind::Routed(routed)) => family_from(routed.family)
-                .map(|family| Self::Routed(RoutedReceiver { family }))
-                .map_err(|invalid| invalid.at("routed")),
+            Some(v1::receiver::Kind::Routed(routed)) => {
+                routed.try_into().map(Self::Routed).map_err(|invalid: InvalidValue| invalid.at("routed"))
+            }
             Some(v1::receiver::Kind::Udp(udp)) => {
                 udp.try_into().map(Self::Udp).map_err(|invalid: InvalidValue| invalid.at("udp"))
             }
@@ -119,9 +134,7 @@ impl From<Receiver> for v1::Receiver {
     fn from(receiver: Receiver) -> Self {
         let kind = match receiver {
             Receiver::Vxlan(vtep) => v1::receiver::Kind::Vxlan(vtep.into()),
-            Receiver::Routed(routed) => {
-                v1::receiver::Kind::Routed(v1::RoutedReceiver { family: family(routed.family) })
-            }
+            Receiver::Routed(routed) => v1::receiver::Kind::Routed(routed.into()),
             Receiver::Udp(udp) => v1::receiver::Kind::Udp(udp.into()),
         };
         Self { kind: Some(kind) }
@@ -251,7 +264,7 @@ mod tests {
         let udp = v1::UdpReceiver { family, vni: 1, port: 8285, key: u64::MAX, mtu: 1460 };
         let kinds = [
             v1::receiver::Kind::Vxlan(vtep),
-            v1::receiver::Kind::Routed(v1::RoutedReceiver { family }),
+            v1::receiver::Kind::Routed(v1::RoutedReceiver { family, mtu: Some(1450) }),
             v1::receiver::Kind::Udp(udp),
         ];
         v1::Peer {
@@ -300,5 +313,12 @@ mod tests {
         assert_eq!(field(|endpoint| udp(endpoint).port = 0), "endpoint.receivers[2].udp.port");
         assert_eq!(field(|endpoint| udp(endpoint).key = 0), "endpoint.receivers[2].udp.key");
         assert_eq!(field(|endpoint| udp(endpoint).mtu = 67), "endpoint.receivers[2].udp.mtu");
+        fn routed(endpoint: &mut v1::Endpoint, mtu: u32) {
+            let family = v1::AddressFamily::Ipv4.into();
+            let routed = v1::RoutedReceiver { family, mtu: Some(mtu) };
+            endpoint.receivers[1].kind = Some(v1::receiver::Kind::Routed(routed));
+        }
+        assert_eq!(field(|endpoint| routed(endpoint, 0)), "endpoint.receivers[1].routed.mtu");
+        assert_eq!(field(|endpoint| routed(endpoint, 65_536)), "endpoint.receivers[1].routed.mtu");
     }
 }

@@ -111,8 +111,8 @@ impl Endpoint {
     /// there without encapsulation.
     #[must_use]
     pub fn next_hop(&self, family: Family) -> Option<IpAddr> {
-        let routed = Receiver::Routed(RoutedReceiver { family });
-        self.address(family).filter(|_| self.receivers.contains(&routed))
+        let mut routed = self.receivers.iter().filter(|receiver| matches!(receiver, Receiver::Routed(_)));
+        self.address(family).filter(|_| routed.any(|receiver| receiver.family() == family))
     }
 }
 
@@ -139,6 +139,16 @@ impl Receiver {
         }
     }
 
+    /// Bytes of the longest packet that gets to the pods behind it; 0 when not known.
+    #[must_use]
+    pub const fn mtu(&self) -> u32 {
+        match self {
+            Self::Vxlan(vtep) => vtep.mtu,
+            Self::Routed(routed) => routed.mtu,
+            Self::Udp(udp) => udp.mtu,
+        }
+    }
+
     /// Its field in a message.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
@@ -155,6 +165,9 @@ impl Receiver {
 pub struct RoutedReceiver {
     /// The family of the underlay.
     pub family: Family,
+    /// Bytes of the longest packet that gets to its pods; 0 when not known.
+    #[serde(default)]
+    pub mtu: u32,
 }
 
 /// A VTEP, as the node's kernel reports it.

@@ -141,7 +141,7 @@ fn a_udp_network_takes_one_tunnel_per_family_on_whatever_port_it_is() {
              not VXLAN",
         ),
         (
-            at(vec![Receiver::Routed(RoutedReceiver { family: Family::V4 })]),
+            at(vec![Receiver::Routed(RoutedReceiver { family: Family::V4, mtu: 0 })]),
             "endpoint.receivers[0].routed.family: \"IPv4\" is not taken: nothing is routed directly in the network red",
         ),
     ];
@@ -195,7 +195,7 @@ fn an_alloc_network_takes_no_receiver() {
 fn who_has_not_heard_yet_that_nothing_is_routed_directly_is_not_refused() {
     let mut rig = rig();
     let mut endpoint = with_vtep(3, 1);
-    endpoint.receivers.push(Receiver::Routed(RoutedReceiver { family: Family::V4 }));
+    endpoint.receivers.push(Receiver::Routed(RoutedReceiver { family: Family::V4, mtu: 0 }));
     rig.must(acquire_at("blue", "c", 1, endpoint.clone()));
     rig.must(create(|spec| spec.backend = Backend::Alloc));
     endpoint.receivers.remove(0);

@@ -199,7 +199,7 @@ async fn who_has_not_answered_is_known_after_a_restart() {
     world.kernel.change_facts(|host| host.routes.push(on_link));
     let (agent, watch) = world.ready_with(&[], 1).await;
     let mut peer = peer(1);
-    peer.endpoint.receivers.push(Receiver::Routed(RoutedReceiver { family: Family::V4 }));
+    peer.endpoint.receivers.push(Receiver::Routed(RoutedReceiver { family: Family::V4, mtu: 0 }));
     watch.snapshot(&world.network, &[peer], false, 2).await;
     world.routes_become(&[1]).await;
     let device = || world.kernel.tables().routes.values().next().unwrap().device.to_string();

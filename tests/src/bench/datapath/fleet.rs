@@ -72,7 +72,7 @@ impl Shape {
     fn peer(self, network: &Network, number: u32) -> anyhow::Result<Peer> {
         let node = format!("node-{number}").parse()?;
         let receiver = match self {
-            Self::HostGw => Receiver::Routed(RoutedReceiver { family: Family::V4 }),
+            Self::HostGw => Receiver::Routed(RoutedReceiver { family: Family::V4, mtu: 1500 }),
             Self::Vxlan | Self::Dual => Receiver::Vxlan(VxlanReceiver {
                 family: Family::V4,
                 vni: Vni::try_from(1)?,

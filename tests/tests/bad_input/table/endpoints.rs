@@ -212,6 +212,6 @@ fn tunnels() -> Vec<Bad> {
 }
 
 fn routed(family: v1::AddressFamily) -> v1::Receiver {
-    let routed = v1::RoutedReceiver { family: family.into() };
+    let routed = v1::RoutedReceiver { family: family.into(), mtu: None };
     v1::Receiver { kind: Some(v1::receiver::Kind::Routed(routed)) }
 }
