@@ -217,7 +217,7 @@ fn longest(told: u32, theirs: impl Iterator<Item = u32>, room: u32) -> Option<No
     let longest = theirs.filter(|mtu| *mtu > 0).fold(told, u32::min);
     // More is less to the kernel.
     let longest = longest.min(MOST_OF_A_ROUTE);
-    (longest < room).then(|| u16::try_from(longest).ok().and_then(NonZeroU16::new))?
+    u16::try_from(longest).ok().and_then(NonZeroU16::new).filter(|_| longest < room)
 }
 
 /// The first of a peer's receivers that a route leads to, or where there is none, the first; and then why packets do not

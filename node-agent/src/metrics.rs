@@ -97,6 +97,16 @@ impl AgentMetrics {
         Ok(())
     }
 
+    fn each<M: EncodeMetric>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        metric: impl Fn(&Measured) -> M,
+    ) -> Result<(), std::fmt::Error> {
+        each(encoder, &self.networks, (name, help), |measured| ("network", measured.network.as_str()), metric)
+    }
+
     /// Who is left out and why, and since when.
     fn peers_left_out(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let name = "loden_agent_peer_left_out_since_timestamp_seconds";
@@ -113,20 +123,20 @@ impl AgentMetrics {
         }
         Ok(())
     }
+}
 
-    fn each<M: EncodeMetric>(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        metric: impl Fn(&Measured) -> M,
-    ) -> Result<(), std::fmt::Error> {
-        let Some(first) = self.networks.first() else { return Ok(()) };
-        let mut family = encoder.encode_descriptor(name, help, None, metric(first).metric_type())?;
-        for measured in &self.networks {
-            let labels = [("network", measured.network.as_str())];
-            metric(measured).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+/// A metric of each of `all`, which a label names.
+pub(crate) fn each<T, M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    all: &[T],
+    (name, help): (&str, &str),
+    label: impl Fn(&T) -> (&'static str, &str),
+    metric: impl Fn(&T) -> M,
+) -> Result<(), std::fmt::Error> {
+    let Some(first) = all.first() else { return Ok(()) };
+    let mut family = encoder.encode_descriptor(name, help, None, metric(first).metric_type())?;
+    for one in all {
+        metric(one).encode(family.encode_family(&[label(one)])?)?;
     }
+    Ok(())
 }

@@ -11,6 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::metrics;
+
 /// All tunnels of the agent.
 #[derive(Debug)]
 pub struct TunnelMetrics(Tunnels);
@@ -115,11 +117,6 @@ fn each<M: EncodeMetric>(
     help: &str,
     metric: impl Fn(&Measured) -> M,
 ) -> Result<(), std::fmt::Error> {
-    let Some(first) = tunnels.first() else { return Ok(()) };
     let name = format!("loden_agent_tunnel_{name}");
-    let mut family = encoder.encode_descriptor(&name, help, None, metric(first).metric_type())?;
-    for measured in tunnels {
-        metric(measured).encode(family.encode_family(&[("device", measured.device.as_str())])?)?;
-    }
-    Ok(())
+    metrics::each(encoder, tunnels, (&name, help), |measured| ("device", measured.device.as_str()), metric)
 }

@@ -106,8 +106,7 @@ struct OpenPort {
     port: Arc<Port>,
     inlets: Arc<ArcSwap<Inlets>>,
     counters: Arc<Counters>,
-    /// Whether datagrams may be merged, and are.
-    may_merge: Option<bool>,
+    /// Whether the kernel merges datagrams.
     merges: bool,
     receiver: Loop,
 }
@@ -152,7 +151,9 @@ impl Engine {
     }
 
     fn open_gate(&mut self) {
-        self.gate.take().inspect(|gate| gate.open());
+        if let Some(gate) = self.gate.take() {
+            gate.open();
+        }
     }
 
     fn start(&mut self, name: DeviceName, listening: Listening, remotes: &Remotes) -> io::Result<()> {
@@ -287,10 +288,7 @@ impl Engine {
             port.inlets.store(Arc::new(inlets));
             // One network that wants each by itself decides for all.
             let may_merge = users().all(|tunnel| !tunnel.listening.limits.single_receives);
-            if port.may_merge != Some(may_merge) {
-                port.may_merge = Some(may_merge);
-                port.merges = port.port.merge(may_merge);
-            }
+            port.merges = port.port.merge(may_merge);
         }
     }
 }
@@ -379,6 +377,6 @@ impl OpenPort {
             gate.map_or(Ok(()), |gate| wait::at(&gate, stop, GRACE))?;
             receiver.run(stop)
         })?;
-        Ok(Self { port, inlets, counters, may_merge: None, merges: false, receiver })
+        Ok(Self { port, inlets, counters, merges: false, receiver })
     }
 }

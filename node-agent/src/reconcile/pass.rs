@@ -45,11 +45,13 @@ impl<D: Datapath + Host> Reconcile<D> {
         self.strays.clear();
         self.audit_due = next_audit();
         let (delete, all) = (self.may_delete(), self.all_pools());
-        let (Some(peers), Some(_)) = (&self.peers, self.program.desired()) else { return };
+        let (Some(peers), Some(desired)) = (&self.peers, self.program.desired()) else { return };
         if self.ended.is_some() {
             return;
         }
-        self.tunnels.expect();
+        if !desired.tables().listening.is_empty() {
+            self.tunnels.expect();
+        }
         let tidied = all.is_some();
         if self.program.pass(peers, delete, all, why).await {
             self.retries = 0;

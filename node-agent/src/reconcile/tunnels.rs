@@ -2,7 +2,7 @@
 //! notification.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use loden_datapath::{Datapath, DeviceName, Host, Rungs};
@@ -74,21 +74,13 @@ fn stepped_down(tunnel: DeviceName, rungs: &Rungs, limits: UdpBackend) -> Vec<St
             "the kernel does not merge what {tunnel} receives (UDP_GRO): receiving costs more"
         ));
     }
-    let peers = |all: &mut dyn Iterator<Item = &dyn Display>| {
-        let first = all.next().map(ToString::to_string)?;
-        Some(match all.count() {
-            0 => first,
-            1 => format!("{first} and another one"),
-            more => format!("{first} and {more} others"),
-        })
-    };
-    if let Some(peers) = peers(&mut rungs.singly.iter().map(|peer| peer as &dyn Display)) {
+    if let Some(peers) = first_and_others(rungs.singly.iter()) {
         told.push(format!(
             "what {tunnel} sends at once (UDP_SEGMENT) is refused or does not arrive on the way to {peers}: each datagram \
              is sent by itself, which costs more"
         ));
     }
-    if let Some(peers) = peers(&mut rungs.narrow.iter().map(|(peer, _)| peer as &dyn Display)) {
+    if let Some(peers) = first_and_others(rungs.narrow.iter().map(|(peer, _)| peer)) {
         let least = rungs.narrow.iter().map(|(_, mtu)| *mtu).min().unwrap_or_default();
         told.push(format!(
             "packets of {tunnel} that are longer than {least} bytes do not arrive on the way to {peers}: pods are told, \
@@ -96,6 +88,16 @@ fn stepped_down(tunnel: DeviceName, rungs: &Rungs, limits: UdpBackend) -> Vec<St
         ));
     }
     told
+}
+
+/// For a sentence; `None` where there is nobody.
+fn first_and_others<'a>(mut peers: impl Iterator<Item = &'a SocketAddr>) -> Option<String> {
+    let first = peers.next()?;
+    Some(match peers.count() {
+        0 => first.to_string(),
+        1 => format!("{first} and another one"),
+        more => format!("{first} and {more} others"),
+    })
 }
 
 #[cfg(test)]
@@ -122,7 +124,7 @@ mod tests {
         assert!(lines.contains("loden1u hand out plain and no more"), "{lines}");
         assert!(lines.contains("does not merge"), "{lines}");
 
-        let peer = |last: u8| std::net::SocketAddr::from(([192, 0, 2, last], 8285));
+        let peer = |last: u8| SocketAddr::from(([192, 0, 2, last], 8285));
         let singly = Rungs { singly: vec![peer(1), peer(2), peer(3)], ..top.clone() };
         assert!(told(&singly, all)[0].contains("192.0.2.1:8285 and 2 others"), "{:?}", told(&singly, all));
         let narrow = Rungs { narrow: vec![(peer(1), 1400), (peer(2), 1300)], ..top };
