@@ -4,7 +4,9 @@ use std::error::Error;
 use std::io;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{fmt, registry};
 
 /// The flags of logging, for `#[command(flatten)]`.
 #[derive(Args, Clone, Debug)]
@@ -44,7 +46,7 @@ pub enum LoggingError {
         /// What was given.
         filter: String,
         /// Why not.
-        source: tracing_subscriber::filter::ParseError,
+        source: ParseError,
     },
     /// Somebody else has set the process's logger already.
     #[error("logging was started twice")]
@@ -67,20 +69,20 @@ impl LogArgs {
 /// # Errors
 /// The filter is not valid, or logging was started before.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), LoggingError> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })?;
+    let filter: Targets =
+        filter.parse().map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })?;
     // Else an error would be printed to the same place, by a macro that panics when that fails too.
-    let lines = fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
-    match format {
-        LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
-    }
-    .map_err(LoggingError::Twice)
+    let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    registry().with(filter).with(lines).try_init().map_err(|error| LoggingError::Twice(error.into()))
 }
 
 /// A filter that is known to be valid, as text.
-fn filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
-    EnvFilter::try_new(text).map(|_| text.to_owned())
+fn filter(text: &str) -> Result<String, ParseError> {
+    text.parse().map(|_: Targets| text.to_owned())
 }
 
 #[cfg(test)]
