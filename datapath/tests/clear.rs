@@ -55,6 +55,8 @@ fn everything_of_ours_goes_and_nothing_else() {
             "route add 198.51.100.0/24 via 192.0.2.9 proto 77",
             "route add blackhole 203.0.113.0/24",
             "-6 route add 2001:db8:9::/48 via 2001:db8:ffff::9",
+            // In a table that none of ours is in.
+            "route add 10.244.77.0/24 via 192.0.2.7 proto 76 metric 3 table 100",
             "neigh add 192.0.2.99 lladdr 02:00:00:00:00:99 dev eth0",
         ] {
             ip(line).unwrap();
@@ -68,9 +70,9 @@ fn everything_of_ours_goes_and_nothing_else() {
             // A tunnel of another network.
             "link add loden7a type vxlan id 7 dstport 8473 local 192.0.2.1",
             "link set loden7a alias loden:blue:vxlan-ipv4",
-            // Routes of ours that no device of ours takes away, in the main table and in another one.
+            // Routes of ours that no device of ours takes away.
             "route add 10.244.77.0/24 via 192.0.2.7 proto 76 metric 3",
-            "-6 route add 2001:db8:0:77::/64 via 2001:db8:ffff::7 proto 76 metric 3 table 100",
+            "-6 route add 2001:db8:0:77::/64 via 2001:db8:ffff::7 proto 76 metric 3",
             "link add lodenbr1 type bridge",
             "link add lodenbr2 type bridge",
         ] {

@@ -32,6 +32,7 @@ fn whatever_takes_the_place_of_a_route_of_ours_gives_it_back() {
             own(v4, "advmss 100 initcwnd 1"),
             own(v4, "src 192.0.2.1"),
             own(v6, "mtu 1280"),
+            own(v6, "mtu lock 1280"),
             own(v6, "src 2001:db8:0:1::"),
             own(v6, "expires 3000"),
             // IPv4 uses the first one.

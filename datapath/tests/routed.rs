@@ -92,26 +92,41 @@ fn the_mtu_of_a_route_is_set_seen_and_put_back() {
         let wanted = desired(&network, &me(&network), &[dual(&network, 2)]);
         net.converge(&network, &wanted).await;
         let mut hints = net.kernel.hints().await.unwrap();
-        for (family, prefix) in [("-4", "10.244.2.0/24"), ("-6", "2001:db8:0:2::/64")] {
+        for (family, prefix, mtu, locked) in [
+            ("-4", "10.244.2.0/24", "mtu 1450", "mtu lock 1450"),
+            ("-6", "2001:db8:0:2::/64", "mtu lock 1450", "mtu 1450"),
+        ] {
             let route = || foreign(&format!("ip {family} -o route show {prefix}"));
             let before = route();
             let via = before.split_once("proto").unwrap().0;
-            assert!(before.contains("mtu 1450"), "{before}");
-            for mtu in ["", "mtu 1400", "mtu lock 1450", "mtu 1450 advmss 1000"] {
-                foreign(&format!("ip {family} route replace {via} proto 76 metric 3 {mtu}"));
+            assert!(before.contains(mtu), "{before}");
+            for metrics in ["", "mtu 1400", locked, &format!("{mtu} advmss 1000")] {
+                foreign(&format!("ip {family} route replace {via} proto 76 metric 3 {metrics}"));
                 concerned(&mut hints, &wanted).await;
-                assert_eq!(net.converge(&network, &wanted).await.len(), 1, "after {mtu:?}");
-                assert_eq!(route(), before, "after {mtu:?}");
+                assert_eq!(net.converge(&network, &wanted).await.len(), 1, "after {metrics:?}");
+                assert_eq!(route(), before, "after {metrics:?}");
             }
         }
-        // The kernel shortens the routes of a link that takes less, and lengthens them again.
+    });
+}
+
+#[test]
+fn the_kernel_leaves_the_mtu_of_a_route_alone_when_its_link_takes_less_and_more_again() {
+    in_namespace(async |mut net| {
+        let backend = Backend::Vxlan(VxlanBackend { direct_routing: true, ..Default::default() });
+        let network = Network { backend, ..network() };
+        let wanted = desired(&network, &me(&network), &[dual(&network, 2)]);
+        net.converge(&network, &wanted).await;
         let eth0 = net.index("eth0").await.unwrap();
-        for mtu in [1300, 1500] {
+        for mtu in [1300, 1500, 9000] {
             net.set(LinkUnspec::new_with_index(eth0).mtu(mtu)).await;
         }
-        net.converge(&network, &wanted).await;
-        assert!(net.converge(&network, &wanted).await.is_empty());
-        assert!(foreign("ip -6 route show 2001:db8:0:2::/64").contains("mtu 1450"));
+        // As a router's advertisement has it.
+        for mtu in ["1400", "9000"] {
+            std::fs::write("/proc/sys/net/ipv6/conf/eth0/mtu", mtu).unwrap();
+        }
+        let undone = net.converge(&network, &wanted).await;
+        assert!(undone.is_empty(), "{:?}", lines(&undone));
     });
 }
 

@@ -44,9 +44,14 @@ async fn leads_with(node: &Node, mtu: u32) -> anyhow::Result<()> {
         let routes = node.host.routes().await?;
         let is_ours = |route: &&RouteMessage| route.header.protocol == RouteProtocol::Other(76);
         let ours: Vec<_> = routes.iter().filter(is_ours).collect();
-        let wanted = RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]);
-        let all = ours.iter().all(|route| route.attributes.contains(&wanted));
-        ensure!(ours.len() == 2 && all, "they are {ours:?}");
+        let has = |route: &RouteMessage| {
+            let is_wanted = |metrics: &Vec<RouteMetric>| metrics.contains(&RouteMetric::Mtu(mtu));
+            route
+                .attributes
+                .iter()
+                .any(|attribute| matches!(attribute, RouteAttribute::Metrics(metrics) if is_wanted(metrics)))
+        };
+        ensure!(ours.len() == 2 && ours.iter().all(|route| has(route)), "they are {ours:?}");
         Ok::<_, anyhow::Error>(())
     });
     Ok(there.await?)

@@ -59,8 +59,7 @@ impl Cleared {
     }
 }
 
-/// Removes devices of ours with what is on them, also those that were moved from here, then routes of ours in all
-/// tables, then those of `bridges` that nothing is attached to.
+/// Removes devices of ours with what is on them, also those that were moved from here, then routes of ours, then those of `bridges` that nothing is attached to.
 pub(super) fn everything(requests: &mut Requests, bridges: &[DeviceName]) -> Result<Cleared, Error> {
     let mut cleared = Cleared::default();
     let links = observe::links(requests)?;
@@ -106,7 +105,7 @@ fn routes(requests: &mut Requests, family: AddressFamily) -> Result<Vec<RouteMes
         RouteNetlinkMessage::NewRoute(route) => Some(route),
         _ => None,
     });
-    Ok(routes.filter(|route| route.header.protocol == RouteProtocol::Other(PROTOCOL)).collect())
+    Ok(routes.filter(|route| decode::main_route(route).is_some_and(|route| route.is_ours())).collect())
 }
 
 /// What makes it that one route.

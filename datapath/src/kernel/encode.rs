@@ -29,6 +29,8 @@ pub(super) const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 pub(super) const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 /// Changes and removals have no flags.
 pub(super) const PLAIN: u16 = 0;
+/// The metric of a route that is its MTU (`linux/rtnetlink.h`).
+const RTAX_MTU: u32 = 2;
 
 pub(super) const fn family_of(address: IpAddr) -> AddressFamily {
     match address {
@@ -169,9 +171,22 @@ pub(super) fn route(index: u32, key: &RouteKey, route: &Route) -> RouteMessage {
         message.header.flags = RouteFlags::Onlink;
     }
     message.attributes.extend(route.gateway.map(|address| gateway(key, address)));
-    let mtu = route.mtu.map(|mtu| vec![RouteMetric::Mtu(mtu.get().into())]);
-    message.attributes.extend(mtu.map(RouteAttribute::Metrics));
+    if let Some(mtu) = route.mtu {
+        let mut metrics = vec![RouteMetric::Mtu(mtu.get().into())];
+        metrics.extend(mtu_lock(key.prefix.addr()).map(RouteMetric::Lock));
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
     message
+}
+
+/// What is said with the MTU of a route to an address. In IPv6 the kernel changes those of routes, and tells nobody,
+/// whenever its device's MTU or a router's opinion of it changes, unless they are locked; path MTU discovery goes on
+/// (`rt6_mtu_change_route`). In IPv4 it leaves them alone, and a lock would end path MTU discovery.
+pub(super) const fn mtu_lock(to: IpAddr) -> Option<u32> {
+    match to {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(_) => Some(1 << RTAX_MTU),
+    }
 }
 
 /// A route to be unset: what makes it that one route, whatever its gateway.

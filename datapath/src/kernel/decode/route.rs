@@ -10,6 +10,7 @@ use netlink_packet_route::route::{
     RouteType, RouteVia,
 };
 
+use super::super::encode;
 use crate::DeviceName;
 use crate::tables::{Only, PROTOCOL, Route, RouteKey};
 
@@ -90,7 +91,7 @@ impl MainRoute {
 pub(in crate::kernel) fn main_route(message: &RouteMessage) -> Option<MainRoute> {
     let header = &message.header;
     let (mut metric, mut device, mut gateway, mut altered) = (0, None, None, false);
-    let (mut table, mut source, mut mtu) = (u32::from(header.table), None, None);
+    let (mut table, mut source, mut mtu, mut lock) = (u32::from(header.table), None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Priority(priority) => metric = *priority,
@@ -111,6 +112,7 @@ pub(in crate::kernel) fn main_route(message: &RouteMessage) -> Option<MainRoute>
                             mtu = u16::try_from(*bytes).ok().and_then(NonZeroU16::new);
                             altered |= mtu.is_none();
                         }
+                        RouteMetric::Lock(metrics) => lock = Some(*metrics).filter(|metrics| *metrics != 0),
                         _ => altered = true,
                     }
                 }
@@ -126,8 +128,10 @@ pub(in crate::kernel) fn main_route(message: &RouteMessage) -> Option<MainRoute>
     if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
         return None;
     }
+    let prefix = prefix(message)?;
+    let as_ours = mtu.and_then(|_| encode::mtu_lock(prefix.addr()));
     Some(MainRoute {
-        prefix: prefix(message)?,
+        prefix,
         metric,
         kind: header.kind,
         protocol: header.protocol,
@@ -136,7 +140,7 @@ pub(in crate::kernel) fn main_route(message: &RouteMessage) -> Option<MainRoute>
         onlink: header.flags.contains(RouteFlags::Onlink),
         only: Only { source, tos: header.tos },
         mtu,
-        altered,
+        altered: altered || lock != as_ours,
     })
 }
 
