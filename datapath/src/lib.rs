@@ -17,6 +17,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod backend;
+mod drift;
 mod error;
 mod facts;
 pub mod fake;
@@ -28,7 +29,6 @@ mod plan;
 mod prefixes;
 mod socket;
 mod step;
-mod stray;
 pub mod tables;
 pub mod tunnel;
 
@@ -36,6 +36,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use drift::Drift;
 pub use error::{Error, KernelError};
 pub use facts::{DefaultRoute, HostFacts, HostRoute, Interface, InterfaceAddress, RouteLookup, V6Off};
 pub use fake::Fake;
@@ -45,7 +46,6 @@ pub use name::DeviceName;
 pub use plan::{Plan, plan};
 pub use prefixes::Prefixes;
 pub use step::{Change, Step};
-pub use stray::Strays;
 pub use tables::Tables;
 pub use tunnel::limits::Rungs;
 

@@ -4,9 +4,9 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use loden_datapath::{Datapath, Hint, Host, Strays, plan};
+use loden_datapath::{Datapath, Drift, Hint, Host, plan};
 use loden_proto::model::{Backend, Network, VxlanBackend};
 use support::netns::{Net, concerned, desired, foreign, in_namespace, joined, lines, scope, stray};
 use support::{me, network, peer};
@@ -87,14 +87,11 @@ fn an_address_of_ours_that_was_altered_is_as_before() {
         ] {
             let mut hints = net.kernel.hints().await.unwrap();
             way.iter().for_each(|line| drop(foreign(&format!("ip addr {line}"))));
-            let mut strays = Strays::default();
+            let mut drift = Drift::default();
             let noticed = async {
-                loop {
+                while drift.since().is_none() {
                     let hint = hints.recv().await.unwrap();
-                    strays.heed(&hint, &wanted, &network.pools);
-                    if hint.concerns(&wanted) || !strays.is_empty() {
-                        break;
-                    }
+                    drift.heed(&hint, &wanted, &network.pools, Instant::now());
                 }
             };
             let noticed = tokio::time::timeout(Duration::from_secs(10), noticed).await;

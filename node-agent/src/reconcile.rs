@@ -30,7 +30,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use loden_datapath::backend::{self, Desired, Me, Underlay};
-use loden_datapath::{Datapath, Hint, Host, HostFacts, Strays};
+use loden_datapath::{Datapath, Drift, Hint, Host, HostFacts};
 use loden_proto::model::Network;
 use loden_proto::names::{NetworkId, NodeId};
 use loden_transport::{Dialled, Origins};
@@ -132,9 +132,7 @@ pub(crate) struct Reconcile<D> {
     tidied: bool,
     retries: u32,
     pass_due: Option<(Instant, &'static str)>,
-    strays: Strays,
-    /// When those that are still there are removed.
-    strays_due: Option<Instant>,
+    drift: Drift,
     facts_due: Option<Instant>,
     /// Since when nothing of IPv6 works here though the network has some.
     off_since: Option<Instant>,
@@ -177,8 +175,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             tidied: false,
             retries: 0,
             pass_due: None,
-            strays: Strays::default(),
-            strays_due: None,
+            drift: Drift::default(),
             facts_due: None,
             off_since: None,
             listen_due: None,

@@ -10,7 +10,7 @@ use std::thread;
 
 use loden_datapath::backend::{self, Me};
 use loden_datapath::{
-    Datapath, DeviceName, Hint, Hints, Host, Kernel, Plan, Report, Scope, Step, Strays, Tables, plan,
+    Datapath, DeviceName, Drift, Hint, Hints, Host, Kernel, Plan, Report, Scope, Step, Tables, plan,
 };
 use loden_proto::model::{Network, Peer};
 use nix::sched::{CloneFlags, unshare};
@@ -91,10 +91,11 @@ pub(crate) async fn concerned(hints: &mut Hints, desired: &Tables) -> Hint {
 
 /// Waits until something with the look of ours is there that nobody wants.
 pub(crate) async fn stray(hints: &mut Hints, network: &Network, desired: &Tables) {
-    let mut strays = Strays::default();
+    let mut drift = Drift::default();
     let wait = async {
-        while strays.is_empty() {
-            strays.heed(&hints.recv().await.unwrap(), desired, &network.pools);
+        while drift.since().is_none() {
+            let hint = hints.recv().await.unwrap();
+            drift.heed(&hint, desired, &network.pools, std::time::Instant::now());
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect("nobody was told");

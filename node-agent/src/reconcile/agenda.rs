@@ -57,24 +57,14 @@ impl<D: Datapath + Host> Reconcile<D> {
                 .host_route()
                 .is_some_and(|prefix| desired.sends_into(prefix) || self.is_chosen_by(prefix))
             || hint.concerns_underlay(desired.tables());
-        self.strays.heed(hint, desired.tables(), &desired.network().pools);
-        if !self.strays.is_empty() && self.strays_due.is_none() {
-            self.strays_due = Some(self.next_repair());
-        }
-        if concerns {
-            let due = self.next_repair();
-            if self.pass_due.is_none_or(|(before, _)| due < before) {
-                self.pass_due = Some((due, "drift"));
-            }
-        }
+        self.drift.heed(hint, desired.tables(), &desired.network().pools, Instant::now().into_std());
         if let Hint::AddressGone(gone) = hint
             && concerns
             && gone.address.addr().is_ipv6()
         {
             // IPv6 that is switched off takes its addresses away. Whether it is has to be known before they are
             // set again.
-            let pass = self.pass_due.map(|(due, _)| due);
-            self.facts_due = self.facts_due.into_iter().chain(pass).min();
+            self.facts_due = self.facts_due.into_iter().chain(self.repair_due()).min();
         }
         if underlay {
             self.look_soon();
@@ -87,11 +77,11 @@ impl<D: Datapath + Host> Reconcile<D> {
         prefix.prefix_len() == 0 || can_reach.is_some_and(|address| prefix.contains(&address))
     }
 
-    /// When what was changed is put back: after the rest of its flock, and not at once again.
-    fn next_repair(&self) -> Instant {
-        let now = Instant::now();
-        let again = self.last_drift.filter(|last| now < *last + FIGHT);
-        again.map_or(now + FLOCK, |last| (last + FIGHT / 4).max(now + FLOCK))
+    /// When what is adrift is put right: after the rest of its flock, and not at once again.
+    fn repair_due(&self) -> Option<Instant> {
+        let since = Instant::from_std(self.drift.since()?);
+        let again = self.last_drift.filter(|last| since < *last + FIGHT);
+        Some(again.map_or(since + FLOCK, |last| (last + FIGHT / 4).max(since + FLOCK)))
     }
 
     pub(super) fn look_soon(&mut self) {
@@ -108,7 +98,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             self.tunnels.due(),
             self.left_out.due(),
         ];
-        [pass, self.strays_due, self.facts_due, self.listen_due]
+        [pass, self.repair_due(), self.facts_due, self.listen_due]
             .into_iter()
             .chain(others)
             .flatten()
@@ -134,11 +124,8 @@ impl<D: Datapath + Host> Reconcile<D> {
         self.forgive(now).await;
         self.ask(now).await;
         self.look_at_tunnels(now).await;
-        if self.strays_due.is_some_and(|due| due <= now) {
-            self.strays_due = None;
-            if !self.strays.is_empty() && self.pass_due.is_none() {
-                self.pass_due = Some((now, "drift"));
-            }
+        if self.repair_due().is_some_and(|due| due <= now) {
+            self.pass_due = Some((now, "drift"));
         }
         if let Some((_, why)) = self.pass_due.filter(|(due, _)| *due <= now) {
             if why == "drift" {

@@ -42,7 +42,7 @@ impl<D: Datapath + Host> Reconcile<D> {
 
     pub(super) async fn pass(&mut self, why: &'static str) {
         self.pass_due = None;
-        self.strays.clear();
+        self.drift.clear();
         self.audit_due = next_audit();
         let (delete, all) = (self.may_delete(), self.all_pools());
         let (Some(peers), Some(desired)) = (&self.peers, self.program.desired()) else { return };

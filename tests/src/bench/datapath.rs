@@ -74,10 +74,12 @@ async fn programming(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Vec<Metric>
 
 async fn agents(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Vec<Metric>> {
     let count = scale.count(PEERS);
-    let [mut rss, mut delta, mut heal, mut writes, mut down] = <[Series; 5]>::default();
+    let [mut rss, mut delta, mut passes, mut heal, mut writes, mut down] = <[Series; 6]>::default();
     for run in 0..scale.long_runs() {
         let mut loaded = Loaded::start("datapath", count).await?;
+        let before = loaded.passes().await?;
         let took = loaded.changes(scale.count(CHANGES)).await?;
+        passes.push(loaded.passes().await? - before);
         // What the first set took in passing has gone back to the kernel by now.
         rss.push(loaded.resident_mib()?);
         let p99 = quantile(&took, 0.99).unwrap_or_default();
@@ -101,6 +103,7 @@ async fn agents(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Vec<Metric>> {
     let (size, large) = (size(count), size(count_large));
     Ok(vec![
         Metric::alone(&format!("delta_p99_{size}"), "ms", &delta)?,
+        Metric::alone(&format!("delta_passes_{size}"), "", &passes)?,
         Metric::alone(&format!("restart_writes_{size}"), "", &writes)?,
         Metric::alone(&format!("rss_{size}"), "MiB", &rss)?,
         Metric::alone("heal_p99", "ms", &heal)?,

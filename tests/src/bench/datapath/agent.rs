@@ -75,6 +75,14 @@ impl Loaded {
         Ok(took)
     }
 
+    /// Whole passes over the kernel so far.
+    pub(super) async fn passes(&self) -> anyhow::Result<f64> {
+        let (_, text) = self.node.get("/metrics").await?;
+        let of_network =
+            text.lines().filter(|line| line.starts_with("loden_agent_passes_total{network=\"default\""));
+        of_network.map(|line| Ok(line.rsplit(' ').next().unwrap_or_default().parse::<f64>()?)).sum()
+    }
+
     /// Somebody deletes one route, again and again; in ms.
     pub(super) async fn heals(&self, count: usize) -> anyhow::Result<Vec<f64>> {
         let routes_of_ours = self.routes().await?;
