@@ -24,6 +24,7 @@ pub mod held;
 pub mod icmp;
 pub mod inner;
 pub mod limits;
+mod looks;
 mod loops;
 pub mod merge;
 pub mod path;

@@ -26,7 +26,7 @@ use super::segment::HEAD;
 use super::stop::Stop;
 use super::view::View;
 use super::vnet;
-use super::wait;
+use super::wait::Watch;
 
 /// Buffers of one receive, each for all that the kernel merges.
 const BATCH: usize = 32;
@@ -65,6 +65,7 @@ impl Receiver {
     pub fn run(&self, stop: &Stop) -> io::Result<()> {
         let mut storage = vec![0; BATCH * BUFFER];
         let mut meta = [RecvMeta::default(); BATCH];
+        let mut watch = Watch::default();
         while !stop.is_set() {
             let mut buffers: ArrayVec<_, BATCH> =
                 storage.chunks_exact_mut(BUFFER).map(IoSliceMut::new).collect();
@@ -79,7 +80,7 @@ impl Receiver {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if wait::news(self.port.as_fd(), stop)?.contains(PollFlags::POLLERR) {
+                    if watch.news(self.port.as_fd(), stop)?.contains(PollFlags::POLLERR) {
                         self.heed();
                     }
                 }

@@ -24,7 +24,7 @@ use super::stop::Stop;
 use super::told::Told;
 use super::view::View;
 use super::vnet::{self, Work};
-use super::wait;
+use super::wait::{self, Watch};
 
 /// Segments of one send at most (`UDP_MAX_SEGMENTS` of kernels before 6.9).
 const SEGMENTS: usize = 64;
@@ -103,12 +103,13 @@ impl Sender {
             whole: Vec::new(),
             told: Told::new(Instant::now()),
         };
+        let mut watch = Watch::default();
         while !stop.is_set() {
             match self.device.read(&mut buffer) {
                 Ok(length) => self.packet(&mut buffer[..length], &self.view.load(), &mut room),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    wait::news(self.device.as_fd(), stop)?;
+                    watch.news(self.device.as_fd(), stop)?;
                 }
                 Err(error) => return Err(error),
             }
