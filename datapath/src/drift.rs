@@ -26,10 +26,17 @@ enum Entry {
     Blackhole(RouteKey),
 }
 
-/// The entries that are adrift, and since when.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Adrift {
+    since: Instant,
+    /// Strays of this key: there may be several routes, and remotes of one MAC address.
+    strays: u32,
+}
+
+/// The entries that are adrift.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Drift {
-    entries: BTreeMap<Entry, Instant>,
+    entries: BTreeMap<Entry, Adrift>,
     /// The first hint that no word about a single entry answers.
     lasting: Option<Instant>,
 }
@@ -38,20 +45,30 @@ impl Drift {
     /// Takes a hint in, for a network with these pools. The cost does not grow with the tables.
     pub fn heed(&mut self, hint: &Hint, desired: &Tables, pools: &[Pool], now: Instant) {
         let concerns = hint.concerns(desired);
-        match entry(hint, desired) {
-            Some(entry) if concerns || is_stray(hint, desired, pools) => {
-                self.entries.entry(entry).or_insert(now);
+        let Some(entry) = entry(hint, desired) else {
+            if concerns {
+                self.lasting.get_or_insert(now);
             }
-            Some(entry) => drop(self.entries.remove(&entry)),
-            None if concerns => drop(self.lasting.get_or_insert(now)),
-            None => {}
+            return;
+        };
+        let strays = self.entries.get(&entry).map_or(0, |adrift| adrift.strays);
+        let is_stray = is_stray(hint, desired, pools);
+        let strays = match entry {
+            Entry::Route(_) | Entry::Fdb(_) if is_stray => strays + 1,
+            _ if is_end(hint) => strays.saturating_sub(1),
+            _ => strays,
+        };
+        if concerns || is_stray || strays > 0 {
+            self.entries.entry(entry).or_insert(Adrift { since: now, strays }).strays = strays;
+        } else {
+            self.entries.remove(&entry);
         }
     }
 
     /// Since when something is adrift. The cost grows with what is.
     #[must_use]
     pub fn since(&self) -> Option<Instant> {
-        self.entries.values().copied().chain(self.lasting).min()
+        self.entries.values().map(|adrift| adrift.since).chain(self.lasting).min()
     }
 
     /// Forgets all: the tables have been looked at.
@@ -60,9 +77,14 @@ impl Drift {
     }
 }
 
+/// Whether an entry, or one of several with its key, is gone.
+const fn is_end(hint: &Hint) -> bool {
+    matches!(hint, Hint::RouteGone(_) | Hint::FdbGone(_))
+}
+
 /// What a hint has the last word about. That is not what takes others along or comes in their place, of which nothing is
 /// told: an address of ours, and a route that drops where one of ours leads, or the other way round. Nor is it a route
-/// of another shape, which may be beside ours.
+/// that differs from ours, which may be beside it.
 fn entry(hint: &Hint, desired: &Tables) -> Option<Entry> {
     match *hint {
         Hint::Address(key, _) | Hint::AddressGone(key) if !desired.addresses.contains_key(&key) => {
@@ -70,9 +92,11 @@ fn entry(hint: &Hint, desired: &Tables) -> Option<Entry> {
         }
         Hint::Fdb(key, _) | Hint::FdbGone(key) => Some(Entry::Fdb(key)),
         Hint::Neighbour(key, _) | Hint::NeighbourGone(key) => Some(Entry::Neighbour(key)),
-        Hint::Route(key, Some(_)) | Hint::RouteGone(key) if !desired.blackholes.contains_key(&key) => {
-            Some(Entry::Route(key))
+        Hint::Route(key, Some(route)) => {
+            let is_ours = desired.routes.get(&key).is_none_or(|wanted| *wanted == route);
+            (is_ours && !desired.blackholes.contains_key(&key)).then_some(Entry::Route(key))
         }
+        Hint::RouteGone(key) if !desired.blackholes.contains_key(&key) => Some(Entry::Route(key)),
         Hint::Blackhole(key) | Hint::BlackholeGone(key) if !desired.routes.contains_key(&key) => {
             Some(Entry::Blackhole(key))
         }
@@ -147,8 +171,9 @@ mod tests {
     fn what_may_be_beside_ours_or_has_replaced_it_stays_adrift() {
         let (key, dropped) = (key("10.244.7.0/24"), key("10.244.1.0/24"));
         let back = Hint::Route(key, Some(route()));
-        for rival in [Hint::Route(key, None), Hint::Overrun] {
-            assert!(is_adrift(&[rival, back.clone()], &desired()));
+        let other = Route { gateway: "192.0.2.8".parse().ok(), ..route() };
+        for rival in [Hint::Route(key, None), Hint::Route(key, Some(other)), Hint::Overrun] {
+            assert!(is_adrift(&[rival, Hint::RouteGone(key), back.clone()], &desired()));
         }
         assert!(is_adrift(&[Hint::Blackhole(key), Hint::BlackholeGone(key)], &desired()));
         assert!(is_adrift(&[Hint::Route(dropped, Some(route())), Hint::RouteGone(dropped)], &desired()));
@@ -166,6 +191,31 @@ mod tests {
         let other = Hint::RouteGone(RouteKey { metric: 8, ..key });
         assert!(is_adrift(&[stray.clone(), other], &desired()), "another one went");
         assert!(!is_adrift(&[stray, Hint::RouteGone(key)], &desired()));
+    }
+
+    #[test]
+    fn of_several_strays_of_one_key_each_has_its_end() {
+        let key = key("10.244.8.0/24");
+        let (stray, gone) = (Hint::Route(key, Some(route())), Hint::RouteGone(key));
+        assert!(is_adrift(&[stray.clone(), stray.clone(), gone.clone()], &desired()));
+        assert!(!is_adrift(&[stray.clone(), stray.clone(), gone.clone(), gone], &desired()));
+        // What is desired now may be beside it.
+        let mut drift = after(std::slice::from_ref(&stray), &desired());
+        let desired = Tables { routes: [(key, route())].into(), ..Tables::default() };
+        drift.heed(&stray, &desired, &[], Instant::now());
+        assert!(drift.since().is_some());
+    }
+
+    /// As a peer that went, came and went again, and only then is read.
+    #[test]
+    fn changes_that_are_read_late_are_not_adrift() {
+        let key = key("10.244.7.0/24");
+        let mut drift = after(&[Hint::RouteGone(key)], &desired());
+        let pools = [Pool::new("10.244.0.0/16".parse().unwrap(), None).unwrap()];
+        for hint in [Hint::Route(key, Some(route())), Hint::RouteGone(key)] {
+            drift.heed(&hint, &Tables::default(), &pools, Instant::now());
+        }
+        assert_eq!(drift.since(), None);
     }
 
     #[test]

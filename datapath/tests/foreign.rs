@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use loden_datapath::tables::{Setting, SysctlKey};
 use loden_datapath::{Datapath, Hint, Host, plan};
-use support::netns::{concerned, foreign, in_namespace, joined, lines, name, scope};
+use support::netns::{concerned, drift, foreign, in_namespace, joined, lines, name, scope};
 
 #[test]
 fn whatever_takes_the_place_of_a_route_of_ours_gives_it_back() {
@@ -82,6 +82,40 @@ fn whatever_takes_the_place_of_a_route_of_ours_gives_it_back() {
                 let to = lookup.gateway.map(|gateway| gateway.to_string());
                 assert_eq!((lookup.device, to), (name("loden1a"), Some(gateway(prefix))), "after {way:?}");
             }
+        }
+    });
+}
+
+/// The last step alone says that all is well.
+#[test]
+fn what_somebody_does_in_several_steps_is_known_at_the_end() {
+    in_namespace(async |mut net| {
+        let (network, _, wanted, mut hints) = joined(&mut net, false).await;
+        let ours = "10.244.2.0/24 metric 3 via 10.244.2.0 dev loden1a onlink proto 76";
+        let rival = "10.244.2.0/24 metric 3 via 192.0.2.9 dev eth0 proto 76";
+        let (far, near) = ("10.244.9.0/24 via 192.0.2.9 proto 76", "10.244.9.0/24 via 192.0.2.8 proto 76");
+        let fdb = |verb, to| format!("bridge fdb {verb} 00:00:00:00:00:00 dev loden1a dst 192.0.2.{to}");
+        for way in [
+            vec![
+                format!("ip route append {rival}"),
+                format!("ip route del {ours}"),
+                format!("ip route append {ours}"),
+            ],
+            vec![format!("ip route replace {rival} onlink"), format!("ip route append {ours}")],
+            vec![
+                format!("ip route add {far}"),
+                format!("ip route append {near}"),
+                format!("ip route del {near}"),
+            ],
+            vec![fdb("append", 9), fdb("append", 8), fdb("del", 8)],
+        ] {
+            way.iter().for_each(|line| drop(foreign(line)));
+            assert!(drift(&mut hints, &network, &wanted).await.since().is_some(), "after {way:?}");
+            let undone = net.converge(&network, &wanted).await;
+            assert!(!undone.is_empty(), "after {way:?}");
+            let ours = drift(&mut hints, &network, &wanted).await;
+            assert_eq!(ours.since(), None, "what we have done after {way:?}");
+            assert!(net.converge(&network, &wanted).await.is_empty(), "after {way:?}");
         }
     });
 }

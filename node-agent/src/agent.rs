@@ -268,6 +268,7 @@ impl Parts {
             local: endpoint,
             view,
             lacking,
+            link: line.clone(),
             again: Arc::clone(&again),
             giving: GiveBack::default(),
         };

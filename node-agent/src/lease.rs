@@ -29,7 +29,7 @@ use crate::give_back::{self, GiveBack};
 use crate::problem::Problem;
 use crate::session::{Timing, backoff};
 use crate::state::Held;
-use crate::status::LeaseView;
+use crate::status::{LeaseView, Link};
 
 /// Between attempts that were refused for a reason that lasts.
 const REFUSED: Duration = Duration::from_secs(5);
@@ -57,6 +57,8 @@ pub(crate) struct Lease {
     pub(crate) view: watch::Sender<LeaseView>,
     /// How many members the network has, while its pools are of a family that the lease lacks.
     pub(crate) lacking: watch::Receiver<Option<usize>>,
+    /// The watch, which sees first that the server is there again.
+    pub(crate) link: watch::Receiver<Link>,
     /// Somebody has seen that the server may not know the lease.
     pub(crate) again: Arc<Notify>,
     pub(crate) giving: GiveBack,
@@ -198,6 +200,7 @@ impl Lease {
                 }
                 continue;
             }
+            let before = self.link.borrow().opened;
             let Err(status) = self.control.update_endpoint(epoch, &wanted).await else {
                 info!(endpoint = ?wanted, "endpoint published");
                 published = wanted;
@@ -215,6 +218,8 @@ impl Lease {
             tokio::select! {
                 () = sleep(wait(&self.timing, failures, &status)) => {}
                 () = self.again.notified() => break,
+                changed = self.local.changed() => changed.map_err(|_| Ending)?,
+                opened = self.link.wait_for(|link| link.opened > before) => drop(opened.map_err(|_| Ending)?),
             }
             failures = failures.saturating_add(1);
         }

@@ -101,6 +101,15 @@ pub(crate) async fn stray(hints: &mut Hints, network: &Network, desired: &Tables
     tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect("nobody was told");
 }
 
+/// What is adrift after all that has been told until it is quiet.
+pub(crate) async fn drift(hints: &mut Hints, network: &Network, desired: &Tables) -> Drift {
+    let mut drift = Drift::default();
+    while let Ok(hint) = tokio::time::timeout(std::time::Duration::from_millis(200), hints.recv()).await {
+        drift.heed(&hint.unwrap(), desired, &network.pools, std::time::Instant::now());
+    }
+    drift
+}
+
 /// A node that has two peers, and what it hears of then.
 pub(crate) async fn joined(net: &mut Net, blackhole: bool) -> (Network, Me, Tables, Hints) {
     let network = super::network();

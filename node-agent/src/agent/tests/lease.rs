@@ -8,7 +8,7 @@ use loden_datapath::{Hint, HostFacts, Interface};
 use loden_proto::model::{Backend, Network, Peer, Pool, Subnets};
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
 use super::settle;
@@ -111,6 +111,32 @@ async fn an_endpoint_that_belongs_to_another_is_told_until_it_is_accepted() {
     assert_eq!(text, "default: TAKEN: 192.0.2.9 is the address of node-4 (ALREADY_EXISTS)");
     world.server.refuse_endpoints(None);
     agent.ready().await;
+}
+
+/// However long the server was away, and however long the waits between attempts have become.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_is_published_as_soon_as_the_server_is_back() {
+    let mut world = World::new();
+    let (_agent, mut watch) = world.ready_with(&[1], 1).await;
+    let away = || Some(Status::unavailable("away"));
+    for number in 50..60 {
+        world.server.refuse_watches(away());
+        world.server.refuse_endpoints(away());
+        watch.end(Status::unavailable("away")).await;
+        let address = format!("192.0.2.{number}");
+        world.kernel.change_facts(|host| *host = facts(&address));
+        world.kernel.hint(&Hint::Overrun);
+        sleep(Duration::from_secs(60)).await;
+        world.server.refuse_endpoints(None);
+        world.server.refuse_watches(None);
+        watch = world.watch().await;
+        let back = Instant::now();
+        let is_there = |endpoints: &Vec<v1::Endpoint>| {
+            endpoints.last().is_some_and(|last| format!("{last:?}").contains(&address))
+        };
+        world.server.endpoints().wait_for(is_there).await.unwrap();
+        assert!(back.elapsed() < Duration::from_millis(100), "{:?}", back.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]
