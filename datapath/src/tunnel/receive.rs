@@ -129,6 +129,9 @@ impl Receiver {
 
     /// Datagrams of one sender that came one behind the other.
     fn datagrams<'a>(&self, bytes: &'a mut [u8], meta: &RecvMeta, batch: &mut Batch<'a>) {
+        if bytes.is_empty() {
+            return self.counters.add_lost(Loss::Unreadable, 1);
+        }
         let outer = Ecn::from_bits(meta.ecn.map_or(0, |mark| mark as u8));
         for datagram in bytes.chunks_mut(meta.stride.max(1)) {
             if control::is_control(datagram) {

@@ -68,6 +68,7 @@ fn nothing_forged_reaches_a_pod_and_each_is_counted_by_its_reason() {
             from_port: true,
             bytes: datagram(vni(5), key(5, 2), [192, 0, 2, 1], FORGED),
         },
+        Forged { why: Loss::Unreadable, from_port: false, bytes: Vec::new() },
         Forged { why: Loss::Unreadable, from_port: true, bytes: good[..7].to_vec() },
         Forged { why: Loss::Unreadable, from_port: true, bytes: with(&|bytes| bytes[0] = 0x20) },
         Forged { why: Loss::Malformed, from_port: true, bytes: good[..good.len() - 1].to_vec() },
