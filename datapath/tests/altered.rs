@@ -4,11 +4,9 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
-
-use loden_datapath::{Datapath, Drift, Hint, Host, plan};
+use loden_datapath::{Datapath, Hint, Host, plan};
 use loden_proto::model::{Backend, Network, VxlanBackend};
-use support::netns::{Net, concerned, desired, foreign, in_namespace, joined, lines, scope, stray};
+use support::netns::{Net, adrift, concerned, desired, foreign, in_namespace, joined, lines, scope};
 use support::{me, network, peer};
 
 #[test]
@@ -55,7 +53,7 @@ fn an_address_that_is_not_ours_leaves_our_device_with_its_route() {
         let (network, _, wanted, mut hints) = joined(&mut net, false).await;
         for address in ["10.244.2.7/24", "198.51.100.1/24", "10.244.99.0/32", "2001:db8:0:2::7/64"] {
             foreign(&format!("ip addr add {address} dev loden1a"));
-            stray(&mut hints, &network, &wanted).await;
+            adrift(&mut hints, &network, &wanted).await;
             let undone = net.converge(&network, &wanted).await;
             assert_eq!(lines(&undone), [format!("- address {address} dev loden1a")]);
             our_way_is_taken(&mut net).await;
@@ -87,15 +85,7 @@ fn an_address_of_ours_that_was_altered_is_as_before() {
         ] {
             let mut hints = net.kernel.hints().await.unwrap();
             way.iter().for_each(|line| drop(foreign(&format!("ip addr {line}"))));
-            let mut drift = Drift::default();
-            let noticed = async {
-                while drift.since().is_none() {
-                    let hint = hints.recv().await.unwrap();
-                    drift.heed(&hint, &wanted, &network.pools, Instant::now());
-                }
-            };
-            let noticed = tokio::time::timeout(Duration::from_secs(10), noticed).await;
-            assert!(noticed.is_ok(), "nobody was told of {way:?}");
+            adrift(&mut hints, &network, &wanted).await;
             net.converge(&network, &wanted).await;
             assert_eq!(addresses(), before, "after {way:?}");
             our_way_is_taken(&mut net).await;
@@ -163,7 +153,7 @@ fn frames_are_flooded_nowhere() {
             "02:11:22:33:44:55 dev loden1a dst 192.0.2.250 self dynamic",
         ] {
             foreign(&format!("bridge fdb add {entry}"));
-            stray(&mut hints, &network, &wanted).await;
+            adrift(&mut hints, &network, &wanted).await;
             let undone = net.converge(&network, &wanted).await;
             assert_eq!(lines(&undone), [format!("- fdb {} dev loden1a", &entry[..17])]);
             let left = foreign("bridge fdb show dev loden1a");

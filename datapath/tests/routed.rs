@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use loden_datapath::backend::{Link, Links, Me};
 use loden_datapath::tables::RouteKey;
-use loden_datapath::{Datapath, Hint, Hints, Host, Scope, plan};
+use loden_datapath::{Datapath, Hint, Hints, Host, Scope, Tables, plan};
 use loden_proto::model::{Backend, Family, Network, Peer, VxlanBackend};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteProtocol;
@@ -34,6 +34,15 @@ async fn converged(net: &mut Net) -> (Network, Me, Vec<Peer>) {
     let peers = vec![dual(&network, 2), dual(&network, 3)];
     net.converge(&network, &desired(&network, &me, &peers)).await;
     (network, me, peers)
+}
+
+/// A VXLAN network whose one peer is on the link, in the kernel.
+async fn directly(net: &mut Net) -> (Network, Tables) {
+    let backend = Backend::Vxlan(VxlanBackend { direct_routing: true, ..Default::default() });
+    let network = Network { backend, ..network() };
+    let wanted = desired(&network, &me(&network), &[dual(&network, 2)]);
+    net.converge(&network, &wanted).await;
+    (network, wanted)
 }
 
 /// Waits for a hint that fits.
@@ -87,10 +96,7 @@ fn a_peer_moves_between_link_and_tunnel_by_replacing_routes() {
 #[test]
 fn the_mtu_of_a_route_is_set_seen_and_put_back() {
     in_namespace(async |mut net| {
-        let backend = Backend::Vxlan(VxlanBackend { direct_routing: true, ..Default::default() });
-        let network = Network { backend, ..network() };
-        let wanted = desired(&network, &me(&network), &[dual(&network, 2)]);
-        net.converge(&network, &wanted).await;
+        let (network, wanted) = directly(&mut net).await;
         let mut hints = net.kernel.hints().await.unwrap();
         for (family, prefix, mtu, locked) in [
             ("-4", "10.244.2.0/24", "mtu 1450", "mtu lock 1450"),
@@ -113,10 +119,7 @@ fn the_mtu_of_a_route_is_set_seen_and_put_back() {
 #[test]
 fn the_kernel_leaves_the_mtu_of_a_route_alone_when_its_link_takes_less_and_more_again() {
     in_namespace(async |mut net| {
-        let backend = Backend::Vxlan(VxlanBackend { direct_routing: true, ..Default::default() });
-        let network = Network { backend, ..network() };
-        let wanted = desired(&network, &me(&network), &[dual(&network, 2)]);
-        net.converge(&network, &wanted).await;
+        let (network, wanted) = directly(&mut net).await;
         let eth0 = net.index("eth0").await.unwrap();
         for mtu in [1300, 1500, 9000] {
             net.set(LinkUnspec::new_with_index(eth0).mtu(mtu)).await;

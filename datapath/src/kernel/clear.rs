@@ -59,7 +59,8 @@ impl Cleared {
     }
 }
 
-/// Removes devices of ours with what is on them, also those that were moved from here, then routes of ours, then those of `bridges` that nothing is attached to.
+/// Removes devices of ours with what is on them, also those that were moved from here, then routes of ours, then those
+/// of `bridges` that nothing is attached to.
 pub(super) fn everything(requests: &mut Requests, bridges: &[DeviceName]) -> Result<Cleared, Error> {
     let mut cleared = Cleared::default();
     let links = observe::links(requests)?;

@@ -89,8 +89,8 @@ pub(crate) async fn concerned(hints: &mut Hints, desired: &Tables) -> Hint {
     tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.expect("nobody was told")
 }
 
-/// Waits until something with the look of ours is there that nobody wants.
-pub(crate) async fn stray(hints: &mut Hints, network: &Network, desired: &Tables) {
+/// Waits until something is known not to be as desired: lost, altered, or there and wanted by nobody.
+pub(crate) async fn adrift(hints: &mut Hints, network: &Network, desired: &Tables) {
     let mut drift = Drift::default();
     let wait = async {
         while drift.since().is_none() {

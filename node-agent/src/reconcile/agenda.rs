@@ -49,7 +49,6 @@ impl<D: Datapath + Host> Reconcile<D> {
             self.look_soon();
             return;
         };
-        let concerns = hint.concerns(desired.tables());
         let (is_routed, links) = (desired.network().backend.is_routed(), &desired.me().underlay.links);
         self.shaken |= is_routed && hint.shakes(links);
         let underlay = (is_routed && hint.concerns_links(links))
@@ -59,8 +58,8 @@ impl<D: Datapath + Host> Reconcile<D> {
             || hint.concerns_underlay(desired.tables());
         self.drift.heed(hint, desired.tables(), &desired.network().pools, Instant::now().into_std());
         if let Hint::AddressGone(gone) = hint
-            && concerns
             && gone.address.addr().is_ipv6()
+            && hint.concerns(desired.tables())
         {
             // IPv6 that is switched off takes its addresses away. Whether it is has to be known before they are
             // set again.
