@@ -24,7 +24,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use ipnet::IpNet;
-use loden_proto::model::{Backend, Family, Key, Mac, Network, Peer, Pool, Receiver, Subnets, Vni};
+use loden_proto::model::{Backend, Family, Key, Mac, Network, Peer, Pool, Port, Receiver, Subnets, Vni};
 use loden_proto::names::{NetworkId, NodeId};
 
 pub use desired::{Delta, Desired};
@@ -59,6 +59,8 @@ pub struct Me {
     pub keys: Vec<Key>,
     /// Whether it drops what is for its subnets and for no pod, instead of sending it by the default route.
     pub blackhole: bool,
+    /// The port of its UDP tunnels, where it is not the network's.
+    pub udp_port: Option<Port>,
 }
 
 /// The interface below the tunnels, and what is bound on it.

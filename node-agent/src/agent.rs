@@ -18,7 +18,7 @@ use std::sync::Arc;
 use loden_datapath::firewall::Firewall;
 use loden_datapath::{Datapath, Host};
 use loden_process::operations::Readiness;
-use loden_proto::model::LeaseName;
+use loden_proto::model::{LeaseName, Port};
 use loden_proto::names::{NetworkId, NodeId};
 use loden_transport::{Dialled, Origins};
 use prometheus_client::registry::Registry;
@@ -60,6 +60,8 @@ pub struct AgentConfig {
     pub firewall_insert: bool,
     /// Drop what is for the node's subnets and for no pod.
     pub blackhole_route: bool,
+    /// The port of UDP tunnels, where it is not the network's.
+    pub udp_port: Option<Port>,
     /// Which interface to send over.
     pub selection: Selection,
     /// How long to wait for what.
@@ -159,6 +161,7 @@ impl Agent {
                 network: network.clone(),
                 selection: config.selection.clone(),
                 blackhole: config.blackhole_route,
+                udp_port: config.udp_port,
                 dialled: connection.dialled.clone(),
                 origins: connection.origins.clone(),
             };

@@ -9,6 +9,7 @@ use loden_process::completions::Shell;
 use loden_process::exit::DAEMON_HELP;
 use loden_process::logging::LogArgs;
 use loden_proto::InvalidValue;
+use loden_proto::model::Port;
 use loden_proto::names::NetworkId;
 use loden_transport::ServerAddress;
 use regex::Regex;
@@ -116,6 +117,10 @@ pub struct Flags {
     #[arg(long, env = "LODEN_BLACKHOLE_ROUTE")]
     pub blackhole_route: bool,
 
+    /// UDP port of this node's tunnels in networks with backend udp, where it is not to be the network's
+    #[arg(long, env = "LODEN_UDP_PORT", value_name = "PORT", value_parser = udp_port)]
+    pub udp_port: Option<Port>,
+
     /// Where /livez, /readyz and /metrics are served
     #[arg(long, env = "LODEN_OPERATIONS", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7481")]
     pub operations: SocketAddr,
@@ -183,6 +188,7 @@ impl Flags {
             cni_config_dir: (!self.no_cni).then(|| self.cni_config_dir.clone()),
             firewall_insert: self.firewall_insert,
             blackhole_route: self.blackhole_route,
+            udp_port: self.udp_port,
             selection: Selection {
                 names: self.iface.clone(),
                 patterns: self.iface_regex.clone(),
@@ -193,6 +199,11 @@ impl Flags {
             timing: Timing::default(),
         }
     }
+}
+
+fn udp_port(text: &str) -> Result<Port, String> {
+    let number = text.parse::<u32>().map_err(|_| "must be a number".to_owned())?;
+    Port::try_from(number).map_err(|invalid| invalid.rule)
 }
 
 #[cfg(test)]
@@ -237,6 +248,8 @@ mod tests {
     fn a_wrong_value_is_named() {
         let error = load(&["--server", "cp", "--network", "Blue"], "").unwrap_err();
         assert!(error.contains("Blue") && error.contains("DNS label"), "{error}");
+        let error = load(&["--server", "cp", "--udp-port", "65536"], "").unwrap_err();
+        assert!(error.contains("udp-port") && error.contains("65535"), "{error}");
         let error = load(&["--server", "cp", "--iface-regex", "("], "").unwrap_err();
         assert!(error.contains("iface-regex"), "{error}");
     }

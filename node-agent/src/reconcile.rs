@@ -31,7 +31,7 @@ use std::time::SystemTime;
 
 use loden_datapath::backend::{self, Desired, Me, Underlay};
 use loden_datapath::{Datapath, Drift, Hint, Host, HostFacts};
-use loden_proto::model::Network;
+use loden_proto::model::{Network, Port};
 use loden_proto::names::{NetworkId, NodeId};
 use loden_transport::{Dialled, Origins};
 use tokio::sync::{mpsc, watch};
@@ -60,6 +60,8 @@ pub(crate) struct Place {
     pub(crate) selection: Selection,
     /// Drop what is for our subnets and for no pod.
     pub(crate) blackhole: bool,
+    /// The port of UDP tunnels, where it is not the network's.
+    pub(crate) udp_port: Option<Port>,
     /// Where the control plane is.
     pub(crate) dialled: Dialled,
     pub(crate) origins: Origins,
@@ -370,6 +372,7 @@ impl<D: Datapath + Host> Reconcile<D> {
             mac: backend::mac_of(&self.place.node, &self.place.network),
             keys: self.keys_of(network.backend),
             blackhole: self.place.blackhole,
+            udp_port: self.place.udp_port,
         };
         let unchanged = |desired: &&mut Desired| desired.network() == network && *desired.me() == me;
         let peers = peers.iter().cloned();

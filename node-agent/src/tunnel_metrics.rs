@@ -77,6 +77,14 @@ impl Collector for TunnelMetrics {
             help,
             gauge(|rungs| usize::from(!rungs.single_receives)),
         )?;
+        let help = "Whether many packets may be sent at once";
+        each(
+            &mut encoder,
+            &tunnels,
+            "sends_gathered",
+            help,
+            gauge(|rungs| usize::from(!rungs.limits.single_sends)),
+        )?;
         let help = "Peers that are sent each datagram by itself, though many at once are allowed";
         each(&mut encoder, &tunnels, "peers_sent_singly", help, gauge(|rungs| rungs.singly.len()))?;
         let help = "Peers to whom not all passes that the device hands out";

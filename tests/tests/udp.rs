@@ -60,10 +60,13 @@ async fn offloads_are_switched_off_and_on_without_loss() -> anyhow::Result<()> {
                         format!("loden_agent_tunnel_offload{{device=\"{TUNNEL}\",offload=\"{offload}\"}} 1");
                     ensure!(metrics.contains(&rung), "{metrics}");
                     ensure!(node.metric("loden_agent_tunnel_receives_merged").await? == merged);
+                    ensure!(node.metric("loden_agent_tunnel_sends_gathered").await? == merged);
                     anyhow::Ok(())
                 });
                 heeded.await?;
             }
+            let status = pair.deployment.lodenctl(&["status"]).await?;
+            ensure!(!status.contains("and no more"), "what is allowed is done: {status}");
             for target in pair.pods[1].addresses() {
                 Transfer::to(target)
                     .amount(Amount::Bytes(16 << 20))
@@ -97,6 +100,23 @@ async fn an_agent_that_was_killed_takes_its_device_up_again() -> anyhow::Result<
     pair.a.start()?;
     pair.reaches().await?;
     ensure!(pair.a.host.link_index(TUNNEL).await? == index, "the device was made anew");
+    Ok(())
+}
+
+/// One node receives, and sends, on a port of its own; then on another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_on_a_port_of_its_own_is_reached_and_followed() -> anyhow::Result<()> {
+    let mut pair = Pair::start(Underlay::V4, "udpport", DUAL).await?;
+    for port in ["9285", "9286"] {
+        pair.a.stop().await?;
+        pair.a.set_flags(&["--udp-port", port]);
+        pair.a.start()?;
+        pair.a.ready(SOON).await?;
+        pair.reaches().await?;
+        let lease =
+            pair.deployment.lodenctl(&["lease", "get", "default", &pair.a.name, "-o", "json"]).await?;
+        ensure!(lease.contains(port), "{lease}");
+    }
     Ok(())
 }
 

@@ -25,7 +25,8 @@ pub(super) fn mtu(network: &Network, underlay: &Underlay) -> u32 {
 }
 
 pub(super) fn own_tables(network: &Network, backend: UdpBackend, me: &Me) -> Tables {
-    let locals = me.underlay.addresses().map(|local| SocketAddr::new(local, backend.port.get()));
+    let port = me.udp_port.unwrap_or(backend.port).get();
+    let locals = me.underlay.addresses().map(|local| SocketAddr::new(local, port));
     let locals: Vec<_> = locals.collect();
     if locals.is_empty() || me.keys.is_empty() {
         return Tables::default();

@@ -234,9 +234,11 @@ impl Engine {
         self.listening(name)?;
         let tunnel = self.tunnels.get(&name)?;
         let mut ports = tunnel.listening.locals.iter().filter_map(|local| self.ports.get(local));
-        let singly = tunnel.paths.iter().filter(|(_, path)| !path.gathers());
+        let limits = tunnel.listening.limits;
+        let singly = tunnel.paths.iter().filter(|(_, path)| !limits.single_sends && !path.gathers());
         let narrow = tunnel.paths.iter().filter(|(_, path)| path.mtu() < path.most());
         Some(Rungs {
+            limits,
             device: tunnel.offload,
             single_receives: ports.any(|port| !port.merges),
             singly: singly.map(|(endpoint, _)| *endpoint).collect(),

@@ -43,11 +43,13 @@ impl Display for Limits {
 /// What a tunnel leaves to them now.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Rungs {
+    /// What it may leave to them.
+    pub limits: Limits,
     /// What the device hands out.
     pub device: DeviceOffload,
     /// Each datagram is received by itself, on some port.
     pub single_receives: bool,
-    /// Peers that are sent each datagram by itself, though many at once are allowed.
+    /// Peers that are sent each datagram by itself; none where that holds for all of them (`limits`).
     pub singly: Vec<SocketAddr>,
     /// Peers to whom outer packets of so many bytes get at most, where that is less than the device hands out.
     pub narrow: Vec<(SocketAddr, u16)>,

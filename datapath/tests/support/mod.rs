@@ -74,6 +74,7 @@ pub(crate) fn me(network: &Network) -> Me {
         mac,
         keys: Vec::new(),
         blackhole: false,
+        udp_port: None,
     }
 }
 

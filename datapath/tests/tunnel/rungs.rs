@@ -75,6 +75,7 @@ fn limits_are_heeded_while_packets_flow() {
         transfer(&hosts, 5, false);
         let rungs = hosts.engines[1].rungs(device(5)).unwrap();
         assert_eq!((rungs.device, rungs.single_receives), (limits.device, limits.single_receives));
+        assert_eq!(rungs.limits, limits, "what is told is less than these, not than others");
         let after = counted(&hosts);
         let [sent, sends] = [after[0] - before[0], after[1] - before[1]];
         if limits.single_sends {

@@ -141,7 +141,15 @@ mod tests {
         let choice = choose(&Selection::default(), host, Known::default()).unwrap();
         let underlay = underlay::of(&choice, host, &Dialled::default(), &network, &held);
         let (node, mac) = ("node-9".parse().unwrap(), "02:00:00:00:00:09".parse().unwrap());
-        let me = Me { node, subnets: held.subnets, underlay, mac, keys: Vec::new(), blackhole: false };
+        let me = Me {
+            node,
+            subnets: held.subnets,
+            underlay,
+            mac,
+            keys: Vec::new(),
+            blackhole: false,
+            udp_port: None,
+        };
         let mut desired = Desired::new(network, me);
         desired.replace([peer(1), peer(2), peer(3)]);
         desired.tables().clone()

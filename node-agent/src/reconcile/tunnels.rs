@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use loden_datapath::{Datapath, DeviceName, Host, Rungs};
-use loden_proto::model::{Backend, UdpBackend};
+use loden_proto::model::Backend;
 use tokio::time::Instant;
 
 use super::Reconcile;
@@ -33,8 +33,10 @@ impl Tunnels {
 
     /// What of them is less than the network allows.
     pub(super) fn warnings(&self, backend: Backend) -> Vec<String> {
-        let Backend::Udp(limits) = backend else { return Vec::new() };
-        self.rungs.iter().flat_map(|(name, rungs)| stepped_down(*name, rungs, limits)).collect()
+        if !matches!(backend, Backend::Udp(_)) {
+            return Vec::new();
+        }
+        self.rungs.iter().flat_map(|(name, rungs)| stepped_down(*name, rungs)).collect()
     }
 }
 
@@ -61,9 +63,11 @@ impl<D: Datapath + Host> Reconcile<D> {
     }
 }
 
-fn stepped_down(tunnel: DeviceName, rungs: &Rungs, limits: UdpBackend) -> Vec<String> {
+fn stepped_down(tunnel: DeviceName, rungs: &Rungs) -> Vec<String> {
+    // Those that held when it was looked: the network's own may be others by now.
+    let limits = rungs.limits;
     let mut told = Vec::new();
-    if rungs.device < limits.device_offload {
+    if rungs.device < limits.device {
         told.push(format!(
             "the kernel lets {tunnel} hand out {} and no more: pods' packets are cut sooner, and sending costs more",
             rungs.device
@@ -102,33 +106,28 @@ fn first_and_others<'a>(mut peers: impl Iterator<Item = &'a SocketAddr>) -> Opti
 
 #[cfg(test)]
 mod tests {
+    use loden_datapath::tunnel::limits::Limits;
     use loden_proto::model::DeviceOffload;
 
     use super::*;
 
     #[test]
     fn what_is_less_than_allowed_is_told() {
-        let told = |rungs: &Rungs, limits| stepped_down("loden1u".parse().unwrap(), rungs, limits);
-        let all = UdpBackend::default();
-        let none = UdpBackend {
-            device_offload: DeviceOffload::Plain,
-            single_sends: true,
-            single_receives: true,
-            ..all
-        };
+        let told = |rungs: &Rungs| stepped_down("loden1u".parse().unwrap(), rungs);
+        let limits = Limits { device: DeviceOffload::Plain, single_sends: true, single_receives: true };
         let top = Rungs { device: DeviceOffload::Uso, ..Rungs::default() };
-        assert_eq!(told(&top, all), Vec::<String>::new());
+        assert_eq!(told(&top), Vec::<String>::new());
         let bottom = Rungs { device: DeviceOffload::Plain, single_receives: true, ..top.clone() };
-        assert_eq!(told(&bottom, none), Vec::<String>::new());
-        let lines = told(&bottom, all).join("\n");
+        assert_eq!(told(&Rungs { limits, ..bottom.clone() }), Vec::<String>::new(), "it may do no more");
+        let lines = told(&bottom).join("\n");
         assert!(lines.contains("loden1u hand out plain and no more"), "{lines}");
         assert!(lines.contains("does not merge"), "{lines}");
 
         let peer = |last: u8| SocketAddr::from(([192, 0, 2, last], 8285));
         let singly = Rungs { singly: vec![peer(1), peer(2), peer(3)], ..top.clone() };
-        assert!(told(&singly, all)[0].contains("192.0.2.1:8285 and 2 others"), "{:?}", told(&singly, all));
+        assert!(told(&singly)[0].contains("192.0.2.1:8285 and 2 others"), "{:?}", told(&singly));
         let narrow = Rungs { narrow: vec![(peer(1), 1400), (peer(2), 1300)], ..top };
-        let text = told(&narrow, all).remove(0);
+        let text = told(&narrow).remove(0);
         assert!(text.contains("longer than 1300 bytes") && text.contains("1:8285 and another one"), "{text}");
     }
 }

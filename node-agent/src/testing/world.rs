@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use loden_datapath::firewall::FakeFirewall;
 use loden_datapath::{DefaultRoute, Fake, HostFacts, HostRoute, Interface, InterfaceAddress};
-use loden_proto::model::{Family, Network, Subnets};
+use loden_proto::model::{Family, Network, Port, Subnets};
 use loden_transport::{Dialled, Origins, ServerAddress};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -22,6 +22,7 @@ pub(crate) struct World {
     pub(crate) firewall: FakeFirewall,
     pub(crate) firewall_insert: bool,
     pub(crate) blackhole_route: bool,
+    pub(crate) udp_port: Option<Port>,
     pub(crate) server: Server,
     pub(crate) network: Network,
     watches: mpsc::Receiver<Watch>,
@@ -52,6 +53,7 @@ impl World {
             firewall,
             firewall_insert,
             blackhole_route: false,
+            udp_port: None,
             server,
             network,
             watches,
@@ -85,6 +87,7 @@ impl World {
             cni_config_dir: Some(self.cni_config_dir()),
             firewall_insert: self.firewall_insert,
             blackhole_route: self.blackhole_route,
+            udp_port: self.udp_port,
             selection: Selection::default(),
             timing: Timing::default(),
         };

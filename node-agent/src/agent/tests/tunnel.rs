@@ -76,6 +76,25 @@ async fn a_tunnel_is_made_and_its_key_told_and_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_may_receive_on_another_port_than_its_peers() {
+    let mut world = World::with(udp());
+    world.udp_port = Some(9285.try_into().unwrap());
+    let agent = world.start();
+    let watch = world.watch().await;
+    watch.snapshot(&world.network, &[udp_peer(1)], false, 1).await;
+    agent.ready().await;
+    settle().await;
+    let endpoints = world.server.endpoints();
+    let receivers = endpoints.borrow().last().map(|endpoint| endpoint.receivers.clone()).unwrap();
+    assert!(
+        matches!(receivers[0].kind, Some(v1::receiver::Kind::Udp(udp)) if udp.port == 9285),
+        "{receivers:?}"
+    );
+    let remotes: Vec<_> = world.kernel.tables().remotes.keys().map(|remote| remote.endpoint).collect();
+    assert_eq!(remotes, ["192.0.2.1:8285".parse().unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_with_another_key_or_of_another_network_is_taken_as_it_is() {
     let mut world = World::with(udp());
     let agent = world.start();

@@ -110,5 +110,5 @@ async fn me(kernel: &mut Kernel, shape: Shape, network: &Network) -> anyhow::Res
         routed: if shape == Shape::HostGw { vec![Family::V4] } else { Vec::new() },
         inner: vec![Family::V4, Family::V6],
     };
-    Ok(Me { node, subnets, underlay, mac, keys: Vec::new(), blackhole: false })
+    Ok(Me { node, subnets, underlay, mac, keys: Vec::new(), blackhole: false, udp_port: None })
 }

@@ -102,6 +102,7 @@ impl Prepared {
                 cni_config_dir: None,
                 firewall_insert: false,
                 blackhole_route: false,
+                udp_port: None,
                 selection: Selection::default(),
                 timing: Timing::default(),
             };
