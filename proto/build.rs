@@ -6,8 +6,13 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 4] =
-    ["loden/v1/lease.proto", "loden/v1/network.proto", "loden/v1/node.proto", "loden/v1/peer.proto"];
+const FILES: [&str; 5] = [
+    "loden/v1/identity.proto",
+    "loden/v1/lease.proto",
+    "loden/v1/network.proto",
+    "loden/v1/node.proto",
+    "loden/v1/peer.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=loden");
@@ -19,7 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = compiler.file_descriptor_set();
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     fs::write(out.join("loden.v1.bin"), descriptors.encode_to_vec())?;
-    // Its key must not get into a log: `convert/key.rs`.
-    tonic_prost_build::configure().skip_debug([".loden.v1.UdpReceiver"]).compile_fds(descriptors)?;
+    // Their secrets must not get into a log: `convert/secret.rs`.
+    let secret = [".loden.v1.UdpReceiver", ".loden.v1.JoinToken", ".loden.v1.JoinRequest"];
+    tonic_prost_build::configure().skip_debug(secret).compile_fds(descriptors)?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use loden_process::completions::Shell;
 use loden_transport::ServerAddress;
 
 use crate::output::Output;
-use crate::{lease, network, node, peers, reservation};
+use crate::{lease, network, node, peers, reservation, token};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -84,6 +84,9 @@ pub(crate) enum RemoteNoun {
     /// Peers: what the nodes of a network know of each other
     #[command(subcommand)]
     Peers(peers::Verb),
+    /// Tokens: what lets hosts join
+    #[command(subcommand)]
+    Token(token::Verb),
     /// How the control plane is, and which nodes are not converged and why
     Status,
 }
@@ -145,6 +148,13 @@ mod tests {
             "lodenctl reservation delete blue node-1",
             "lodenctl node list",
             "lodenctl node get node-1",
+            "lodenctl node revoke node-1",
+            "lodenctl node revoke node-1 --allow-missing",
+            "lodenctl node delete node-1",
+            "lodenctl token create --node node-1 --network blue,red --ttl 1h",
+            "lodenctl token create --uses 100",
+            "lodenctl token list",
+            "lodenctl token delete 0a1b2c3d",
             "lodenctl peers watch blue --once",
             "lodenctl status --timeout 1m",
             "lodenctl completions fish",

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use loden_proto::v1::cluster_service_client::ClusterServiceClient;
+use loden_proto::v1::identity_service_client::IdentityServiceClient;
 use loden_proto::v1::lease_service_client::LeaseServiceClient;
 use loden_proto::v1::network_service_client::NetworkServiceClient;
 use loden_proto::v1::node_service_client::NodeServiceClient;
@@ -68,6 +69,10 @@ impl Connection {
 
     pub(crate) fn nodes(&self) -> NodeServiceClient<Channel> {
         NodeServiceClient::new(self.0.clone()).max_decoding_message_size(LARGEST)
+    }
+
+    pub(crate) fn identities(&self) -> IdentityServiceClient<Channel> {
+        IdentityServiceClient::new(self.0.clone()).max_decoding_message_size(LARGEST)
     }
 
     pub(crate) fn cluster(&self) -> ClusterServiceClient<Channel> {

@@ -25,6 +25,7 @@ mod peers;
 mod pool;
 mod reservation;
 mod status;
+mod token;
 
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
@@ -76,6 +77,7 @@ async fn answer(noun: RemoteNoun, connection: &Connection, output: Output) -> Re
         RemoteNoun::Reservation(verb) => verb.run(connection, output).await,
         RemoteNoun::Node(verb) => verb.run(connection, output).await,
         RemoteNoun::Peers(verb) => verb.run(connection, output).await,
+        RemoteNoun::Token(verb) => verb.run(connection, output).await,
         RemoteNoun::Status => status::run(connection, output).await,
     }
 }

@@ -28,6 +28,22 @@ pub(crate) enum Verb {
         /// Its name
         node: String,
     },
+    /// Shuts a node out: its certificates and connections, and its peers forget it
+    ///
+    /// Its subnets are held for it. It comes back by a token that is for it alone (token create --node), or by a
+    /// certificate that is issued with the epoch that is told.
+    Revoke {
+        /// Its name
+        node: String,
+        /// Also when nobody of this name was ever seen
+        #[arg(long)]
+        allow_missing: bool,
+    },
+    /// Forgets a node that is gone, and gives its subnets back
+    Delete {
+        /// Its name
+        node: String,
+    },
 }
 
 impl Verb {
@@ -38,6 +54,17 @@ impl Verb {
                 let request = v1::GetNodeRequest { name: format!("nodes/{node}") };
                 let node = connection.nodes().get_node(request).await?.into_inner();
                 output.one(&NodeView::from(node))?;
+            }
+            Self::Revoke { node, allow_missing } => {
+                let request = v1::RevokeNodeRequest { name: format!("nodes/{node}"), allow_missing };
+                let v1::RevokeNodeResponse { epoch, leases } =
+                    connection.nodes().revoke_node(request).await?.into_inner();
+                output.one(&RevokedView { node, epoch, leases })?;
+            }
+            Self::Delete { node } => {
+                let name = format!("nodes/{node}");
+                connection.nodes().delete_node(v1::DeleteNodeRequest { name: name.clone() }).await?;
+                output.done("deleted", &name)?;
             }
         }
         Ok(())
@@ -55,6 +82,24 @@ pub(crate) async fn list(connection: &Connection) -> Result<Vec<NodeView>, Failu
     Ok(nodes.await?.into_iter().map(NodeView::from).collect())
 }
 
+/// What became of a node that was shut out.
+#[derive(Debug, Serialize)]
+struct RevokedView {
+    node: String,
+    /// What its certificates have to have at least from now on.
+    epoch: u32,
+    /// Leases that its peers have forgotten.
+    leases: u32,
+}
+
+impl View for RevokedView {
+    const COLUMNS: &'static [&'static str] = &["REVOKED", "EPOCH", "LEASES"];
+
+    fn rows(&self, _: SystemTime) -> Vec<Vec<String>> {
+        vec![vec![self.node.clone(), self.epoch.to_string(), self.leases.to_string()]]
+    }
+}
+
 /// A node as shown.
 #[derive(Debug, Serialize)]
 pub(crate) struct NodeView {
@@ -62,6 +107,8 @@ pub(crate) struct NodeView {
     pub(crate) connected: bool,
     since: Option<String>,
     disconnect_reason: Option<String>,
+    /// When it was shut out, if it is.
+    revoke_time: Option<String>,
     version: Option<String>,
     pub(crate) address: Option<String>,
     pub(crate) refused_agent: Option<RefusedView>,
@@ -156,6 +203,7 @@ impl From<v1::Node> for NodeView {
             connected: wire.connected,
             since: age::rfc3339(wire.since.as_ref()),
             disconnect_reason,
+            revoke_time: age::rfc3339(wire.revoke_time.as_ref()),
             version: given(wire.version),
             address: given(wire.address),
             refused_agent: wire.refused_agent.map(Into::into),
@@ -248,7 +296,11 @@ impl View for NodeView {
         &["NODE", "CONNECTED", "NETWORK", "SUBNETS", "PEERS", "CONVERGED", "VERSION"];
 
     fn rows(&self, now: SystemTime) -> Vec<Vec<String>> {
-        let word = if self.connected { "yes" } else { "no" };
+        let word = match (self.connected, &self.revoke_time) {
+            (true, _) => "yes",
+            (false, None) => "no",
+            (false, Some(_)) => "revoked",
+        };
         let connected = format!("{word}, {}", age::relative(self.changed.as_ref(), now));
         let version = self.version.clone().unwrap_or_default();
         let row = |network: &str, subnets: String, peers: String, converged: String| {

@@ -9,7 +9,7 @@ mod program {
     use loden_proto::reason::{self, Reason};
     use loden_proto::v1;
     use loden_proto::v1::network_service_server::{NetworkService, NetworkServiceServer};
-    use loden_transport::{Bundle, server_config};
+    use loden_transport::{Bundle, ServerTls};
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
     use tempfile::TempDir;
     use tokio::net::TcpListener;
@@ -98,7 +98,8 @@ mod program {
 
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let server = listener.local_addr().unwrap().to_string();
-            let acceptor = TlsAcceptor::from(server_config(&issue("control-plane/test")).unwrap());
+            let acceptor =
+                TlsAcceptor::from(ServerTls::new(&issue("control-plane/test"), None).unwrap().usual());
             let (accepted, connections) = mpsc::channel(8);
             tokio::spawn(async move {
                 loop {

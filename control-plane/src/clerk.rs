@@ -31,7 +31,7 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::feed::{Feeds, Incarnation, Point, Publication, Scene};
 use crate::knocks::Knocks;
 use crate::ledger::{
-    Applied, Command, Corrupt, Defaults, Lease, Ledger, Refusal, Reservation, Streaming, Want,
+    Applied, Command, Corrupt, Defaults, Lease, Ledger, Member, Refusal, Reservation, Streaming, Token, Want,
 };
 use crate::store::{Batch, Cause, Health, Loaded, Revision, Store, StoreError};
 
@@ -76,6 +76,10 @@ pub enum Answer {
     Lease(Lease, Network),
     /// A reservation.
     Reservation(Reservation),
+    /// A token.
+    Token(Token),
+    /// A node, as it is let in.
+    Member(Member),
     /// It is done.
     Nothing,
 }
@@ -239,6 +243,8 @@ fn read(ledger: &Ledger, want: &Want) -> Option<Answer> {
         Want::Network(id) => Answer::Network(ledger.network(id)?.clone()),
         Want::Lease(name) => Answer::Lease(ledger.lease(name)?, ledger.network(&name.network)?.clone()),
         Want::Reservation(name) => Answer::Reservation(ledger.reservation(name)?),
+        Want::Token(id) => Answer::Token(ledger.token(*id)?),
+        Want::Member(node) => Answer::Member(ledger.member(node)?),
         Want::Nothing => Answer::Nothing,
     })
 }

@@ -15,7 +15,7 @@ use loden_proto::model::{NetworkSpec, Vni};
 use loden_proto::names::ClusterName;
 use loden_transport::Principal;
 
-use crate::identity::{IssuedRole, MIN_VALIDITY, ServerName};
+use crate::identity::{IssuedRole, ServerName};
 
 /// The configuration file that is read when none is named.
 pub const DEFAULT_FILE: &str = "/etc/loden/control-plane.toml";
@@ -69,6 +69,9 @@ pub struct IssueArgs {
     /// How long the certificate lives
     #[arg(long, value_name = "TIME", default_value = "365d", value_parser = validity)]
     pub validity: Duration,
+    /// Of a node that was revoked: what `lodenctl node revoke` has told
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub epoch: u32,
     /// Replace a bundle that is there
     #[arg(long)]
     pub force: bool,
@@ -106,6 +109,16 @@ pub struct Config {
     /// DNS name or IP address to have in the server's certificate as well; may be repeated
     #[arg(long = "advertise-name", env = "LODEN_ADVERTISE_NAME", value_name = "NAME", value_delimiter = ',')]
     pub advertise_names: Vec<ServerName>,
+
+    /// How long the certificates of this control plane and of nodes that have joined live; they are renewed at half of it
+    #[arg(
+        long,
+        env = "LODEN_CERTIFICATE_VALIDITY",
+        value_name = "TIME",
+        default_value = "24h",
+        value_parser = certificate_validity
+    )]
+    pub certificate_validity: Duration,
 
     /// How long a lease lives without renewal, in networks that do not say
     #[arg(long, env = "LODEN_LEASE_TTL", value_name = "TIME", default_value = "24h", value_parser = lease_ttl)]
@@ -202,6 +215,7 @@ impl Default for Config {
             cluster: literal("loden"),
             name: literal("control-plane"),
             advertise_names: Vec::new(),
+            certificate_validity: Duration::from_secs(24 * 3600),
             lease_ttl: Duration::from_secs(24 * 3600),
             cooldown: Duration::from_secs(3600),
             vni_ranges: vec![literal("1-16777215")],
@@ -253,7 +267,13 @@ fn lease_ttl(text: &str) -> Result<Duration, String> {
 /// The CA's own end may be sooner; that is seen when it is read.
 fn validity(text: &str) -> Result<Duration, String> {
     let time = at_most_a_year(text)?;
-    if time >= MIN_VALIDITY { Ok(time) } else { Err("must be 1m to 365d".to_owned()) }
+    if time >= Duration::from_secs(60) { Ok(time) } else { Err("must be 1m to 365d".to_owned()) }
+}
+
+/// Shorter ones end before they can be renewed.
+fn certificate_validity(text: &str) -> Result<Duration, String> {
+    let time = at_most_a_year(text)?;
+    if time >= Duration::from_secs(2) { Ok(time) } else { Err("must be 2s to 365d".to_owned()) }
 }
 
 fn at_most_a_year(text: &str) -> Result<Duration, String> {

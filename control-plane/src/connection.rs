@@ -1,7 +1,7 @@
 //! Connections: accepted, authenticated, served, ended.
 //!
 //! ```text
-//! TCP ──admission──▶ TLS 1.3 handshake (5 s) ──▶ SpiffeId ──▶ Link in the registry
+//! TCP ──admission──▶ TLS 1.3 handshake (5 s) ──▶ Client ──▶ Link in the registry
 //!                                                               │
 //!    HTTP/2 (hyper), preface within 5 s ◀── each request carries its Link
 //!      ends: by itself · Link::end (reset at once) · draining (GOAWAY, then gone)
@@ -30,9 +30,9 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use loden_process::source::Source;
 use loden_proto::names::ClusterName;
-use loden_transport::{HandshakeError, Role, SpiffeId, accept};
-use rustls::ServerConfig;
+use loden_transport::{HandshakeError, ServerTls, accept};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -46,7 +46,7 @@ use self::admission::{Admission, Limits, Place};
 use self::stream::Watched;
 use crate::knocks::Knocks;
 use crate::metrics::Metrics;
-use crate::registry::{EndReason, Link, Registry};
+use crate::registry::{Client, EndReason, Link, Registry};
 use crate::status::Nodes;
 
 /// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, tcp(7)).
@@ -75,6 +75,8 @@ pub(crate) struct Patience {
     keep_alive: Duration,
     /// How long the answer to a ping may take.
     keep_alive_answer: Duration,
+    /// How long a host without a certificate may stay.
+    joining: Duration,
 }
 
 impl Default for Patience {
@@ -85,6 +87,7 @@ impl Default for Patience {
             preface: Duration::from_secs(5),
             keep_alive: Duration::from_secs(10),
             keep_alive_answer: Duration::from_secs(10),
+            joining: Duration::from_secs(30),
         }
     }
 }
@@ -92,7 +95,7 @@ impl Default for Patience {
 /// Accepts and serves connections.
 pub(crate) struct Acceptor<S> {
     /// Swapped when the certificate is renewed; connections keep theirs.
-    pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
+    pub(crate) tls: Arc<ArcSwap<ServerTls>>,
     pub(crate) cluster: ClusterName,
     pub(crate) knocks: Knocks,
     pub(crate) registry: Registry,
@@ -132,10 +135,10 @@ where
             let stop = stop.clone();
             this.tasks.spawn(async move {
                 // Who is still waiting when we stop is let go.
-                if let Some(Some((stream, id))) =
+                if let Some(Some((stream, client))) =
                     stop.run_until_cancelled(task.authenticate(tcp, remote, place)).await
                 {
-                    task.serve(stream, id, remote).await;
+                    task.serve(stream, client, remote).await;
                 }
             });
         }
@@ -155,12 +158,12 @@ where
         tcp: TcpStream,
         remote: SocketAddr,
         place: Place,
-    ) -> Option<(TlsStream<TcpStream>, SpiffeId)> {
+    ) -> Option<(TlsStream<TcpStream>, Client)> {
         let Ok(Some(_turn)) = timeout(self.patience.wait, place.turn()).await else {
             self.turn_away(&tcp, remote);
             return None;
         };
-        match timeout(self.patience.handshake, self.handshake(tcp)).await {
+        match timeout(self.patience.handshake, self.handshake(tcp, remote)).await {
             Ok(Ok(authenticated)) => return Some(authenticated),
             Ok(Err(error)) => self.refused(remote, &error),
             Err(_) => self.refused(remote, &io::Error::from(io::ErrorKind::TimedOut).into()),
@@ -176,16 +179,21 @@ where
         debug!(%remote, %error, "TLS handshake failed");
     }
 
-    async fn handshake(&self, tcp: TcpStream) -> Result<(TlsStream<TcpStream>, SpiffeId), HandshakeError> {
+    async fn handshake(
+        &self,
+        tcp: TcpStream,
+        remote: SocketAddr,
+    ) -> Result<(TlsStream<TcpStream>, Client), HandshakeError> {
         tcp.set_nodelay(true)?;
         SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-        accept(self.tls.load_full(), tcp).await
+        let (stream, holder) = accept(&self.tls.load_full(), tcp).await?;
+        Ok((stream, holder.map_or_else(|| Client::Joining(Source::from(remote.ip())), Client::Holder)))
     }
 
-    async fn serve(&self, stream: TlsStream<TcpStream>, id: SpiffeId, remote: SocketAddr) {
-        let link = self.registry.open(id, remote);
+    async fn serve(&self, stream: TlsStream<TcpStream>, client: Client, remote: SocketAddr) {
+        let link = self.registry.open(client, remote);
         self.metrics.connections_opened.inc();
-        debug!(id = %link.id, %remote, "connected");
+        debug!(client = %link.client, %remote, "connected");
         let reset = Arc::new(AtomicBool::new(false));
         let begun = CancellationToken::new();
         let stream = Watched::new(stream, Arc::clone(&reset), begun.clone());
@@ -204,6 +212,8 @@ where
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut connection = pin!(connection);
         let mut late = pin!(begun.run_until_cancelled(sleep(self.patience.preface)));
+        let mut lingers = pin!(sleep(self.patience.joining));
+        let joins = link.client.id().is_none();
         let mut waiting = true;
         let mut draining = false;
         let why = loop {
@@ -229,6 +239,9 @@ where
                         link.end(EndReason::NoPreface { after: self.patience.preface });
                     }
                 }
+                () = lingers.as_mut(), if joins && link.reason().is_none() => {
+                    link.end(EndReason::Joining { after: self.patience.joining });
+                }
                 () = link.draining().cancelled(), if !draining => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
@@ -238,11 +251,11 @@ where
         match link.reason() {
             Some(reason) => {
                 self.metrics.ended(reason);
-                info!(id = %link.id, %remote, %reason, "connection ended");
+                info!(client = %link.client, %remote, %reason, "connection ended");
             }
-            None => debug!(id = %link.id, %remote, %why, "disconnected"),
+            None => debug!(client = %link.client, %remote, %why, "disconnected"),
         }
-        if let Role::Node(node) = &link.id.role {
+        if let Some(node) = link.client.node() {
             self.nodes.connection_ended(node, &why);
         }
     }

@@ -150,7 +150,7 @@ mod tests {
     use crate::registry::Registry;
 
     fn open(registry: &Registry, id: &str) -> Arc<Link> {
-        registry.open(format!("spiffe://loden/{id}").parse().unwrap(), "192.0.2.1:1".parse().unwrap())
+        registry.open(crate::registry::testing::client(id), "192.0.2.1:1".parse().unwrap())
     }
 
     #[test]

@@ -16,6 +16,8 @@
 mod authority;
 mod file;
 mod issue;
+mod request;
+mod signer;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,14 +28,11 @@ use loden_transport::{Bundle, BundleError, Principal, Role};
 use rand::RngCore;
 use tracing::{info, warn};
 
-pub(crate) use self::authority::MIN_VALIDITY;
 pub use self::authority::{Authority, AuthorityError, ServerName};
 pub use self::issue::{IssueError, IssuedRole, Order, issue};
+pub use self::request::CertificateRequest;
+pub use self::signer::Signer;
 
-/// How long a server's certificate lives.
-const SERVER_VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
-/// A server's certificate with less left than this is made anew.
-const SERVER_REMAINING: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long the first admin's certificate lives.
 const ADMIN_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -120,7 +119,7 @@ impl Pki {
         let pki = Self { directory: directory.to_owned(), authority };
         if !pki.directory.join(ADMIN).exists() {
             let name = ADMIN.parse().map_err(AuthorityError::Name)?;
-            let bundle = pki.authority.issue(Role::Admin(name), &[], ADMIN_VALIDITY, now)?;
+            let bundle = pki.authority.issue(Role::Admin(name), &[], 0, ADMIN_VALIDITY, now)?;
             bundle.write(&pki.directory.join(ADMIN))?;
             info!(directory = %pki.directory.join(ADMIN).display(), "admin bundle made");
         }
@@ -146,7 +145,7 @@ impl Pki {
         &self.directory
     }
 
-    /// The server's certificate and key; made anew when missing, unusable, soon to expire, or for other names.
+    /// The server's certificate and key; made anew when missing, unusable, past half its life, or for other names.
     ///
     /// # Errors
     /// It cannot be made.
@@ -154,13 +153,14 @@ impl Pki {
         &self,
         name: &Principal,
         names: &[ServerName],
+        validity: Duration,
         now: SystemTime,
     ) -> Result<Bundle, PkiError> {
         let directory = self.directory.join(SERVER);
         let role = Role::ControlPlane(name.clone());
         let wanted = self.authority.server_names(names);
         let why = match Bundle::read(&directory) {
-            Ok(bundle) => match self.authority.unfit(&bundle, &role, &wanted, now + SERVER_REMAINING) {
+            Ok(bundle) => match self.authority.unfit(&bundle, &role, &wanted, now + validity / 2) {
                 None => return Ok(bundle),
                 Some(why) => why,
             },
@@ -169,7 +169,7 @@ impl Pki {
             }
             Err(error) => error.to_string(),
         };
-        let bundle = self.authority.issue(role, &wanted, SERVER_VALIDITY, now)?;
+        let bundle = self.authority.issue(role, &wanted, 0, validity, now)?;
         info!(id = %bundle.id(), why, "server certificate made");
         if let Err(error) = bundle.write(&directory) {
             // It is good without a file, and the next start makes another: a full disk is no reason not to
@@ -259,6 +259,8 @@ mod tests {
 
     use super::*;
 
+    const VALIDITY: Duration = Duration::from_secs(24 * 3600);
+
     fn cluster() -> ClusterName {
         "loden".parse().unwrap()
     }
@@ -272,7 +274,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let directory = state.path().join("pki");
         let first = open(&directory);
-        let server = first.server(&"one".parse().unwrap(), &[], SystemTime::now()).unwrap();
+        let server = first.server(&"one".parse().unwrap(), &[], VALIDITY, SystemTime::now()).unwrap();
         for (name, mode) in [
             ("", 0o700),
             ("ca.crt", 0o600),
@@ -294,7 +296,7 @@ mod tests {
         assert!(!second.unproven_note().exists(), "it comes with what is new only");
         assert_eq!(second.authority().certificate_pem(), first.authority().certificate_pem());
         assert_eq!(second.token_key().unwrap(), first.token_key().unwrap());
-        let again = second.server(&"one".parse().unwrap(), &[], SystemTime::now()).unwrap();
+        let again = second.server(&"one".parse().unwrap(), &[], VALIDITY, SystemTime::now()).unwrap();
         assert_eq!(again, server);
         let admin = Bundle::read(&directory.join("admin")).unwrap();
         assert_eq!(admin.id().to_string(), "spiffe://loden/admin/admin");
@@ -310,14 +312,14 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let pki = open(state.path());
         let (name, now) = ("one".parse().unwrap(), SystemTime::now());
-        let first = pki.server(&name, &[], now).unwrap();
-        let later = now + SERVER_VALIDITY - SERVER_REMAINING - Duration::from_secs(3600);
-        assert_eq!(pki.server(&name, &[], later).unwrap(), first);
-        let late = pki.server(&name, &[], later + Duration::from_secs(7200)).unwrap();
+        let first = pki.server(&name, &[], VALIDITY, now).unwrap();
+        let later = now + VALIDITY / 2 - Duration::from_secs(60);
+        assert_eq!(pki.server(&name, &[], VALIDITY, later).unwrap(), first);
+        let late = pki.server(&name, &[], VALIDITY, later + Duration::from_secs(120)).unwrap();
         assert_ne!(late, first);
-        let named = pki.server(&name, &["192.0.2.1".parse().unwrap()], now).unwrap();
+        let named = pki.server(&name, &["192.0.2.1".parse().unwrap()], VALIDITY, now).unwrap();
         assert_ne!(named, late);
-        assert_eq!(pki.server(&name, &["192.0.2.1".parse().unwrap()], now).unwrap(), named);
+        assert_eq!(pki.server(&name, &["192.0.2.1".parse().unwrap()], VALIDITY, now).unwrap(), named);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who holds what: networks, leases and reservations. Plain data; no clock, no disk, no wire.
+//! Who holds what: networks, leases and reservations; and who is let in. Plain data; no clock, no disk, no wire.
 //!
 //! ```text
 //!             Context {now, defaults, settling, streaming}
@@ -29,6 +29,7 @@ mod check;
 mod command;
 mod decide;
 mod key;
+mod members;
 mod network;
 #[cfg(test)]
 mod properties;
@@ -48,6 +49,7 @@ use ipnet::IpNet;
 use loden_proto::model::LeaseName;
 use loden_proto::names::NetworkId;
 
+use self::members::Members;
 use self::network::NetworkLedger;
 use self::record::{ClusterRecord, RequestRecord, Stamp, Stored};
 use self::vni::Vnis;
@@ -55,10 +57,12 @@ use crate::store::{Key, Revision};
 
 pub use self::apply::{Applied, Corrupt, PeerChange};
 pub use self::command::{
-    Command, Context, Decision, Defaults, Knocked, NetworkChange, OffloadChange, Streaming, Want,
+    Command, Context, Decision, Defaults, Farewell, Joiner, Knocked, NetworkChange, OffloadChange, Streaming,
+    Want,
 };
+pub use self::members::{Member, Token};
 pub use self::read::{Cluster, Lease, LeaseState, PoolUse, Reservation};
-pub use self::refusal::{Named, Refusal, VniRange};
+pub use self::refusal::{Named, Refusal, Shut, VniRange};
 
 /// Everything that was committed up to one revision.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -79,4 +83,6 @@ pub struct Ledger {
     /// Answers to repeated requests, by their record's key.
     requests: BTreeMap<Key, Stored<RequestRecord>>,
     request_ends: BTreeSet<(Stamp, Key)>,
+    /// Who is let in.
+    members: Members,
 }

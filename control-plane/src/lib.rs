@@ -8,13 +8,16 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod adoption;
+mod audit;
 pub mod clerk;
 pub mod config;
 mod connection;
 pub mod expiry;
 pub mod feed;
+mod gate;
 mod held;
 pub mod identity;
+mod joins;
 pub mod knocks;
 pub mod ledger;
 mod metrics;

@@ -78,8 +78,8 @@ fn explain(error: &anyhow::Error) -> String {
 }
 
 fn issue_bundle(config: &Config, order: IssueArgs) -> Result<(), IssueError> {
-    let IssueArgs { role, name, out, validity, force } = order;
-    let order = Order { role, name, out, validity, force };
+    let IssueArgs { role, name, out, validity, epoch, force } = order;
+    let order = Order { role, name, out, validity, epoch, force };
     let bundle = issue(&config.pki_dir(), &order, SystemTime::now())?;
     lines::out(format_args!("{} in {}", bundle.id(), order.out.display()));
     Ok(())

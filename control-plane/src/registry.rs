@@ -9,7 +9,10 @@
 //! A stuck client's stream is not polled any more, so it can only be ended by its connection. The first
 //! reason that is given stays; it goes to log, metric and node status.
 
+mod client;
 pub(crate) mod room;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -18,23 +21,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use loden_transport::{Role, SpiffeId};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::client::Party;
+pub use self::client::{Client, PER_NODE, PER_OTHER, PER_SOURCE};
+
 use self::room::Room;
 
-/// Connections that one node may have at once; agents make a new one before they end the old one.
-pub const PER_NODE: usize = 8;
-/// Connections that any other identity may have at once: people and programs share it.
-pub const PER_OTHER: usize = 64;
 /// Calls of health and reflection that a connection may have at once; they may last for ever.
 pub(crate) const STREAMS: usize = 8;
 
 /// Why a connection was ended by us.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum EndReason {
-    /// The identity has opened more connections than it may; the oldest goes.
+    /// The identity, or the source of hosts without one, has opened more connections than it may; the oldest goes.
     TooMany {
         /// How many it may have.
         limit: usize,
@@ -56,13 +57,23 @@ pub enum EndReason {
     },
     /// Nothing has come from the client for too long, not even the answer to a ping.
     Silent,
+    /// The node was shut out.
+    Revoked,
+    /// The client's certificate has ended long ago, and it has shown no other one.
+    Expired,
+    /// A host that came to join is still there.
+    Joining {
+        /// How long it could have.
+        after: Duration,
+    },
     /// The server is shutting down and the client has not gone by itself.
     Drained,
 }
 
 impl EndReason {
     /// Every kind, for metrics.
-    pub(crate) const LABELS: [&str; 6] = ["too_many", "no_preface", "slow", "unread", "silent", "drained"];
+    pub(crate) const LABELS: [&str; 9] =
+        ["too_many", "no_preface", "slow", "unread", "silent", "drained", "revoked", "expired", "joining"];
 
     /// The kind, for metrics.
     #[must_use]
@@ -74,6 +85,9 @@ impl EndReason {
             Self::Unread { .. } => Self::LABELS[3],
             Self::Silent => Self::LABELS[4],
             Self::Drained => Self::LABELS[5],
+            Self::Revoked => Self::LABELS[6],
+            Self::Expired => Self::LABELS[7],
+            Self::Joining { .. } => Self::LABELS[8],
         }
     }
 }
@@ -94,6 +108,11 @@ impl fmt::Display for EndReason {
                 limit >> 20
             ),
             Self::Silent => f.write_str("the client does not answer, not even to a ping"),
+            Self::Revoked => f.write_str("the node was revoked"),
+            Self::Expired => f.write_str("the client's certificate has ended, and it has shown no other one"),
+            Self::Joining { after } => {
+                write!(f, "a host without a certificate may stay {} s to join", after.as_secs())
+            }
             Self::Drained => f.write_str("the server shut down"),
         }
     }
@@ -103,8 +122,8 @@ impl fmt::Display for EndReason {
 #[derive(Debug)]
 pub struct Link {
     number: u64,
-    /// The other side, from its certificate.
-    pub id: SpiffeId,
+    /// The other side.
+    pub client: Client,
     /// Where it comes from.
     pub remote: SocketAddr,
     /// Room for its answers.
@@ -158,7 +177,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         if let Some(registry) = self.registry.upgrade() {
-            registry.table().remove(self.number, &self.id);
+            registry.table().remove(self.number, &self.client.party());
         }
     }
 }
@@ -178,8 +197,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Table {
     links: BTreeMap<u64, Weak<Link>>,
-    /// Numbers of an identity's connections, oldest first.
-    identities: HashMap<SpiffeId, Vec<u64>>,
+    /// Numbers of a party's connections, oldest first.
+    parties: HashMap<Party, Vec<u64>>,
     draining: bool,
 }
 
@@ -187,11 +206,11 @@ impl Registry {
     /// Registers a connection until its last [`Link`] is dropped. The oldest one of its
     /// identity ends if that has too many.
     #[must_use]
-    pub fn open(&self, id: SpiffeId, remote: SocketAddr) -> Arc<Link> {
+    pub fn open(&self, client: Client, remote: SocketAddr) -> Arc<Link> {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         let link = Arc::new(Link {
             number,
-            id,
+            client,
             remote,
             room: Room::default(),
             streams: Arc::new(Semaphore::new(STREAMS)),
@@ -206,8 +225,8 @@ impl Registry {
             link.draining.cancel();
         }
         table.links.insert(number, Arc::downgrade(&link));
-        let limit = if matches!(link.id.role, Role::Node(_)) { PER_NODE } else { PER_OTHER };
-        let numbers = table.identities.entry(link.id.clone()).or_default();
+        let limit = link.client.limit();
+        let numbers = table.parties.entry(link.client.party()).or_default();
         numbers.push(number);
         if numbers.len() > limit {
             let first = numbers.remove(0);
@@ -265,12 +284,12 @@ impl Inner {
 }
 
 impl Table {
-    fn remove(&mut self, number: u64, id: &SpiffeId) {
+    fn remove(&mut self, number: u64, party: &Party) {
         self.links.remove(&number);
-        if let Some(numbers) = self.identities.get_mut(id) {
+        if let Some(numbers) = self.parties.get_mut(party) {
             numbers.retain(|other| *other != number);
             if numbers.is_empty() {
-                self.identities.remove(id);
+                self.parties.remove(party);
             }
         }
     }
@@ -281,7 +300,7 @@ mod tests {
     use super::*;
 
     fn open(registry: &Registry, id: &str) -> Arc<Link> {
-        registry.open(format!("spiffe://loden/{id}").parse().unwrap(), "192.0.2.1:1".parse().unwrap())
+        registry.open(testing::client(id), "192.0.2.1:1".parse().unwrap())
     }
 
     #[test]
@@ -296,7 +315,7 @@ mod tests {
             assert!(links[0].ended().is_cancelled());
             assert!(links[1].reason().is_none() && newest.reason().is_none() && other.reason().is_none());
             drop((links, newest, other));
-            assert!(registry.is_empty() && registry.inner.table().identities.is_empty());
+            assert!(registry.is_empty() && registry.inner.table().parties.is_empty());
         }
     }
 

@@ -9,6 +9,7 @@
 mod drain;
 mod gauges;
 mod housekeeping;
+mod stops;
 #[cfg(test)]
 mod tests;
 
@@ -22,28 +23,31 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use loden_process::operations::{self, Readiness};
-use loden_transport::{ServerConfigError, server_config};
+use loden_transport::{Gate, ServerConfigError, ServerTls};
 use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use self::gauges::Gauges;
+use self::stops::Stops;
 use crate::adoption::{Adoption, AdoptionError, AdoptionOptions};
+use crate::audit::Audit;
 use crate::clerk::{Clerk, ClerkError, ClerkOptions, Settling, WallClock};
 use crate::config::Config;
 use crate::connection::{Acceptor, Patience};
 use crate::expiry;
 use crate::feed::{FeedOptions, Feeds, TokenKey};
+use crate::gate::{self, Keeper};
 use crate::held::Held;
-use crate::identity::{Pki, PkiError};
+use crate::identity::{Pki, PkiError, Signer};
+use crate::joins::Limits;
 use crate::knocks::Knocks;
 use crate::ledger::Defaults;
 use crate::metrics::Metrics;
-use crate::registry::{EndReason, Registry};
+use crate::registry::Registry;
 use crate::service::{Door, Shared, Watches};
 use crate::status::Nodes;
 use crate::store::{Cause, Health, OpenError, Options, SledStore, Store};
@@ -114,28 +118,10 @@ pub enum Ending {
     TaskDied(&'static str),
 }
 
-/// What ends when the server does, in this order.
-#[derive(Debug, Default)]
-struct Stops {
-    accepting: CancellationToken,
-    registry: Registry,
-    operations: CancellationToken,
-}
-
-impl Drop for Stops {
-    fn drop(&mut self) {
-        self.accepting.cancel();
-        // A connection that comes out of its handshake only now ends as well.
-        let _ = self.registry.begin_drain();
-        self.registry.end_all(&EndReason::Drained);
-        self.operations.cancel();
-    }
-}
-
 /// The parts of a server that serves, before it is put together.
 struct Parts {
     ports: Ports,
-    pki: Pki,
+    pki: Arc<Pki>,
     clerk: Clerk,
     shared: Arc<Shared>,
 }
@@ -225,6 +211,7 @@ impl Server {
         pki: Pki,
         store: Arc<S>,
     ) -> Result<Self, StartError> {
+        let pki = Arc::new(pki);
         let knocks = Knocks::noted(pki.unproven_note());
         let options = FeedOptions { heartbeat: config.heartbeat, ..FeedOptions::default() };
         let feeds = Feeds::new(TokenKey::new(&pki.token_key()?), knocks.clone(), options);
@@ -257,6 +244,10 @@ impl Server {
             nodes: Nodes::default(),
             watches: Watches::default(),
             held: Held::default(),
+            registry: Registry::default(),
+            signer: Signer::new(Arc::clone(&pki), config.certificate_validity),
+            limits: Limits::default(),
+            audit: Audit::default(),
             metrics: Arc::new(Metrics::default()),
             started: SystemTime::now(),
             draining: AtomicBool::new(false),
@@ -266,8 +257,11 @@ impl Server {
 
     fn put_together(config: Config, parts: Parts) -> Result<Self, StartError> {
         let Parts { ports: Ports { listener, operations }, pki, clerk, shared } = parts;
-        let bundle = pki.server(&config.name, &config.advertise_names, SystemTime::now())?;
-        let tls = Arc::new(ArcSwap::new(server_config(&bundle)?));
+        let validity = config.certificate_validity;
+        let bundle = pki.server(&config.name, &config.advertise_names, validity, SystemTime::now())?;
+        let gate: Arc<dyn Gate> = Arc::new(Keeper(shared.clerk.clone()));
+        let tls = ServerTls::new(&bundle, Some(Arc::clone(&gate)))?;
+        let tls = Arc::new(ArcSwap::from_pointee(tls));
         let (reporter, health) = tonic_health::server::health_reporter();
         let door = Door::new(&shared, health)?;
         let server = Self {
@@ -277,7 +271,7 @@ impl Server {
             connections: TaskTracker::new(),
             tasks: TaskTracker::new(),
             died: watch::Sender::default(),
-            stops: Stops::default(),
+            stops: Stops::of(&shared.registry),
             clerk,
             store: None,
         };
@@ -300,7 +294,8 @@ impl Server {
         let (clerk, streams) = (shared.clerk.clone(), shared.streams.clone());
         let now = Arc::new(SystemTime::now);
         server.run("expiry", expiry::run(clerk, streams, config.lease_ttl, now, EXPIRY));
-        server.run("certificate", housekeeping::renew_certificate(Arc::new(pki), config, tls));
+        server.run("gate", gate::run(Arc::clone(&shared)));
+        server.run("certificate", housekeeping::renew_certificate(pki, config, gate, tls));
         server.serve_operations(operations, readiness);
         info!(listen = %server.listen, operations = %server.operations, id = %bundle.id(), "serving");
         Ok(server)

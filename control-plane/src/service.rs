@@ -10,6 +10,7 @@ pub mod access;
 mod cluster;
 mod door;
 mod exchange;
+mod identity;
 mod lease;
 mod network;
 mod node;
@@ -34,13 +35,16 @@ pub(crate) use self::watch::{Watches, draining};
 
 use self::access::Caller;
 use crate::adoption::Adoption;
+use crate::audit::Audit;
 use crate::clerk::{ClerkHandle, Settling};
 use crate::feed::Feeds;
 use crate::held::Held;
+use crate::identity::Signer;
+use crate::joins::Limits;
 use crate::knocks::Knocks;
 use crate::ledger::{Knocked, LeaseState, Ledger};
 use crate::metrics::Metrics;
-use crate::registry::Link;
+use crate::registry::{Link, Registry};
 use crate::status::Nodes;
 use crate::watch::Streams;
 
@@ -57,6 +61,10 @@ pub(crate) struct Shared {
     pub(crate) nodes: Nodes,
     pub(crate) watches: Watches,
     pub(crate) held: Held,
+    pub(crate) registry: Registry,
+    pub(crate) signer: Signer,
+    pub(crate) limits: Limits,
+    pub(crate) audit: Audit,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: SystemTime,
     pub(crate) draining: AtomicBool,
@@ -90,12 +98,13 @@ impl Shared {
         }
     }
 
-    /// The nodes that hold a lease, are connected, or are refused a lease.
+    /// The nodes that hold a lease, are connected, are revoked, or are refused a lease.
     pub(crate) fn node_ids(&self) -> BTreeSet<NodeId> {
         let mut nodes: BTreeSet<NodeId> =
             self.clerk.read(|ledger| ledger.leases(None, None).map(|lease| lease.name.node).collect());
         self.nodes.retain(&nodes);
         nodes.extend(self.nodes.connected());
+        self.clerk.read(|ledger| nodes.extend(ledger.revoked().cloned()));
         nodes.extend(self.nodes.unleased(SystemTime::now()));
         nodes
     }

@@ -286,6 +286,7 @@ impl Nodes {
                 .unwrap_or_default(),
             refused_agent: cell.and_then(|cell| cell.refused.as_ref()).and_then(|refused| refused.view(now)),
             networks_left_out: 0,
+            revoke_time: None,
         };
         drop(cells);
         bound::bound(&mut view, bound::MOST);

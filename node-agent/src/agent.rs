@@ -24,9 +24,9 @@ use loden_transport::{Dialled, Origins};
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tracing::{error, info, warn};
 
+use crate::channels::Channels;
 use crate::control::ControlPlane;
 use crate::firewall::{Keeper, Seat};
 use crate::follow::Follow;
@@ -71,10 +71,10 @@ pub struct AgentConfig {
 /// Who the agent is and how it reaches the control plane.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// The name in the certificate of the channel.
+    /// The name in the certificate of the channels.
     pub node: NodeId,
     /// Shared by all networks; connects by itself, again and again.
-    pub channel: Channel,
+    pub channels: Channels,
     /// The addresses that the channel dials: no route of ours may cover them.
     pub dialled: Dialled,
     /// Its connections: those from an address that this host loses end.
@@ -154,7 +154,7 @@ impl Agent {
             let datapath =
                 open(network).map_err(|source| AgentError::Datapath { network: network.clone(), source })?;
             let name = LeaseName { network: network.clone(), node: connection.node.clone() };
-            let control = ControlPlane::new(connection.channel.clone(), name, instance, boot);
+            let control = ControlPlane::new(connection.channels.clone(), name, instance, boot);
             let writes = datapath.writes();
             let place = Place {
                 node: connection.node.clone(),

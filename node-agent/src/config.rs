@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use loden_process::completions::Shell;
 use loden_process::exit::DAEMON_HELP;
 use loden_process::logging::LogArgs;
 use loden_proto::InvalidValue;
-use loden_proto::model::Port;
-use loden_proto::names::NetworkId;
+use loden_proto::model::{JoinToken, Port};
+use loden_proto::names::{NetworkId, NodeId};
 use loden_transport::ServerAddress;
 use regex::Regex;
 
@@ -36,10 +36,22 @@ pub struct Flags {
         long,
         env = "LODEN_IDENTITY",
         value_name = "DIR",
-        default_value = "/var/lib/loden/agent/identity",
+        default_value = IDENTITY,
         value_hint = ValueHint::DirPath
     )]
     pub identity: PathBuf,
+
+    /// Token to join with when there is no identity yet, or one that has ended; see loden-agent join
+    #[arg(long, env = "LODEN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<JoinToken>,
+
+    /// This node's name when it joins; the host's name without it, or that which the token is for
+    #[arg(long, env = "LODEN_NODE", value_name = "NAME")]
+    pub node: Option<NodeId>,
+
+    /// Leave the certificate alone: somebody else puts another one into the directory in time
+    #[arg(long, env = "LODEN_NO_RENEWAL")]
+    pub no_renewal: bool,
 
     /// Network to be part of; repeat it for several, the subnet file is the first one's
     #[arg(
@@ -138,10 +150,58 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Become a node with a token: make a key, and get a certificate for it
+    #[command(after_help = JOIN_HELP)]
+    Join(JoinArgs),
     /// Remove what agents have left on this host, when none runs any more
     #[command(after_help = CLEANUP_HELP)]
     Cleanup,
 }
+
+/// What is needed to join.
+#[derive(Args, Clone, Debug)]
+pub struct JoinArgs {
+    /// Control plane to connect to, host or host:port; repeat it for several
+    #[arg(
+        long,
+        alias = "control-plane",
+        env = "LODEN_SERVER",
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub server: Vec<ServerAddress>,
+
+    /// The token, from lodenctl token create
+    #[arg(long, env = "LODEN_TOKEN", value_name = "TOKEN", required = true, hide_env_values = true)]
+    pub token: JoinToken,
+
+    /// This node's name; the host's name without it, or that which the token is for
+    #[arg(long, env = "LODEN_NODE", value_name = "NAME")]
+    pub node: Option<NodeId>,
+
+    /// Directory to keep the identity in
+    #[arg(
+        long,
+        env = "LODEN_IDENTITY",
+        value_name = "DIR",
+        default_value = IDENTITY,
+        value_hint = ValueHint::DirPath
+    )]
+    pub identity: PathBuf,
+}
+
+/// Where the identity is kept.
+const IDENTITY: &str = "/var/lib/loden/agent/identity";
+
+const JOIN_HELP: &str = "\
+The key is made on this host and stays here. The control plane is known by the CA whose hash is in the token. An agent
+that runs here takes the new identity up by itself. Repeating the command after a lost answer spends nothing.
+
+Exit codes:
+  0  this host is a node
+  1  the control plane cannot be reached or refuses, or the identity cannot be kept
+  2  a flag or environment variable is wrong";
 
 /// What cleanup does, and how it ends.
 const CLEANUP_HELP: &str = "\

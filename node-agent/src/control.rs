@@ -1,6 +1,6 @@
 //! The control plane as the agent sees it: its few calls, read into the model.
 //!
-//! One connection serves all networks; a handle is cheap to clone.
+//! One connection serves all networks, until another one takes its place; a handle is cheap to clone.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
+use crate::channels::Channels;
 use crate::peers::{self, Delta, Token};
 use crate::session::{Message, SnapshotEnd};
 use crate::state::Held;
@@ -33,8 +34,7 @@ pub(crate) struct Granted {
 /// The control plane, for one lease.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlPlane {
-    leases: LeaseServiceClient<Channel>,
-    peers: PeerServiceClient<Channel>,
+    channels: Channels,
     lease: LeaseName,
     instance: InstanceId,
     boot: Option<BootId>,
@@ -42,18 +42,25 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     pub(crate) fn new(
-        channel: Channel,
+        channels: Channels,
         lease: LeaseName,
         instance: InstanceId,
         boot: Option<BootId>,
     ) -> Self {
-        Self {
-            leases: LeaseServiceClient::new(channel.clone()),
-            peers: PeerServiceClient::new(channel),
-            lease,
-            instance,
-            boot,
-        }
+        Self { channels, lease, instance, boot }
+    }
+
+    /// Waits until there is another connection, over which to watch from then on.
+    pub(crate) async fn moved(&mut self) {
+        self.channels.replaced().await;
+    }
+
+    fn leases(&self) -> LeaseServiceClient<Channel> {
+        LeaseServiceClient::new(self.channels.now())
+    }
+
+    fn peers(&self) -> PeerServiceClient<Channel> {
+        PeerServiceClient::new(self.channels.now())
     }
 
     /// Empty when it is not known.
@@ -62,7 +69,7 @@ impl ControlPlane {
     }
 
     pub(crate) async fn acquire(
-        &mut self,
+        &self,
         claim: Option<Subnets>,
         endpoint: &Endpoint,
         prefixes: &[IpNet],
@@ -75,23 +82,23 @@ impl ControlPlane {
             endpoint: Some(endpoint.into()),
             underlay_prefixes: prefixes.iter().map(ToString::to_string).collect(),
         };
-        let answer = answered(self.leases.acquire_lease(request)).await?;
+        let answer = answered(self.leases().acquire_lease(request)).await?;
         granted(answer).map_err(unreadable)
     }
 
-    pub(crate) async fn update_endpoint(&mut self, epoch: Epoch, endpoint: &Endpoint) -> Result<(), Status> {
+    pub(crate) async fn update_endpoint(&self, epoch: Epoch, endpoint: &Endpoint) -> Result<(), Status> {
         let request = v1::UpdateEndpointRequest {
             name: self.lease.to_string(),
             epoch: epoch.0,
             endpoint: Some(endpoint.into()),
         };
-        answered(self.leases.update_endpoint(request)).await.map(drop)
+        answered(self.leases().update_endpoint(request)).await.map(drop)
     }
 
     /// The epoch and the endpoint of the lease as peers know it; none when they know none of this instance.
-    pub(crate) async fn published(&mut self) -> Result<Option<(Epoch, Endpoint)>, Status> {
+    pub(crate) async fn published(&self) -> Result<Option<(Epoch, Endpoint)>, Status> {
         let request = v1::GetLeaseRequest { name: self.lease.to_string() };
-        let lease = answered(self.leases.get_lease(request)).await?;
+        let lease = answered(self.leases().get_lease(request)).await?;
         if lease.state() != v1::LeaseState::Active || lease.instance_id != self.instance.to_string() {
             return Ok(None);
         }
@@ -100,13 +107,13 @@ impl ControlPlane {
         Ok(Some((Epoch(lease.epoch), endpoint)))
     }
 
-    pub(crate) async fn release(&mut self, epoch: Epoch) -> Result<(), Status> {
+    pub(crate) async fn release(&self, epoch: Epoch) -> Result<(), Status> {
         let request = v1::ReleaseLeaseRequest { name: self.lease.to_string(), epoch: epoch.0 };
-        answered(self.leases.release_lease(request)).await
+        answered(self.leases().release_lease(request)).await
     }
 
     pub(crate) async fn watch(
-        mut self,
+        self,
         resume: Option<Token>,
         seen: Option<Token>,
     ) -> Result<Streaming<v1::WatchPeersResponse>, Status> {
@@ -117,12 +124,12 @@ impl ControlPlane {
             instance_id: self.instance.to_string(),
             boot_id: self.boot_id(),
         };
-        self.peers.watch_peers(request).await.map(Response::into_inner)
+        self.peers().watch_peers(request).await.map(Response::into_inner)
     }
 
     /// Answers when to report again.
-    pub(crate) async fn report(&mut self, report: v1::ReportStatusRequest) -> Result<Duration, Status> {
-        let answer = answered(self.peers.report_status(report)).await?;
+    pub(crate) async fn report(&self, report: v1::ReportStatusRequest) -> Result<Duration, Status> {
+        let answer = answered(self.peers().report_status(report)).await?;
         let next = answer.next_report.ok_or_else(|| InvalidValue::missing("next_report"));
         next.and_then(convert::duration_from).map_err(unreadable)
     }

@@ -68,6 +68,7 @@ impl Follow {
                 // What has come counts before the time that passed meanwhile.
                 biased;
                 input = line.next() => input,
+                () = self.control.moved() => Ok(Input::Moved),
                 () = sleep_until(self.session.deadline()) => Ok(Input::DeadlinePassed),
             };
             let input = input.unwrap_or_else(|status| {

@@ -28,11 +28,7 @@ const NAMED: usize = 100;
 const WARNED: usize = 20;
 
 /// Reports until its channel closes.
-pub(crate) async fn run(
-    mut control: ControlPlane,
-    network: NetworkId,
-    mut overview: watch::Receiver<Overview>,
-) {
+pub(crate) async fn run(control: ControlPlane, network: NetworkId, mut overview: watch::Receiver<Overview>) {
     let mut last: Option<(Instant, Overview)> = None;
     let mut next = Instant::now();
     let mut unwatched = Instant::now();

@@ -5,6 +5,8 @@
 //!  Waiting ───────────▶ Connecting ──────────▶ Open ────────────────────────────┐
 //!     ▲                     │ 3 s               │ silence of 3 intervals        │
 //!     └── back-off, hint ◀──┴───── ended ◀──────┴── broken protocol      back-off starts anew
+//!                           ▲    another connection │
+//!                           └───────────────────────┘
 //! ```
 //!
 //! Pages are collected and handed on with the last one. The end of a stream
@@ -96,6 +98,8 @@ pub enum Input {
     /// The open was refused or the stream is over; with the server's wish
     /// when to come back.
     Ended(Option<Duration>),
+    /// There is another connection, and the one of before goes.
+    Moved,
     /// The time of [`Session::deadline`] has come.
     DeadlinePassed,
 }
@@ -208,13 +212,11 @@ impl Session {
     pub fn handle(&mut self, input: Input, now: Instant, random: f64) -> Vec<Effect> {
         match (input, &mut self.phase) {
             (Input::DeadlinePassed, _) if now < self.deadline => Vec::new(),
-            (Input::DeadlinePassed, Phase::Waiting) => {
-                self.phase = Phase::Connecting;
-                self.deadline = now + self.timing.connect;
-                let (resume, seen) =
-                    if self.adopting { (None, self.token.clone()) } else { (self.token.clone(), None) };
-                vec![Effect::Open { resume, seen }]
+            (Input::DeadlinePassed, Phase::Waiting) | (Input::Moved, Phase::Connecting | Phase::Open(_)) => {
+                vec![self.open(now)]
             }
+            // Its time comes.
+            (Input::Moved, Phase::Waiting) => Vec::new(),
             (Input::DeadlinePassed, Phase::Connecting) => self.close(Reason::NoAnswer, now, random),
             (Input::DeadlinePassed, Phase::Open(_)) => self.close(Reason::Silence, now, random),
             (Input::Opened, Phase::Connecting) => {
@@ -244,6 +246,14 @@ impl Session {
             // Late news of a stream that was dropped.
             (Input::Opened | Input::Message(_) | Input::Ended(_), _) => Vec::new(),
         }
+    }
+
+    fn open(&mut self, now: Instant) -> Effect {
+        self.phase = Phase::Connecting;
+        self.deadline = now + self.timing.connect;
+        let (resume, seen) =
+            if self.adopting { (None, self.token.clone()) } else { (self.token.clone(), None) };
+        Effect::Open { resume, seen }
     }
 
     fn collect(&mut self, pages: Pages, message: Message) -> Result<(Pages, Vec<Effect>), Reason> {

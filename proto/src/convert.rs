@@ -4,13 +4,15 @@
 //! starts below the message; the caller adds where the message stood.
 
 mod count;
-mod key;
 mod lease;
 mod network;
+mod secret;
 mod time;
+mod token;
 
 pub use count::{beyond, count};
-pub use key::mask_keys;
 pub use lease::{MAX_PREFIXES, endpoint_or_missing, parse_prefixes, parse_subnets};
 pub use network::device_offload_from;
+pub use secret::mask_keys;
 pub use time::{duration, duration_from, timestamp, timestamp_from};
+pub use token::{MAX_TOKEN_NETWORKS, TokenOrder};

@@ -5,6 +5,7 @@ mod key;
 mod network;
 mod peer;
 mod pool;
+mod token;
 
 #[cfg(feature = "grpc")]
 pub(crate) use address::parse_underlay;
@@ -16,3 +17,4 @@ pub use peer::{
     VxlanReceiver,
 };
 pub use pool::Pool;
+pub use token::{JoinToken, RootHash, Secret, TokenId};

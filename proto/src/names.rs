@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::InvalidValue;
+use crate::model::TokenId;
 
 /// Longest DNS label in octets (RFC 1035 §2.3.4).
 const LABEL: usize = 63;
@@ -160,6 +161,23 @@ pub fn parse_reservation(text: &str) -> Result<(NetworkId, NodeId), InvalidValue
     }
 }
 
+/// Name of a token: `tokens/{token}`.
+#[must_use]
+pub fn token(token: TokenId) -> String {
+    format!("tokens/{token}")
+}
+
+/// Reads `tokens/{token}`.
+///
+/// # Errors
+/// When the text has another form or the last part is no token's.
+pub fn parse_token(text: &str) -> Result<TokenId, InvalidValue> {
+    match parts(text).as_slice() {
+        ["tokens", token] => token.parse(),
+        _ => Err(wrong_form(text, "tokens/{token}")),
+    }
+}
+
 /// Reads `nodes/{node}`.
 ///
 /// # Errors
@@ -192,6 +210,7 @@ mod tests {
         let (blue, seven): (NetworkId, NodeId) = ("blue".parse().unwrap(), "node-7.rack".parse().unwrap());
         assert_eq!(parse_network(&network(&blue)), Ok(blue.clone()));
         assert_eq!(parse_node(&node(&seven)), Ok(seven.clone()));
+        assert_eq!(parse_token(&token(TokenId(7))), Ok(TokenId(7)));
         assert_eq!(parse_lease(&lease(&blue, &seven)), Ok((blue.clone(), seven.clone())));
         assert_eq!(parse_reservation(&reservation(&blue, &seven)), Ok((blue, seven)));
     }

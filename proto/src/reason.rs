@@ -18,6 +18,8 @@ pub enum Reason {
     Adopting,
     /// Another instance of the node is streaming.
     AnotherInstance,
+    /// The caller's certificate has ended.
+    CertificateExpired,
     /// Clients know another CA of the cluster, of whose life the server knows nothing.
     FormerLife,
     /// A field breaks its rule.
@@ -30,6 +32,10 @@ pub enum Reason {
     NotAllowed,
     /// The pool overlaps the host's underlay.
     OverlapsUnderlay,
+    /// Too many calls of this kind come.
+    RateLimited,
+    /// The caller's certificate was revoked.
+    Revoked,
     /// The server has just started and waits for its agents.
     Settling,
     /// The client read too slowly.
@@ -44,6 +50,12 @@ pub enum Reason {
     SubnetTaken,
     /// The name, number or address belongs to somebody else.
     Taken,
+    /// The token's time has passed.
+    TokenExpired,
+    /// There is no such token, or its secret is another.
+    TokenInvalid,
+    /// The token has let in as many as it may.
+    TokenSpent,
     /// Something depends on it.
     InUse,
 }
@@ -55,12 +67,15 @@ impl Reason {
         match self {
             Self::Adopting => "ADOPTING",
             Self::AnotherInstance => "ANOTHER_INSTANCE",
+            Self::CertificateExpired => "CERTIFICATE_EXPIRED",
             Self::FormerLife => "FORMER_LIFE",
             Self::InvalidField => "INVALID_FIELD",
             Self::Exhausted => "EXHAUSTED",
             Self::NotFound => "NOT_FOUND",
             Self::NotAllowed => "NOT_ALLOWED",
             Self::OverlapsUnderlay => "OVERLAPS_UNDERLAY",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::Revoked => "REVOKED",
             Self::Settling => "SETTLING",
             Self::SlowClient => "SLOW_CLIENT",
             Self::StaleEpoch => "STALE_EPOCH",
@@ -68,6 +83,9 @@ impl Reason {
             Self::StoreFailed => "STORE_FAILED",
             Self::SubnetTaken => "SUBNET_TAKEN",
             Self::Taken => "TAKEN",
+            Self::TokenExpired => "TOKEN_EXPIRED",
+            Self::TokenInvalid => "TOKEN_INVALID",
+            Self::TokenSpent => "TOKEN_SPENT",
             Self::InUse => "IN_USE",
         }
     }

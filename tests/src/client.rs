@@ -71,7 +71,7 @@ impl Identities {
     }
 
     fn issue(&self, role: Role, name: &str) -> anyhow::Result<PathBuf> {
-        let bundle = self.pki.authority().issue(role, &[], VALIDITY, SystemTime::now())?;
+        let bundle = self.pki.authority().issue(role, &[], 0, VALIDITY, SystemTime::now())?;
         let directory = self.directory.join(name);
         bundle.write(&directory)?;
         Ok(directory)

@@ -108,11 +108,30 @@ impl Deployment {
     /// # Errors
     /// When the machine or the control plane's program refuses.
     pub async fn prepare_node(&self, name: &str, number: u8, flags: &[&str]) -> anyhow::Result<Node> {
-        let host =
-            self.lab.host(name).on(&self.fabric).address(self.underlay.address(number)).build().await?;
+        let mut node = self.prepare_host(name, number).await?;
+        self.control.issue("node", name, &node.home.join("identity")).await?;
+        node.set_flags(flags);
+        Ok(node)
+    }
+
+    /// As [`Self::prepare_node`], without an identity.
+    ///
+    /// # Errors
+    /// When the machine refuses.
+    pub async fn prepare_host(&self, name: &str, number: u8) -> anyhow::Result<Node> {
+        let address = self.underlay.address(number);
+        let host = self.lab.host(name).on(&self.fabric).address(address).build().await?;
         let home = self.lab.directory().join(name);
-        self.control.issue("node", name, &home.join("identity")).await?;
-        Ok(Node::new(name, host, home, self.control.endpoint(), self.binaries.clone(), flags))
+        Ok(Node::new(name, host, home, self.control.endpoint(), self.binaries.clone(), &[]))
+    }
+
+    /// Makes a token with these flags.
+    ///
+    /// # Errors
+    /// When lodenctl says no.
+    pub async fn token(&self, flags: &[&str]) -> anyhow::Result<String> {
+        let made = self.lodenctl(&[&["token", "create"], flags].concat()).await?;
+        Ok(made.trim().to_owned())
     }
 
     /// Makes a host for a copy of a node: with its certificate and, if its disk is cloned, the state that its

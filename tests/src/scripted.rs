@@ -17,7 +17,7 @@ use loden_proto::v1::lease_service_server::{LeaseService, LeaseServiceServer};
 use loden_proto::v1::peer_service_server::{PeerService, PeerServiceServer};
 use loden_proto::v1::watch_peers_response::Update;
 use loden_proto::v1::{self, network::Backend};
-use loden_transport::server_config;
+use loden_transport::ServerTls;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -68,8 +68,8 @@ impl Scripted {
         let subnets = subnets.iter().map(|&subnet| subnet.to_owned()).collect();
         let now = SystemTime::now();
         let pki = Pki::open_or_create(&deployment.control.state.join("pki"), &"demo".parse()?, now)?;
-        let bundle = pki.server(&"control-plane".parse()?, &[], now)?;
-        let acceptor = TlsAcceptor::from(server_config(&bundle)?);
+        let bundle = pki.server(&"control-plane".parse()?, &[], Duration::from_secs(3600), now)?;
+        let acceptor = TlsAcceptor::from(ServerTls::new(&bundle, None)?.usual());
         let socket =
             deployment.control.host.enter(|| std::net::TcpListener::bind(deployment.control.address()))?;
         socket.set_nonblocking(true)?;

@@ -1,8 +1,9 @@
 //! The server's end of a handshake, and what one that fails tells of the client.
 //!
 //! ```text
-//! TCP ─▶ ClientHello: the name that is dialled ─▶ our certificate ─▶ the client's ─▶ SpiffeId
-//!                                                    └─ refused       └─ refused ─▶ HandshakeError
+//! TCP ─▶ ClientHello: the name that is dialled ─┬─▶ our certificate ─▶ the client's ─▶ Holder
+//!                                               │      └─ refused       └─ refused ─▶ HandshakeError
+//!                                               └─ join.loden ─▶ our certificate and CA ─▶ nobody
 //! ```
 
 use std::cell::RefCell;
@@ -13,15 +14,14 @@ use loden_proto::names::ClusterName;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::Acceptor;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig,
-    SignatureScheme,
-};
+use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::holder::Holder;
+use crate::server::{Gate, JOIN_NAME, ServerTls};
 use crate::spiffe::{Role, SpiffeId};
 use crate::tls_reason::tls;
 
@@ -84,16 +84,19 @@ const fn refuses_issuer(alert: AlertDescription) -> bool {
     )
 }
 
-/// Does the server's part of a handshake, for as long as it takes. Answers who the client is.
+/// Does the server's part of a handshake, for as long as it takes. Answers who the client is; nobody yet, if it comes
+/// to join.
 ///
 /// # Errors
 /// The connection was lost, TLS failed, or the client's certificate does not say who it is.
 pub async fn accept(
-    config: Arc<ServerConfig>,
+    tls: &ServerTls,
     tcp: TcpStream,
-) -> Result<(TlsStream<TcpStream>, SpiffeId), HandshakeError> {
+) -> Result<(TlsStream<TcpStream>, Option<Holder>), HandshakeError> {
     let begun = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
     let dialled = begun.client_hello().server_name().map(str::to_owned);
+    let joins = dialled.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(JOIN_NAME));
+    let config = Arc::clone(if joins { &tls.joining } else { &tls.usual });
     let (accepted, shown) = REFUSED
         .scope(RefCell::default(), async {
             let accepted = begun.into_stream(config).await;
@@ -101,27 +104,41 @@ pub async fn accept(
         })
         .await;
     let stream = accepted.map_err(|error| HandshakeError { error, dialled, shown })?;
+    if joins {
+        return Ok((stream, None));
+    }
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let leaf = certificates.first().ok_or_else(|| io::Error::other("no client certificate"))?;
-    let id = SpiffeId::of_certificate(leaf).map_err(io::Error::other)?;
-    Ok((stream, id))
+    let holder = Holder::of_certificate(leaf).map_err(io::Error::other)?;
+    Ok((stream, Some(holder)))
 }
 
-/// A verifier that leaves word of whom it has refused with the handshake that asks.
+/// A verifier that asks a gate as well, and leaves word of whom it has refused with the handshake that asks.
 #[derive(Debug)]
-pub(crate) struct Remembering(pub(crate) Arc<dyn ClientCertVerifier>);
+pub(crate) struct Watchful {
+    pub(crate) inner: Arc<dyn ClientCertVerifier>,
+    pub(crate) gate: Option<Arc<dyn Gate>>,
+}
 
-impl ClientCertVerifier for Remembering {
+impl Watchful {
+    /// Whoever cannot be told is told so after the handshake.
+    fn lets_in(&self, leaf: &CertificateDer<'_>) -> bool {
+        let holder = Holder::of_certificate(leaf);
+        self.gate.as_ref().is_none_or(|gate| holder.is_ok_and(|holder| gate.lets_in(&holder)))
+    }
+}
+
+impl ClientCertVerifier for Watchful {
     fn offer_client_auth(&self) -> bool {
-        self.0.offer_client_auth()
+        self.inner.offer_client_auth()
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.0.client_auth_mandatory()
+        self.inner.client_auth_mandatory()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.inner.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -130,7 +147,11 @@ impl ClientCertVerifier for Remembering {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.0.verify_client_cert(leaf, intermediates, now).inspect_err(|_| {
+        let verified = self.inner.verify_client_cert(leaf, intermediates, now);
+        if verified.is_ok() && !self.lets_in(leaf) {
+            return Err(rustls::Error::InvalidCertificate(CertificateError::Revoked));
+        }
+        verified.inspect_err(|_| {
             // Whoever does handshakes in another way does not ask.
             let _ = REFUSED.try_with(|refused| refused.replace(SpiffeId::of_certificate(leaf).ok()));
         })
@@ -142,7 +163,7 @@ impl ClientCertVerifier for Remembering {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        self.inner.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -151,11 +172,11 @@ impl ClientCertVerifier for Remembering {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        self.inner.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 }
 

@@ -16,6 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::holder::Holder;
 use crate::spiffe::{IdentityError, SpiffeId};
 
 /// File names in an identity directory, as in a Kubernetes TLS secret.
@@ -168,10 +169,27 @@ impl Bundle {
     /// The CA certificates as trust anchors.
     pub(crate) fn roots(&self) -> Result<RootCertStore, BundleError> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(Path::new(CA), &self.ca)? {
+        for certificate in self.root_certificates()? {
             roots.add(certificate).map_err(|error| content(Path::new(CA), error))?;
         }
         Ok(roots)
+    }
+
+    /// The CA certificates.
+    pub(crate) fn root_certificates(&self) -> Result<Vec<CertificateDer<'static>>, BundleError> {
+        certificates(Path::new(CA), &self.ca)
+    }
+
+    /// Whose our certificate is, of which epoch, and how long it lasts.
+    ///
+    /// # Errors
+    /// Never of one that was read.
+    pub fn holder(&self) -> Result<Holder, BundleError> {
+        let path = Path::new(CERTIFICATE);
+        let chain = self.chain()?;
+        let leaf = chain.first().ok_or_else(|| content(path, "holds no certificate"))?;
+        Holder::of_certificate(leaf)
+            .map_err(|error| BundleError::Identity { path: path.to_owned(), error: Box::new(error) })
     }
 
     /// Our certificate, then its chain.

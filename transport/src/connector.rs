@@ -24,7 +24,7 @@ use tonic::codegen::http::Uri;
 use tower::Service;
 use tracing::debug;
 
-use crate::credentials::{Credentials, Loaded};
+use crate::credentials::{Caller, Dial};
 use crate::options::ConnectOptions;
 use crate::origins::Rooted;
 use crate::race::race;
@@ -48,7 +48,7 @@ struct Shared {
     servers: Vec<ServerAddress>,
     /// Index of the server to begin with.
     next: AtomicUsize,
-    credentials: Credentials,
+    caller: Caller,
     options: ConnectOptions,
 }
 
@@ -56,12 +56,8 @@ type Stream = Rooted<TlsStream<TcpStream>>;
 
 impl Connector {
     /// `servers` is not empty.
-    pub(crate) fn new(
-        servers: Vec<ServerAddress>,
-        credentials: Credentials,
-        options: ConnectOptions,
-    ) -> Self {
-        Self { shared: Arc::new(Shared { servers, next: AtomicUsize::new(0), credentials, options }) }
+    pub(crate) fn new(servers: Vec<ServerAddress>, caller: Caller, options: ConnectOptions) -> Self {
+        Self { shared: Arc::new(Shared { servers, next: AtomicUsize::new(0), caller, options }) }
     }
 }
 
@@ -119,15 +115,15 @@ impl Shared {
         let socket = TcpStream::connect(address).await.map_err(tcp)?;
         self.options.apply(&socket).map_err(tcp)?;
         let local = socket.local_addr().map_err(tcp)?.ip();
-        let credentials = self.credentials.clone();
+        let caller = self.caller.clone();
         // A task that only reads files neither panics nor is cancelled.
-        let loaded = tokio::task::spawn_blocking(move || credentials.current())
+        let dial = tokio::task::spawn_blocking(move || caller.dial())
             .await
             .map_err(|error| tcp(io::Error::other(error)))?;
-        let connector = TlsConnector::from(Arc::clone(&loaded.config));
+        let connector = TlsConnector::from(Arc::clone(&dial.config));
         let mut stream =
-            connector.connect(loaded.server_name.clone(), socket).await.map_err(AttemptError::Tls)?;
-        check(stream.get_ref().1.peer_certificates(), &loaded)?;
+            connector.connect(dial.server_name.clone(), socket).await.map_err(AttemptError::Tls)?;
+        check(stream.get_ref().1.peer_certificates(), &dial)?;
         // In TLS 1.3 the server judges our certificate after our handshake is
         // over. Its verdict is waited for here, where it can still be told as
         // what it is, and before bytes of ours could make it get lost.
@@ -140,10 +136,12 @@ impl Shared {
 }
 
 /// Whether the verified certificate is a control plane's of our cluster.
-fn check(certificates: Option<&[CertificateDer<'_>]>, loaded: &Loaded) -> Result<(), AttemptError> {
+fn check(certificates: Option<&[CertificateDer<'_>]>, dial: &Dial) -> Result<(), AttemptError> {
     let leaf: &[u8] = certificates.and_then(<[_]>::first).map_or(&[], |leaf| leaf);
     let id = SpiffeId::of_certificate(leaf).map_err(AttemptError::Identity)?;
-    if id.cluster == loaded.id.cluster && matches!(id.role, Role::ControlPlane(_)) {
+    if dial.cluster.as_ref().is_none_or(|ours| *ours == id.cluster)
+        && matches!(id.role, Role::ControlPlane(_))
+    {
         Ok(())
     } else {
         Err(AttemptError::NotControlPlane(id))

@@ -1,4 +1,4 @@
-//! What a client shows and trusts, read again when its files change.
+//! What a client shows and trusts: its identity, read again when its files change, or nothing but the hash of a CA.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use loden_proto::model::RootHash;
+use loden_proto::names::ClusterName;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::version::TLS13;
@@ -14,6 +16,8 @@ use tracing::{info, warn};
 
 use crate::bundle::{Bundle, FILES};
 use crate::error::ConnectError;
+use crate::pinned::Pinned;
+use crate::server::JOIN_NAME;
 use crate::spiffe::SpiffeId;
 
 /// A client's identity. Cheap to clone; the clones share it.
@@ -28,13 +32,62 @@ struct Shared {
     loaded: ArcSwap<Loaded>,
 }
 
-/// One state of the files, ready to connect with.
-pub(crate) struct Loaded {
+/// One state of the files.
+struct Loaded {
     stamp: Stamp,
-    pub(crate) id: SpiffeId,
-    /// The name that the server's certificate must carry.
+    id: SpiffeId,
+    dial: Arc<Dial>,
+}
+
+/// Ready to connect with.
+pub(crate) struct Dial {
+    /// The cluster that the server must be of, where that is not in what is trusted.
+    pub(crate) cluster: Option<ClusterName>,
+    /// The name that is dialled.
     pub(crate) server_name: ServerName<'static>,
     pub(crate) config: Arc<ClientConfig>,
+}
+
+/// Who dials.
+#[derive(Clone)]
+pub(crate) enum Caller {
+    /// Somebody with an identity.
+    Known(Credentials),
+    /// Somebody who has a token.
+    Joining(Arc<Dial>),
+}
+
+impl Caller {
+    /// As it is now. Reads the disk.
+    pub(crate) fn dial(&self) -> Arc<Dial> {
+        match self {
+            Self::Known(credentials) => Arc::clone(&credentials.current().dial),
+            Self::Joining(dial) => Arc::clone(dial),
+        }
+    }
+}
+
+impl Dial {
+    /// Shows nothing, and trusts the control plane of a CA whose public key has this hash.
+    pub(crate) fn pinned(root: RootHash) -> Result<Self, ConnectError> {
+        let name = JOIN_NAME.to_owned();
+        let server_name =
+            ServerName::try_from(name.clone()).map_err(|_| ConnectError::ServerName { name })?;
+        let verifier = Arc::new(Pinned::new(root, crate::provider()));
+        let config = ClientConfig::builder_with_provider(crate::provider())
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        Ok(Self { cluster: None, server_name, config: finished(config) })
+    }
+}
+
+/// HTTP/2, and no session is ever resumed.
+fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![crate::ALPN_H2.to_vec()];
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
 }
 
 /// Inode, length and time of change (ns) of each file; none when absent.
@@ -71,7 +124,7 @@ impl Credentials {
     }
 
     /// The files as they are now. Reads the disk.
-    pub(crate) fn current(&self) -> Arc<Loaded> {
+    fn current(&self) -> Arc<Loaded> {
         let loaded = self.shared.loaded.load_full();
         let Some(directory) = &self.shared.directory else { return loaded };
         if stamp(directory) == loaded.stamp {
@@ -104,13 +157,12 @@ impl Loaded {
         let name = crate::control_plane_name(&id.cluster);
         let server_name =
             ServerName::try_from(name.clone()).map_err(|_| ConnectError::ServerName { name })?;
-        let mut config = ClientConfig::builder_with_provider(crate::provider())
+        let config = ClientConfig::builder_with_provider(crate::provider())
             .with_protocol_versions(&[&TLS13])?
             .with_root_certificates(bundle.roots()?)
             .with_client_auth_cert(bundle.chain()?, bundle.key()?)?;
-        config.alpn_protocols = vec![crate::ALPN_H2.to_vec()];
-        config.resumption = Resumption::disabled();
-        Ok(Self { stamp, id, server_name, config: Arc::new(config) })
+        let dial = Dial { cluster: Some(id.cluster.clone()), server_name, config: finished(config) };
+        Ok(Self { stamp, id, dial: Arc::new(dial) })
     }
 }
 

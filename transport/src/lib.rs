@@ -1,13 +1,14 @@
 //! Mutual TLS for both ends of a Loden connection.
 //!
 //! ```text
-//! identity directory ──Bundle──▶ server_config ──▶ accept, at the control plane
+//! identity directory ──Bundle──▶ ServerTls ──▶ accept, at the control plane
 //!   ca.crt tls.crt tls.key    └▶ Credentials ──connect──▶ tonic Channel (agent, lodenctl)
-//! peer's certificate ──SpiffeId::of_certificate──▶ cluster and role
+//! peer's certificate ──Holder::of_certificate──▶ cluster, role, identity epoch
+//! a token's hash of the CA ──connect_joining──▶ Channel for Join alone
 //! ```
 //!
-//! Both ends speak TLS 1.3 with a certificate of the cluster's CA, never
-//! resume a session (a resumed one would skip a renewed or revoked
+//! Both ends speak TLS 1.3 with a certificate of the cluster's CA (a host that
+//! joins has none yet), never resume a session (a resumed one would skip a renewed or revoked
 //! certificate) and take the identity from the certificate's SPIFFE URI. What
 //! a role may do is the server's table, not ours.
 
@@ -22,8 +23,11 @@ mod credentials;
 mod dialled;
 mod error;
 mod explain;
+mod holder;
+mod key_request;
 mod options;
 mod origins;
+mod pinned;
 mod race;
 mod server;
 mod server_address;
@@ -33,14 +37,17 @@ mod unreachable;
 
 pub use accept::{HandshakeError, accept};
 pub use bundle::{Bundle, BundleError};
-pub use client::{connect, connect_lazy};
+pub use client::{connect, connect_joining, connect_lazy};
 pub use credentials::Credentials;
 pub use dialled::{Addresses, Dialled};
 pub use error::ConnectError;
 pub use explain::{explain, is_unreachable};
+pub use holder::{Holder, SERIAL_RANDOM, serial};
+pub use key_request::{KeyRequest, KeyRequestError};
 pub use options::ConnectOptions;
 pub use origins::Origins;
-pub use server::{ServerConfigError, server_config};
+pub use pinned::key_hash;
+pub use server::{Gate, JOIN_NAME, ServerConfigError, ServerTls};
 pub use server_address::{DEFAULT_PORT, ServerAddress, ServerAddressError};
 pub use spiffe::{IdentityError, Principal, Role, SpiffeId};
 pub use unreachable::{Attempt, AttemptError, Unreachable};

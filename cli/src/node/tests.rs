@@ -45,6 +45,7 @@ fn node(networks: Vec<v1::NodeNetwork>) -> v1::Node {
         version: "0.1.0".into(),
         address: "192.0.2.1:40000".into(),
         refused_agent: None,
+        revoke_time: None,
         networks_left_out: 0,
     }
 }
@@ -89,6 +90,7 @@ fn json_names_are_stable() {
             "connected": true,
             "since": "1970-01-12T13:46:40Z",
             "disconnect_reason": null,
+            "revoke_time": null,
             "version": "0.1.0",
             "address": "192.0.2.1:40000",
             "refused_agent": null,

@@ -143,7 +143,14 @@ pub(crate) fn create(id: &str) -> Command {
 pub(crate) fn acquire(node: &str, n: u16, claim: Option<Subnets>) -> Command {
     let [high, low] = n.to_be_bytes();
     let endpoint = Endpoint { v4: Some(Ipv4Addr::new(192, 168, high, low)), ..Endpoint::default() };
-    Command::AcquireLease { name: name(node), instance: InstanceId(1), claim, endpoint, underlay: Vec::new() }
+    Command::AcquireLease {
+        name: name(node),
+        instance: InstanceId(1),
+        claim,
+        endpoint,
+        underlay: Vec::new(),
+        identity_epoch: 0,
+    }
 }
 
 /// A store in memory that does to commits what it was told to.

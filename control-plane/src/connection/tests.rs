@@ -13,7 +13,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use loden_transport::{Bundle, server_config};
+use loden_transport::{Bundle, ServerTls};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -36,6 +36,8 @@ use crate::status::Nodes;
 
 /// Longest that a test waits for something that must happen.
 const LONG: Duration = Duration::from_secs(20);
+/// How long the server's certificate lasts.
+const VALIDITY: Duration = Duration::from_secs(3600);
 /// What begins HTTP/2: the preface and an empty SETTINGS frame (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
@@ -52,12 +54,12 @@ async fn listen(patience: Patience) -> Listening {
     let state = tempfile::tempdir().unwrap();
     let now = SystemTime::now();
     let pki = Pki::open_or_create(&state.path().join("pki"), &"loden".parse().unwrap(), now).unwrap();
-    let bundle = pki.server(&"control-plane".parse().unwrap(), &[], now).unwrap();
+    let bundle = pki.server(&"control-plane".parse().unwrap(), &[], VALIDITY, now).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (registry, metrics) = (Registry::default(), Arc::new(Metrics::default()));
     let answer = |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) };
     let acceptor = Acceptor {
-        tls: Arc::new(ArcSwap::new(server_config(&bundle).unwrap())),
+        tls: Arc::new(ArcSwap::from_pointee(ServerTls::new(&bundle, None).unwrap())),
         cluster: "loden".parse().unwrap(),
         knocks: Knocks::default(),
         registry: registry.clone(),
@@ -100,6 +102,7 @@ fn admin(state: &Path) -> Bundle {
         name: "ann".to_owned(),
         out: state.join("admin"),
         validity: Duration::from_secs(3600),
+        epoch: 0,
         force: true,
     };
     issue(&state.join("pki"), &order, SystemTime::now()).unwrap()

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use loden_transport::SpiffeId;
 use tokio::time::Instant;
 
-use crate::registry::Link;
+use crate::registry::{Link, Party};
 
 /// What is held, by connection.
 #[derive(Debug)]
@@ -109,12 +108,13 @@ impl Table {
     /// The heaviest connection of the identity that holds most.
     fn heaviest(&self) -> Option<u64> {
         let left = || self.connections.iter().filter(|(_, connection)| !connection.chosen);
-        let mut identities: HashMap<&SpiffeId, usize> = HashMap::new();
+        let mut parties: HashMap<Party, usize> = HashMap::new();
         for (_, connection) in left() {
-            *identities.entry(&connection.link.id).or_default() += connection.bytes;
+            *parties.entry(connection.link.client.party()).or_default() += connection.bytes;
         }
         let weight = |(number, connection): &(&u64, &Connection)| {
-            (identities.get(&connection.link.id).copied(), connection.bytes, std::cmp::Reverse(**number))
+            let party = parties.get(&connection.link.client.party()).copied();
+            (party, connection.bytes, std::cmp::Reverse(**number))
         };
         left().max_by_key(weight).map(|(number, _)| *number)
     }
@@ -126,7 +126,7 @@ mod tests {
     use crate::registry::Registry;
 
     fn open(registry: &Registry, id: &str) -> Arc<Link> {
-        registry.open(format!("spiffe://loden/{id}").parse().unwrap(), "192.0.2.1:1".parse().unwrap())
+        registry.open(crate::registry::testing::client(id), "192.0.2.1:1".parse().unwrap())
     }
 
     fn numbers(links: &[Arc<Link>]) -> Vec<u64> {

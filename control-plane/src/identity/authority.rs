@@ -8,8 +8,11 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use loden_proto::InvalidValue;
-use loden_proto::names::ClusterName;
-use loden_transport::{Bundle, BundleError, Role, SpiffeId, control_plane_name};
+use loden_proto::model::RootHash;
+use loden_proto::names::{ClusterName, NodeId};
+use loden_transport::{
+    Bundle, BundleError, Role, SERIAL_RANDOM, SpiffeId, control_plane_name, key_hash, serial,
+};
 use rand::RngCore;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -21,12 +24,14 @@ use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::request::CertificateRequest;
+
 /// How far back a certificate is dated, for clocks that are behind.
 const BACK_DATED: Duration = Duration::from_secs(5 * 60);
 /// How long a CA lives.
 const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The shortest life of a certificate.
-pub(crate) const MIN_VALIDITY: Duration = Duration::from_secs(60);
+const MIN_VALIDITY: Duration = Duration::from_secs(1);
 
 /// A cluster's CA.
 pub struct Authority {
@@ -120,7 +125,7 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(format!("spiffe://{cluster}").try_into()?)];
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(serial());
+        params.serial_number = Some(new_serial(0));
         params.not_before = date(now - BACK_DATED);
         params.not_after = date(now + CA_VALIDITY);
         let certificate = params.self_signed(&key)?.pem();
@@ -171,20 +176,60 @@ impl Authority {
     }
 
     /// A certificate with a new key for `role`, dated back five minutes. A control plane's serves, all others
-    /// are clients'.
+    /// are clients'. Those of a node have its identity epoch.
     ///
     /// # Errors
-    /// The validity is under a minute or outlives the CA.
+    /// The validity is under a second or outlives the CA.
     pub fn issue(
         &self,
         role: Role,
         names: &[ServerName],
+        epoch: u32,
         validity: Duration,
         now: SystemTime,
     ) -> Result<Bundle, AuthorityError> {
+        let key = KeyPair::generate()?;
+        let params = self.params(role, names, epoch, validity, now)?;
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Bundle::from_pem(self.certificate.clone(), certificate, key.serialize_pem())?)
+    }
+
+    /// A node's certificate (PEM) for a key of its own, dated back five minutes.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn certify(
+        &self,
+        node: NodeId,
+        request: &CertificateRequest,
+        epoch: u32,
+        validity: Duration,
+        now: SystemTime,
+    ) -> Result<String, AuthorityError> {
+        let params = self.params(Role::Node(node), &[], epoch, validity, now)?;
+        Ok(params.signed_by(request.key(), &self.issuer)?.pem())
+    }
+
+    /// SHA-256 of its public key, by which a host knows it that has a token.
+    ///
+    /// # Errors
+    /// Never of a CA that was loaded.
+    pub fn hash(&self) -> Result<RootHash, AuthorityError> {
+        let der = CertificateDer::from_pem_slice(self.certificate.as_bytes()).ok();
+        der.and_then(|der| key_hash(&der)).ok_or(AuthorityError::Make(rcgen::Error::CouldNotParseCertificate))
+    }
+
+    fn params(
+        &self,
+        role: Role,
+        names: &[ServerName],
+        epoch: u32,
+        validity: Duration,
+        now: SystemTime,
+    ) -> Result<CertificateParams, AuthorityError> {
         let shown = humantime::format_duration(validity);
         if validity < MIN_VALIDITY {
-            return Err(AuthorityError::Validity(InvalidValue::new(shown, "must be at least 1m")));
+            return Err(AuthorityError::Validity(InvalidValue::new(shown, "must be at least 1s")));
         }
         let not_after = now.checked_add(validity).filter(|end| *end <= self.expires).ok_or_else(|| {
             let rule = format!("ends after the CA, on {}", humantime::format_rfc3339_seconds(self.expires));
@@ -209,12 +254,10 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial());
+        params.serial_number = Some(new_serial(epoch));
         params.not_before = date(now - BACK_DATED);
         params.not_after = date(not_after);
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Bundle::from_pem(self.certificate.clone(), certificate, key.serialize_pem())?)
+        Ok(params)
     }
 
     /// All names of a server: the one that every client verifies, and those given.
@@ -287,12 +330,10 @@ fn subject(common_name: &str) -> DistinguishedName {
     subject
 }
 
-/// 127 random bits: positive in DER, and never the same twice.
-fn serial() -> SerialNumber {
-    let mut bytes = [0; 16];
-    rand::rng().fill_bytes(&mut bytes);
-    bytes[0] = bytes[0] & 0x7f | 0x40;
-    SerialNumber::from_slice(&bytes)
+fn new_serial(epoch: u32) -> SerialNumber {
+    let mut random = [0; SERIAL_RANDOM];
+    rand::rng().fill_bytes(&mut random);
+    SerialNumber::from_slice(&serial(epoch, random))
 }
 
 fn date(time: SystemTime) -> OffsetDateTime {

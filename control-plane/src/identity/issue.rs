@@ -31,6 +31,8 @@ pub struct Order {
     pub out: PathBuf,
     /// How long it lives.
     pub validity: Duration,
+    /// The identity epoch of a node, as it was told when the node was revoked.
+    pub epoch: u32,
     /// Replace a bundle that is there.
     pub force: bool,
 }
@@ -87,7 +89,7 @@ pub fn issue(pki: &Path, order: &Order, now: SystemTime) -> Result<Bundle, Issue
     }
     let authority =
         load_authority(pki).map_err(|source| IssueError::Ca { directory: pki.to_owned(), source })?;
-    let bundle = authority.issue(role, &[], order.validity, now)?;
+    let bundle = authority.issue(role, &[], order.epoch, order.validity, now)?;
     bundle.write(&order.out)?;
     Ok(bundle)
 }
@@ -100,7 +102,14 @@ mod tests {
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     fn order(role: IssuedRole, name: &str, out: &Path) -> Order {
-        Order { role, name: name.to_owned(), out: out.to_owned(), validity: 365 * DAY, force: false }
+        Order {
+            role,
+            name: name.to_owned(),
+            out: out.to_owned(),
+            validity: 365 * DAY,
+            epoch: 0,
+            force: false,
+        }
     }
 
     #[test]
@@ -135,9 +144,9 @@ mod tests {
 
         Pki::open_or_create(state.path(), &"loden".parse().unwrap(), now).unwrap();
         let mut order = order(IssuedRole::Reader, "ann", &out);
-        order.validity = Duration::from_secs(1);
+        order.validity = Duration::from_millis(999);
         let error = issue(state.path(), &order, now).unwrap_err();
-        assert_eq!(error.to_string(), "validity: \"1s\" must be at least 1m");
+        assert_eq!(error.to_string(), "validity: \"999ms\" must be at least 1s");
         assert!(error.is_usage());
         order.validity = 36500 * DAY;
         let error = issue(state.path(), &order, now).unwrap_err();

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::Ledger;
 use super::key::RecordKey;
+use super::members::Change as MemberChange;
 use super::network::NetworkLedger;
 use super::read::peer;
 use super::record::{
@@ -66,6 +67,7 @@ enum Entry {
     Cluster(Option<ClusterRecord>),
     Catalog(bool),
     NoNetwork(NetworkId),
+    Member(MemberChange),
 }
 
 impl Entry {
@@ -85,6 +87,9 @@ impl Entry {
             RecordKey::Slot(network, slot) => Self::Slot(network, slot, value_of(key, value)?),
             RecordKey::Reservation(of) => Self::Reservation(of, value_of(key, value)?),
             RecordKey::Request(_) => Self::Request(value_of(key, value)?),
+            RecordKey::Identity(node) => Self::Member(MemberChange::Identity(node, value_of(key, value)?)),
+            RecordKey::Token(id) => Self::Member(MemberChange::Token(id, value_of(key, value)?)),
+            RecordKey::Spent(id, hash) => Self::Member(MemberChange::Spent(id, hash, value_of(key, value)?)),
         })
     }
 
@@ -141,7 +146,8 @@ fn announce(revision: Revision, entries: &[(&Key, Entry)]) -> Applied {
             | Entry::Slot(..)
             | Entry::Vni(..)
             | Entry::Request(_)
-            | Entry::Catalog(_) => {}
+            | Entry::Catalog(_)
+            | Entry::Member(_) => {}
         }
     }
     applied
@@ -228,6 +234,7 @@ impl Ledger {
             }
             Entry::Cluster(record) => self.cluster = record.map(|record| Stored { record, revision }),
             Entry::Catalog(exists) => self.catalog = exists.then_some(revision),
+            Entry::Member(change) => self.members.apply(change, revision),
         }
         Ok(())
     }

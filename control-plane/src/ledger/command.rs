@@ -6,10 +6,12 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
+use loden_proto::convert::TokenOrder;
 use loden_proto::model::{
-    DeviceOffload, Endpoint, Epoch, InstanceId, LeaseName, Masquerade, Mtu, NetworkSpec, Pool, Subnets, Vni,
+    DeviceOffload, Endpoint, Epoch, InstanceId, LeaseName, Masquerade, Mtu, NetworkSpec, Pool, Subnets,
+    TokenId, Vni,
 };
-use loden_proto::names::NetworkId;
+use loden_proto::names::{NetworkId, NodeId};
 
 use super::key::RecordKey;
 use super::refusal::{Named, Refusal};
@@ -79,6 +81,8 @@ pub enum Command {
         endpoint: Endpoint,
         /// What the node reaches outside of any network; not kept.
         underlay: Vec<IpNet>,
+        /// Of the certificate that the node has shown.
+        identity_epoch: u32,
     },
     /// Extends a lease.
     RenewLease {
@@ -124,6 +128,31 @@ pub enum Command {
         /// Whose.
         name: LeaseName,
     },
+    /// Makes a token.
+    CreateToken {
+        /// Random.
+        id: TokenId,
+        /// SHA-256 of its secret, in hexadecimal digits.
+        secret: String,
+        /// What is asked for.
+        order: TokenOrder,
+    },
+    /// Takes a token away.
+    DeleteToken {
+        /// Which.
+        id: TokenId,
+    },
+    /// Spends a token for a node.
+    Join(Joiner),
+    /// Shuts a node out.
+    ShutOut {
+        /// Which.
+        node: NodeId,
+        /// Its certificates of a lower epoch are refused from now on.
+        epoch: u32,
+        /// What becomes of its leases.
+        farewell: Farewell,
+    },
     /// The store begins a new life: the first, or after it was lost or rolled back.
     BeginIncarnation {
         /// Random.
@@ -137,6 +166,28 @@ pub enum Command {
     EndAdoption,
     /// Forgets what has cooled down and old requests, and finishes deletions that were begun.
     Tidy,
+}
+
+/// Who wants to join.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Joiner {
+    /// With which token.
+    pub token: TokenId,
+    /// SHA-256 of the secret that was shown, in hexadecimal digits.
+    pub secret: String,
+    /// As which node; none: as the one that the token is for.
+    pub node: Option<NodeId>,
+    /// SHA-256 of its public key, in hexadecimal digits.
+    pub key: String,
+}
+
+/// What becomes of the leases of a node that is shut out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Farewell {
+    /// Its peers forget them, and they are held for it.
+    Hold,
+    /// They are given back, and another host may take its name.
+    Release,
 }
 
 impl Command {
@@ -274,6 +325,10 @@ pub enum Want {
     Lease(LeaseName),
     /// This reservation.
     Reservation(LeaseName),
+    /// This token.
+    Token(TokenId),
+    /// This node, as it is let in.
+    Member(NodeId),
     /// Only that it is done.
     Nothing,
 }

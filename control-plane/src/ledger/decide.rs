@@ -6,15 +6,18 @@ mod cluster;
 mod deletion;
 mod draft;
 mod endpoint;
+mod join;
 mod lease;
 mod network;
 mod request;
 mod reservation;
+mod shut_out;
 mod subnets;
 
 use loden_proto::model::LeaseName;
 use loden_proto::names::NetworkId;
 
+use self::acquire::Acquire;
 use super::Ledger;
 use super::command::{Command, Context, Decision};
 use super::network::{NetworkLedger, StoredLease};
@@ -32,8 +35,16 @@ impl Ledger {
             }
             Command::UpdateNetwork { id, change, seen } => self.update_network(id, change, *seen, context),
             Command::DeleteNetwork { id, force } => self.delete_network(id, *force, context),
-            Command::AcquireLease { name, instance, claim, endpoint, underlay } => {
-                self.acquire_lease(name, *instance, claim.as_ref(), endpoint, underlay, context)
+            Command::AcquireLease { name, instance, claim, endpoint, underlay, identity_epoch } => {
+                let asking = Acquire {
+                    name,
+                    instance: *instance,
+                    claim: claim.as_ref(),
+                    endpoint,
+                    underlay,
+                    identity_epoch: *identity_epoch,
+                };
+                self.acquire_lease(&asking, context)
             }
             Command::RenewLease { name, epoch } => self.refresh_lease(name, *epoch, None, context),
             Command::UpdateEndpoint { name, epoch, endpoint } => {
@@ -48,6 +59,10 @@ impl Ledger {
             Command::BeginIncarnation { id, predecessor, adopt_until } => {
                 Ok(self.begin_incarnation(*id, *predecessor, *adopt_until))
             }
+            Command::CreateToken { id, secret, order } => self.create_token(*id, secret, order, context),
+            Command::DeleteToken { id } => self.delete_token(*id),
+            Command::Join(joiner) => self.join(joiner, context),
+            Command::ShutOut { node, epoch, farewell } => Ok(self.shut_out(node, *epoch, *farewell, context)),
             Command::EndAdoption => Ok(self.end_adoption(context)),
             Command::Tidy => Ok(self.tidy(context)),
         }

@@ -4,13 +4,14 @@
 //!  cluster                        networks                     network/<network>     vni/<number>
 //!  lease/<network>/<node>         expiry/<network>/<node>      slot/<network>/<cidr>
 //!  reservation/<network>/<node>   request/<hash of its id>
+//!  identity/<node>                token/<id>                   spent/<token>/<hash of a key>
 //! ```
 
 use std::fmt::{self, Display};
 
 use ipnet::IpNet;
-use loden_proto::model::{LeaseName, Vni};
-use loden_proto::names::NetworkId;
+use loden_proto::model::{LeaseName, TokenId, Vni};
+use loden_proto::names::{NetworkId, NodeId};
 use sha2::{Digest, Sha256};
 
 use crate::store::Key;
@@ -36,6 +37,12 @@ pub(super) enum RecordKey {
     Reservation(LeaseName),
     /// A remembered request, by the hash of its id.
     Request(String),
+    /// Whether a node is let in.
+    Identity(NodeId),
+    /// What lets hosts join.
+    Token(TokenId),
+    /// Who has joined with a token, by the hash of the key that it has shown.
+    Spent(TokenId, String),
 }
 
 impl RecordKey {
@@ -65,6 +72,12 @@ impl RecordKey {
                 Self::Slot(network.parse().ok()?, cidr.parse().ok()?)
             }
             "request" => Self::Request(rest.to_owned()),
+            "identity" => Self::Identity(rest.parse().ok()?),
+            "token" => Self::Token(rest.parse().ok()?),
+            "spent" => {
+                let (token, key) = rest.split_once('/')?;
+                Self::Spent(token.parse().ok()?, key.to_owned())
+            }
             _ => return None,
         };
         // Two spellings of one name would be two records of one thing.
@@ -84,6 +97,9 @@ impl Display for RecordKey {
             Self::Slot(network, cidr) => write!(f, "slot/{network}/{cidr}"),
             Self::Reservation(LeaseName { network, node }) => write!(f, "reservation/{network}/{node}"),
             Self::Request(hash) => write!(f, "request/{hash}"),
+            Self::Identity(node) => write!(f, "identity/{node}"),
+            Self::Token(token) => write!(f, "token/{token}"),
+            Self::Spent(token, key) => write!(f, "spent/{token}/{key}"),
         }
     }
 }
@@ -116,6 +132,9 @@ mod tests {
             RecordKey::Slot("blue".parse().unwrap(), "2001:db8:0:1::/64".parse().unwrap()),
             RecordKey::Reservation(name),
             RecordKey::request("again"),
+            RecordKey::Identity("a.rack".parse().unwrap()),
+            RecordKey::Token(TokenId(7)),
+            RecordKey::Spent(TokenId(7), digest(b"key")),
         ];
         for key in keys {
             assert_eq!(RecordKey::parse(&key.key()), Some(key));

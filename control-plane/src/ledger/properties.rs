@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::testing::{Rig, name, set_pools, spec, subnets, with_vtep};
-use super::{Command, Decision, LeaseState, Ledger};
+use super::{Command, Decision, Farewell, LeaseState, Ledger};
 use crate::store::{Batch, RollingHash};
 
 const NETWORKS: [&str; 2] = ["blue", "red"];
@@ -59,6 +59,10 @@ enum Step {
         network: usize,
         force: bool,
     },
+    ShutOut {
+        node: usize,
+        release: bool,
+    },
     Begin {
         adopt: bool,
     },
@@ -94,6 +98,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..2usize, any::<bool>()).prop_map(|(network, wide)| Step::Create { network, wide }),
         1 => (0..2usize, any::<bool>()).prop_map(|(network, wide)| Step::Widen { network, wide }),
         1 => (0..2usize, any::<bool>()).prop_map(|(network, force)| Step::Delete { network, force }),
+        2 => (0..NODES.len(), any::<bool>()).prop_map(|(node, release)| Step::ShutOut { node, release }),
         1 => any::<bool>().prop_map(|adopt| Step::Begin { adopt }),
         1 => Just(Step::EndAdoption),
         2 => Just(Step::Tidy),
@@ -152,6 +157,7 @@ fn command(rig: &mut Rig, step: &Step) -> Option<Command> {
                 claim,
                 endpoint,
                 underlay: Vec::new(),
+                identity_epoch: rig.ledger.identity_epoch(&NODES[lease.1].parse().unwrap()),
             }
         }
         Step::Renew { lease } => Command::RenewLease { name: of(lease), epoch: None },
@@ -182,6 +188,12 @@ fn command(rig: &mut Rig, step: &Step) -> Option<Command> {
         Step::Widen { network, wide } => set_pools(NETWORKS[network], &pools(network, wide)),
         Step::Delete { network, force } => {
             Command::DeleteNetwork { id: NETWORKS[network].parse().unwrap(), force }
+        }
+        Step::ShutOut { node, release } => {
+            let node = NODES[node].parse().unwrap();
+            let epoch = rig.ledger.identity_epoch(&node) + 1;
+            let farewell = if release { Farewell::Release } else { Farewell::Hold };
+            Command::ShutOut { node, epoch, farewell }
         }
         Step::Begin { adopt } => {
             let id = u128::from(rig.ledger.revision().0) + 100;

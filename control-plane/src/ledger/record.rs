@@ -213,6 +213,53 @@ pub(super) enum Made {
     Reservation(LeaseName),
 }
 
+/// Whether a node is let in. One without a record is, with any certificate.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IdentityRecord {
+    /// Certificates of a lower epoch are refused; new ones have this.
+    pub(super) epoch: u32,
+    /// In which it may have leases; none: in all.
+    pub(super) networks: Option<Vec<NetworkId>>,
+    pub(super) standing: Standing,
+    /// Since when it stands so.
+    pub(super) since: Stamp,
+}
+
+/// How a node stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Standing {
+    /// It is let in.
+    Member,
+    /// It was shut out, and comes back by a token that is for it.
+    Revoked,
+    /// It is gone; another host may take its name.
+    Deleted,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokenRecord {
+    /// SHA-256 of the secret.
+    pub(super) secret: String,
+    /// The only node that it lets in; none: any new one.
+    pub(super) node: Option<NodeId>,
+    pub(super) networks: Option<Vec<NetworkId>>,
+    /// How many it still lets in.
+    pub(super) left: u32,
+    pub(super) created: Stamp,
+    pub(super) expires: Stamp,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SpentRecord {
+    pub(super) node: NodeId,
+    /// Of the node, then.
+    pub(super) epoch: u32,
+}
+
 /// The record that serialises changes to the set of networks: it says nothing.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use loden_proto::InvalidValue;
-use loden_proto::model::{Backend, Epoch, Family, InstanceId, LeaseName, Pool, Port, Vni};
+use loden_proto::model::{Backend, Epoch, Family, InstanceId, LeaseName, Pool, Port, TokenId, Vni};
 use loden_proto::names::{self, NetworkId, NodeId};
 
 use super::command::Knocked;
@@ -231,6 +231,9 @@ pub enum Refusal {
         /// How long that goes on.
         retry_after: Duration,
     },
+    /// Somebody is not let in.
+    #[error(transparent)]
+    Shut(#[from] Shut),
     /// The lease may not expire now.
     #[error("{lease} does not expire: {reason}")]
     NotDue {
@@ -238,6 +241,48 @@ pub enum Refusal {
         lease: LeaseName,
         /// Why.
         reason: &'static str,
+    },
+}
+
+/// Why somebody is not let in. Nothing has changed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Shut {
+    /// There is no such token, or the secret is another.
+    #[error("token: {} does not exist, or its secret is another", names::token(*.0))]
+    NoToken(TokenId),
+    /// Its time has passed.
+    #[error("token: {} has expired; make another one", names::token(*.0))]
+    Expired(TokenId),
+    /// It has let in as many as it may.
+    #[error("token: {} has been used up; make another one", names::token(*.0))]
+    Spent(TokenId),
+    /// It is for another node.
+    #[error("node: \"{asked}\" may not join with {}, which is for \"{bound}\"", names::token(*token))]
+    Bound {
+        /// Which token.
+        token: TokenId,
+        /// For whom it is.
+        bound: NodeId,
+        /// Who came.
+        asked: NodeId,
+    },
+    /// It is for new nodes, and this one is known.
+    #[error(
+        "node: \"{0}\" is known already; it needs a token that is for it alone (lodenctl token create --node {0})"
+    )]
+    Known(NodeId),
+    /// The node was shut out.
+    #[error(
+        "nodes/{0} was revoked; it needs a token that is for it alone (lodenctl token create --node {0})"
+    )]
+    Revoked(NodeId),
+    /// The node is kept to other networks.
+    #[error("{} may have leases in {} only", names::node(node), Join(networks, ", "))]
+    Network {
+        /// Which node.
+        node: NodeId,
+        /// In which it may.
+        networks: Vec<NetworkId>,
     },
 }
 
@@ -250,6 +295,8 @@ pub enum Named {
     Lease(LeaseName),
     /// `networks/{network}/reservations/{node}`.
     Reservation(LeaseName),
+    /// `tokens/{token}`.
+    Token(TokenId),
 }
 
 impl Display for Named {
@@ -258,6 +305,7 @@ impl Display for Named {
             Self::Network(network) => f.write_str(&names::network(network)),
             Self::Lease(lease) => lease.fmt(f),
             Self::Reservation(of) => f.write_str(&names::reservation(&of.network, &of.node)),
+            Self::Token(token) => f.write_str(&names::token(*token)),
         }
     }
 }

@@ -269,6 +269,7 @@ pub(super) fn acquire_at(network: &str, node: &str, instance: u128, endpoint: En
         claim: None,
         endpoint,
         underlay: Vec::new(),
+        identity_epoch: 0,
     }
 }
 
@@ -279,6 +280,7 @@ pub(super) fn claim(network: &str, node: &str, instance: u128, claim: &str) -> C
         claim: Some(subnets(claim)),
         endpoint: own_endpoint(node),
         underlay: Vec::new(),
+        identity_epoch: 0,
     }
 }
 

@@ -6,8 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use loden_process::operations::Readiness;
-use loden_transport::server_config;
-use rustls::ServerConfig;
+use loden_transport::{Gate, ServerTls};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic_health::ServingStatus;
@@ -22,8 +21,10 @@ use crate::store::Health;
 
 /// How often the state is looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often the certificate's age is looked at.
+/// How often the certificate's age is looked at, at least.
 const CERTIFICATE: Duration = Duration::from_secs(3600);
+/// In how many parts of its life it is.
+const PARTS: u32 = 20;
 
 /// What readiness depends on.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -119,12 +120,19 @@ pub(super) async fn end_slow_clients(shared: Arc<Shared>, max_lag: Duration) {
 }
 
 /// Renews the server's certificate when it is due; new connections get the new one.
-pub(super) async fn renew_certificate(pki: Arc<Pki>, config: Config, tls: Arc<ArcSwap<ServerConfig>>) {
-    let mut look = interval(CERTIFICATE);
+pub(super) async fn renew_certificate(
+    pki: Arc<Pki>,
+    config: Config,
+    gate: Arc<dyn Gate>,
+    tls: Arc<ArcSwap<ServerTls>>,
+) {
+    let validity = config.certificate_validity;
+    let mut look = interval(CERTIFICATE.min(validity / PARTS));
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut current = None;
     loop {
         look.tick().await;
-        let bundle = match pki.server(&config.name, &config.advertise_names, SystemTime::now()) {
+        let bundle = match pki.server(&config.name, &config.advertise_names, validity, SystemTime::now()) {
             Ok(bundle) => bundle,
             Err(error) => {
                 error!(%error, "the server's certificate cannot be renewed");
@@ -134,8 +142,8 @@ pub(super) async fn renew_certificate(pki: Arc<Pki>, config: Config, tls: Arc<Ar
         if current.as_ref() == Some(&bundle) {
             continue;
         }
-        match server_config(&bundle) {
-            Ok(config) => tls.store(config),
+        match ServerTls::new(&bundle, Some(Arc::clone(&gate))) {
+            Ok(config) => tls.store(Arc::new(config)),
             Err(error) => error!(%error, "the renewed certificate cannot be used"),
         }
         current = Some(bundle);

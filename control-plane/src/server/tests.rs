@@ -1,6 +1,7 @@
 //! A whole server in this process, over real mutual TLS.
 
 mod fixture;
+mod joining;
 mod keys;
 mod knocks;
 mod life;

@@ -1,15 +1,18 @@
 //! Who may call what: the one table of roles.
 //!
 //! ```text
-//! certificate ─▶ SpiffeId ─┐
+//! certificate ─▶ Holder ───┐
 //! path ─▶ Rpc ─────────────┴─▶ rule(rpc, role) ─▶ Any | Own | Never
 //! ```
 //!
 //! `Own` is decided by the request's resource name: [`Caller::may_act_for`].
 
+#[cfg(test)]
+mod tests;
+
 use loden_proto::names::{ClusterName, NodeId};
 use loden_proto::reason::{self, Reason};
-use loden_transport::{Role, SpiffeId};
+use loden_transport::{Holder, Role, SpiffeId};
 use tonic::{Code, Status};
 
 /// Every call that there is a rule for.
@@ -17,12 +20,18 @@ use tonic::{Code, Status};
 pub enum Rpc {
     /// `LeaseService.AcquireLease`
     AcquireLease,
+    /// `IdentityService.CreateJoinToken`
+    CreateJoinToken,
     /// `NetworkService.CreateNetwork`
     CreateNetwork,
     /// `LeaseService.CreateReservation`
     CreateReservation,
+    /// `IdentityService.DeleteJoinToken`
+    DeleteJoinToken,
     /// `NetworkService.DeleteNetwork`
     DeleteNetwork,
+    /// `NodeService.DeleteNode`
+    DeleteNode,
     /// `LeaseService.DeleteReservation`
     DeleteReservation,
     /// `ClusterService.GetClusterStatus`
@@ -35,6 +44,10 @@ pub enum Rpc {
     GetNode,
     /// `grpc.health.v1.Health.*`
     Health,
+    /// `IdentityService.Join`
+    Join,
+    /// `IdentityService.ListJoinTokens`
+    ListJoinTokens,
     /// `LeaseService.ListLeases`
     ListLeases,
     /// `NetworkService.ListNetworks`
@@ -47,10 +60,14 @@ pub enum Rpc {
     Reflection,
     /// `LeaseService.ReleaseLease`
     ReleaseLease,
+    /// `IdentityService.RenewCertificate`
+    RenewCertificate,
     /// `LeaseService.RenewLease`
     RenewLease,
     /// `PeerService.ReportStatus`
     ReportStatus,
+    /// `NodeService.RevokeNode`
+    RevokeNode,
     /// `NetworkService.UpdateNetwork`
     UpdateNetwork,
     /// `LeaseService.UpdateEndpoint`
@@ -61,25 +78,32 @@ pub enum Rpc {
 
 impl Rpc {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 28] = [
         Self::AcquireLease,
+        Self::CreateJoinToken,
         Self::CreateNetwork,
         Self::CreateReservation,
+        Self::DeleteJoinToken,
         Self::DeleteNetwork,
+        Self::DeleteNode,
         Self::DeleteReservation,
         Self::GetClusterStatus,
         Self::GetLease,
         Self::GetNetwork,
         Self::GetNode,
         Self::Health,
+        Self::Join,
+        Self::ListJoinTokens,
         Self::ListLeases,
         Self::ListNetworks,
         Self::ListNodes,
         Self::ListReservations,
         Self::Reflection,
         Self::ReleaseLease,
+        Self::RenewCertificate,
         Self::RenewLease,
         Self::ReportStatus,
+        Self::RevokeNode,
         Self::UpdateNetwork,
         Self::UpdateEndpoint,
         Self::WatchPeers,
@@ -116,7 +140,12 @@ impl Rpc {
             | Self::RenewLease
             | Self::UpdateEndpoint => "loden.v1.LeaseService",
             Self::ReportStatus | Self::WatchPeers => "loden.v1.PeerService",
-            Self::GetNode | Self::ListNodes => "loden.v1.NodeService",
+            Self::CreateJoinToken
+            | Self::DeleteJoinToken
+            | Self::Join
+            | Self::ListJoinTokens
+            | Self::RenewCertificate => "loden.v1.IdentityService",
+            Self::DeleteNode | Self::GetNode | Self::ListNodes | Self::RevokeNode => "loden.v1.NodeService",
             Self::GetClusterStatus => "loden.v1.ClusterService",
             Self::Health => "grpc.health.v1.Health",
             Self::Reflection => "grpc.reflection.v1.ServerReflection",
@@ -128,23 +157,30 @@ impl Rpc {
     pub const fn method(self) -> &'static str {
         match self {
             Self::AcquireLease => "AcquireLease",
+            Self::CreateJoinToken => "CreateJoinToken",
             Self::CreateNetwork => "CreateNetwork",
             Self::CreateReservation => "CreateReservation",
+            Self::DeleteJoinToken => "DeleteJoinToken",
             Self::DeleteNetwork => "DeleteNetwork",
+            Self::DeleteNode => "DeleteNode",
             Self::DeleteReservation => "DeleteReservation",
             Self::GetClusterStatus => "GetClusterStatus",
             Self::GetLease => "GetLease",
             Self::GetNetwork => "GetNetwork",
             Self::GetNode => "GetNode",
             Self::Health => "Health",
+            Self::Join => "Join",
+            Self::ListJoinTokens => "ListJoinTokens",
             Self::ListLeases => "ListLeases",
             Self::ListNetworks => "ListNetworks",
             Self::ListNodes => "ListNodes",
             Self::ListReservations => "ListReservations",
             Self::Reflection => "ServerReflection",
             Self::ReleaseLease => "ReleaseLease",
+            Self::RenewCertificate => "RenewCertificate",
             Self::RenewLease => "RenewLease",
             Self::ReportStatus => "ReportStatus",
+            Self::RevokeNode => "RevokeNode",
             Self::UpdateNetwork => "UpdateNetwork",
             Self::UpdateEndpoint => "UpdateEndpoint",
             Self::WatchPeers => "WatchPeers",
@@ -154,9 +190,12 @@ impl Rpc {
     /// Who may, in words.
     const fn who(self) -> &'static str {
         match self {
-            Self::AcquireLease | Self::RenewLease | Self::UpdateEndpoint | Self::ReportStatus => {
-                "a node, for itself, may"
-            }
+            Self::AcquireLease
+            | Self::RenewCertificate
+            | Self::RenewLease
+            | Self::UpdateEndpoint
+            | Self::ReportStatus => "a node, for itself, may",
+            Self::Join => "a host that has a token, and shows no certificate, may",
             Self::ReleaseLease => "an admin, or a node for itself, may",
             Self::GetLease | Self::WatchPeers => "an admin or a reader, or a node for itself, may",
             Self::GetNetwork
@@ -165,10 +204,15 @@ impl Rpc {
             | Self::ListReservations
             | Self::GetNode
             | Self::ListNodes
+            | Self::ListJoinTokens
             | Self::GetClusterStatus => "an admin or a reader may",
-            Self::CreateNetwork
+            Self::CreateJoinToken
+            | Self::CreateNetwork
             | Self::UpdateNetwork
+            | Self::DeleteJoinToken
             | Self::DeleteNetwork
+            | Self::DeleteNode
+            | Self::RevokeNode
             | Self::CreateReservation
             | Self::DeleteReservation => "an admin may",
             Self::Health | Self::Reflection => "an admin, a reader or a node may",
@@ -193,21 +237,29 @@ pub const fn rule(rpc: Rpc, role: &Role) -> Access {
     match (role, rpc) {
         // A server's certificate never acts as a client.
         (Role::ControlPlane(_), _) => Access::Never,
+        // Whoever has a certificate has joined.
+        (_, Rpc::Join) => Access::Never,
         (_, Rpc::Health | Rpc::Reflection) => Access::Any,
         (
             Role::Node(_),
             Rpc::AcquireLease
             | Rpc::GetLease
             | Rpc::ReleaseLease
+            | Rpc::RenewCertificate
             | Rpc::RenewLease
             | Rpc::ReportStatus
             | Rpc::UpdateEndpoint
             | Rpc::WatchPeers,
         ) => Access::Own,
         // These speak for the calling node; nobody else can.
-        (Role::Admin(_), Rpc::AcquireLease | Rpc::RenewLease | Rpc::ReportStatus | Rpc::UpdateEndpoint) => {
-            Access::Never
-        }
+        (
+            Role::Admin(_),
+            Rpc::AcquireLease
+            | Rpc::RenewCertificate
+            | Rpc::RenewLease
+            | Rpc::ReportStatus
+            | Rpc::UpdateEndpoint,
+        ) => Access::Never,
         (Role::Admin(_), _)
         | (
             Role::Reader(_),
@@ -215,6 +267,7 @@ pub const fn rule(rpc: Rpc, role: &Role) -> Access {
             | Rpc::GetLease
             | Rpc::GetNetwork
             | Rpc::GetNode
+            | Rpc::ListJoinTokens
             | Rpc::ListLeases
             | Rpc::ListNetworks
             | Rpc::ListNodes
@@ -230,6 +283,8 @@ pub const fn rule(rpc: Rpc, role: &Role) -> Access {
 pub struct Caller {
     /// From the certificate.
     pub id: SpiffeId,
+    /// Of a node, from its certificate.
+    pub epoch: u32,
     rpc: Rpc,
     access: Access,
 }
@@ -239,14 +294,15 @@ impl Caller {
     ///
     /// # Errors
     /// PERMISSION_DENIED, saying who may.
-    pub fn admit(id: &SpiffeId, cluster: &ClusterName, rpc: Rpc) -> Result<Self, Status> {
+    pub fn admit(holder: &Holder, cluster: &ClusterName, rpc: Rpc) -> Result<Self, Status> {
+        let (id, epoch) = (&holder.id, holder.epoch);
         if id.cluster != *cluster {
             let message = format!("{id} is not of this cluster, \"{cluster}\"");
             return Err(reason::status(Code::PermissionDenied, Reason::NotAllowed, message));
         }
         match rule(rpc, &id.role) {
             Access::Never => Err(denied(id, rpc, "")),
-            access => Ok(Self { id: id.clone(), rpc, access }),
+            access => Ok(Self { id: id.clone(), epoch, rpc, access }),
         }
     }
 
@@ -283,102 +339,4 @@ impl Caller {
 fn denied(id: &SpiffeId, rpc: Rpc, whom: &str) -> Status {
     let message = format!("{id} may not call {}{whom}; {}", rpc.method(), rpc.who());
     reason::status(Code::PermissionDenied, Reason::NotAllowed, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(role: &str) -> SpiffeId {
-        format!("spiffe://loden/{role}/one").parse().unwrap()
-    }
-
-    /// For every call: node, admin, reader.
-    const EXPECTED: [(Rpc, Access, Access, Access); 21] = {
-        use Access::{Any, Never, Own};
-        [
-            (Rpc::AcquireLease, Own, Never, Never),
-            (Rpc::CreateNetwork, Never, Any, Never),
-            (Rpc::CreateReservation, Never, Any, Never),
-            (Rpc::DeleteNetwork, Never, Any, Never),
-            (Rpc::DeleteReservation, Never, Any, Never),
-            (Rpc::GetClusterStatus, Never, Any, Any),
-            (Rpc::GetLease, Own, Any, Any),
-            (Rpc::GetNetwork, Never, Any, Any),
-            (Rpc::GetNode, Never, Any, Any),
-            (Rpc::Health, Any, Any, Any),
-            (Rpc::ListLeases, Never, Any, Any),
-            (Rpc::ListNetworks, Never, Any, Any),
-            (Rpc::ListNodes, Never, Any, Any),
-            (Rpc::ListReservations, Never, Any, Any),
-            (Rpc::Reflection, Any, Any, Any),
-            (Rpc::ReleaseLease, Own, Any, Never),
-            (Rpc::RenewLease, Own, Never, Never),
-            (Rpc::ReportStatus, Own, Never, Never),
-            (Rpc::UpdateNetwork, Never, Any, Never),
-            (Rpc::UpdateEndpoint, Own, Never, Never),
-            (Rpc::WatchPeers, Own, Any, Any),
-        ]
-    };
-
-    #[test]
-    fn every_role_may_do_exactly_what_the_table_says() {
-        let cluster = "loden".parse().unwrap();
-        for (index, (rpc, node, admin, reader)) in EXPECTED.into_iter().enumerate() {
-            assert_eq!(rpc, Rpc::ALL[index], "the two lists have one order");
-            for (role, expected) in
-                [("node", node), ("admin", admin), ("reader", reader), ("control-plane", Access::Never)]
-            {
-                let id = id(role);
-                let caller = Caller::admit(&id, &cluster, rpc);
-                assert_eq!(caller.is_ok(), expected != Access::Never, "{role} {rpc:?}");
-                let (own, other) = ("one".parse().unwrap(), "two".parse().unwrap());
-                match caller {
-                    Ok(caller) => {
-                        assert!(caller.may_act_for(&own).is_ok(), "{role} {rpc:?}");
-                        assert_eq!(
-                            caller.may_act_for(&other).is_ok(),
-                            expected == Access::Any,
-                            "{role} {rpc:?}"
-                        );
-                        assert_eq!(caller.node().is_ok(), role == "node");
-                    }
-                    Err(status) => {
-                        assert_eq!(status.code(), Code::PermissionDenied);
-                        assert!(Reason::NotAllowed.is_of(&status));
-                        assert!(status.message().ends_with("may"), "says who may: {}", status.message());
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn another_clusters_certificate_may_nothing() {
-        let cluster = "other".parse().unwrap();
-        for rpc in Rpc::ALL {
-            assert!(Caller::admit(&id("admin"), &cluster, rpc).is_err());
-        }
-    }
-
-    #[test]
-    fn every_method_of_the_protocol_has_a_rule() {
-        use prost::Message as _;
-        let set = prost_types::FileDescriptorSet::decode(loden_proto::DESCRIPTORS).unwrap();
-        let mut methods = 0;
-        for file in set.file.iter().filter(|file| file.package() == "loden.v1") {
-            for service in &file.service {
-                for method in &service.method {
-                    let path = format!("/loden.v1.{}/{}", service.name(), method.name());
-                    assert!(Rpc::of_path(&path).is_some(), "{path}");
-                    methods += 1;
-                }
-            }
-        }
-        // All but health and reflection.
-        assert_eq!(methods, Rpc::ALL.len() - 2);
-        assert_eq!(Rpc::of_path("/loden.v1.PeerService/WatchPeers"), Some(Rpc::WatchPeers));
-        assert_eq!(Rpc::of_path("/grpc.health.v1.Health/Check"), Some(Rpc::Health));
-        assert_eq!(Rpc::of_path("/loden.v1.PeerService/Nothing"), None);
-    }
 }

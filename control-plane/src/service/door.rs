@@ -1,19 +1,21 @@
-//! The one way in: identity, role table, then the service.
+//! The one way in: identity, role table, then the service. Whoever shows no certificate comes to join.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1::cluster_service_server::ClusterServiceServer;
+use loden_proto::v1::identity_service_server::IdentityServiceServer;
 use loden_proto::v1::lease_service_server::LeaseServiceServer;
 use loden_proto::v1::network_service_server::NetworkServiceServer;
 use loden_proto::v1::node_service_server::NodeServiceServer;
 use loden_proto::v1::peer_service_server::PeerServiceServer;
-use loden_transport::Role;
+use loden_transport::{Holder, Role};
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -23,12 +25,14 @@ use tower::Service;
 use super::access::{Caller, Rpc};
 use super::cluster::Clusters;
 use super::exchange::{self, LARGEST_REQUEST};
+use super::identity::Identities;
 use super::lease::Leases;
 use super::network::Networks;
-use super::node::NodeReads;
+use super::node::Nodes;
 use super::peer::Peers;
 use super::{Shared, watch};
-use crate::registry::Link;
+use crate::gate;
+use crate::registry::{Client, Link};
 
 /// Largest request of health and reflection, in bytes: a name.
 const LARGEST_NAME: usize = 4 << 10;
@@ -62,25 +66,34 @@ impl Door {
         let routes = Routes::new(health.max_decoding_message_size(LARGEST_NAME))
             .add_service(reflection().build_v1()?.max_decoding_message_size(LARGEST_NAME))
             .add_service(reflection().build_v1alpha()?.max_decoding_message_size(LARGEST_NAME))
+            .add_service(service!(IdentityServiceServer, Identities(Arc::clone(shared))))
             .add_service(service!(NetworkServiceServer, Networks(Arc::clone(shared))))
             .add_service(service!(LeaseServiceServer, Leases(Arc::clone(shared))))
             .add_service(service!(PeerServiceServer, Peers(Arc::clone(shared))))
-            .add_service(service!(NodeServiceServer, NodeReads(Arc::clone(shared))))
+            .add_service(service!(NodeServiceServer, Nodes(Arc::clone(shared))))
             .add_service(service!(ClusterServiceServer, Clusters(Arc::clone(shared))))
             .prepare();
         Ok(Self { shared: Arc::clone(shared), routes })
     }
 
     /// Who calls what, if it may. `None`: nothing that we serve; tonic says so.
-    fn admit(&self, link: &Link, path: &str) -> Result<Option<Caller>, Status> {
+    fn admit(&self, holder: &Holder, path: &str) -> Result<Option<Caller>, Status> {
+        gate::check(&self.shared.clerk, holder, SystemTime::now())?;
         match Rpc::of_path(path) {
-            Some(rpc) => Caller::admit(&link.id, &self.shared.cluster, rpc).map(Some),
-            None if matches!(link.id.role, Role::ControlPlane(_)) => {
-                let message = format!("{} is a server's identity and may call nothing", link.id);
+            Some(rpc) => Caller::admit(holder, &self.shared.cluster, rpc).map(Some),
+            None if matches!(holder.id.role, Role::ControlPlane(_)) => {
+                let message = format!("{} is a server's identity and may call nothing", holder.id);
                 Err(reason::status(Code::PermissionDenied, Reason::NotAllowed, message))
             }
             None => Ok(None),
         }
+    }
+
+    /// A call that is not let in.
+    fn deny(&self, client: &Client, path: &str, status: Status) -> Response<Body> {
+        self.shared.metrics.denied.inc();
+        self.shared.audit.denied(client, path, status.message());
+        status.into_http()
     }
 }
 
@@ -98,11 +111,23 @@ impl Service<Request<Incoming>> for Door {
             let status = Status::unauthenticated("the connection has no identity");
             return Box::pin(async move { Ok(status.into_http()) });
         };
-        let caller = match self.admit(&link, request.uri().path()) {
+        let path = request.uri().path();
+        let admitted = match &link.client {
+            Client::Holder(holder) => self.admit(holder, path),
+            Client::Joining(_) if Rpc::of_path(path) == Some(Rpc::Join) => {
+                let (held, routes) = (self.shared.held.clone(), self.routes.clone());
+                self.shared.metrics.called(Rpc::Join.method());
+                return Box::pin(async move { Ok(exchange::unary(held, link, routes, request).await) });
+            }
+            Client::Joining(_) => Err(Status::unauthenticated(
+                "a certificate is needed; who has none, but a token, may call Join alone",
+            )),
+        };
+        let caller = match admitted {
             Ok(caller) => caller,
             Err(status) => {
-                self.shared.metrics.denied.inc();
-                return Box::pin(async move { Ok(status.into_http()) });
+                let denied = self.deny(&link.client, path, status);
+                return Box::pin(async move { Ok(denied) });
             }
         };
         let Some(caller) = caller else { return Box::pin(self.routes.call(request)) };

@@ -33,12 +33,13 @@ impl LeaseService for Leases {
         &self,
         request: Request<AcquireLeaseRequest>,
     ) -> Result<Response<AcquireLeaseResponse>, Status> {
-        let node = caller(&request)?.node()?.clone();
+        let caller = caller(&request)?;
+        let node = caller.node()?.clone();
         let link = request.extensions().get::<Arc<Link>>().cloned();
         let request = request.into_inner();
         let network = names::parse_network(&request.network).map_err(|invalid| invalid.at("network"))?;
         let name = LeaseName { network, node };
-        let answer = self.acquire(&name, link.as_deref(), request).await;
+        let answer = self.acquire(&name, caller.epoch, link.as_deref(), request).await;
         match (&answer, link) {
             (Ok(_), _) => self.0.nodes.lease_granted(&name),
             // That is said of the copy, not of the node.
@@ -168,6 +169,7 @@ impl Leases {
     async fn acquire(
         &self,
         name: &LeaseName,
+        identity_epoch: u32,
         link: Option<&Link>,
         request: AcquireLeaseRequest,
     ) -> Result<AcquireLeaseResponse, Status> {
@@ -187,7 +189,9 @@ impl Leases {
             elsewhere(name, other, self.0.nodes.address(&name.node))
         })?;
         let claims = claim.is_some();
-        let command = Command::AcquireLease { name: name.clone(), instance, claim, endpoint, underlay };
+        let name_of = name.clone();
+        let command =
+            Command::AcquireLease { name: name_of, instance, claim, endpoint, underlay, identity_epoch };
         let mut answer = self.0.clerk.submit(command.clone()).await;
         if claims && matches!(answer, Err(SubmitError::Refused(Refusal::Knocked(_)))) {
             self.0.adoption.heed_claim(name).await.map_err(|error| watch::refused(error.into()))?;

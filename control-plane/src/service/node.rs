@@ -4,20 +4,28 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use loden_proto::convert::{count, timestamp};
 use loden_proto::names::{self, NodeId};
+use loden_proto::reason::{self, Reason};
 use loden_proto::v1::node_service_server::NodeService;
-use loden_proto::v1::{GetNodeRequest, ListNodesRequest, ListNodesResponse, Node};
-use tonic::{Request, Response, Status};
+use loden_proto::v1::{
+    DeleteNodeRequest, GetNodeRequest, ListNodesRequest, ListNodesResponse, Node, RevokeNodeRequest,
+    RevokeNodeResponse,
+};
+use tonic::{Code, Request, Response, Status};
 
-use super::Shared;
-use super::network::not_found;
+use super::network::{not_found, wrong_answer};
 use super::page::Page;
+use super::refusal::failed;
+use super::{Shared, caller};
+use crate::clerk::Answer;
+use crate::ledger::{Command, Farewell, LeaseState, Member};
 use crate::status::Membership;
 
-pub(super) struct NodeReads(pub(super) Arc<Shared>);
+pub(super) struct Nodes(pub(super) Arc<Shared>);
 
 #[tonic::async_trait]
-impl NodeService for NodeReads {
+impl NodeService for Nodes {
     async fn get_node(&self, request: Request<GetNodeRequest>) -> Result<Response<Node>, Status> {
         let node = names::parse_node(&request.get_ref().name).map_err(|invalid| invalid.at("name"))?;
         if !self.0.node_ids().contains(&node) {
@@ -25,7 +33,42 @@ impl NodeService for NodeReads {
         }
         let (mut memberships, _) = self.memberships(std::slice::from_ref(&node));
         let memberships = memberships.remove(&node).unwrap_or_default();
-        Ok(Response::new(self.0.nodes.view(&node, &memberships, SystemTime::now())))
+        Ok(Response::new(self.view(&node, &memberships, SystemTime::now())))
+    }
+
+    async fn revoke_node(
+        &self,
+        request: Request<RevokeNodeRequest>,
+    ) -> Result<Response<RevokeNodeResponse>, Status> {
+        let caller = caller(&request)?;
+        let RevokeNodeRequest { name, allow_missing } = request.into_inner();
+        let node = names::parse_node(&name).map_err(|invalid| invalid.at("name"))?;
+        if !allow_missing && !self.knows(&node) {
+            return Err(not_found(&name));
+        }
+        let active = self.0.clerk.read(|ledger| {
+            let leases = ledger.leases(None, None);
+            leases.filter(|lease| lease.name.node == node && lease.state == LeaseState::Active).count()
+        });
+        let member = self.shut_out(&node, Farewell::Hold).await?;
+        self.0.audit.done(&caller.id, "RevokeNode", &name);
+        Ok(Response::new(RevokeNodeResponse { epoch: member.epoch, leases: count(active) }))
+    }
+
+    async fn delete_node(&self, request: Request<DeleteNodeRequest>) -> Result<Response<()>, Status> {
+        let caller = caller(&request)?;
+        let name = request.into_inner().name;
+        let node = names::parse_node(&name).map_err(|invalid| invalid.at("name"))?;
+        if !self.knows(&node) {
+            return Err(not_found(&name));
+        }
+        if self.0.nodes.connected().contains(&node) {
+            let message = format!("{name} is connected; revoke it first");
+            return Err(reason::status(Code::FailedPrecondition, Reason::InUse, message));
+        }
+        self.shut_out(&node, Farewell::Release).await?;
+        self.0.audit.done(&caller.id, "DeleteNode", &name);
+        Ok(Response::new(()))
     }
 
     async fn list_nodes(
@@ -43,14 +86,48 @@ impl NodeService for NodeReads {
         let now = SystemTime::now();
         let view = |node: &NodeId| {
             let memberships = memberships.remove(node).unwrap_or_default();
-            self.0.nodes.view(node, &memberships, now)
+            self.view(node, &memberships, now)
         };
         let (nodes, next_page_token) = page.take(nodes.into_iter(), ToString::to_string, view);
         Ok(Response::new(ListNodesResponse { nodes, next_page_token, revision }))
     }
 }
 
-impl NodeReads {
+impl Nodes {
+    /// Whether anything is known of a node: a certificate, a lease, or a connection.
+    fn knows(&self, node: &NodeId) -> bool {
+        let of = |name: &loden_proto::model::LeaseName| name.node == *node;
+        self.0.node_ids().contains(node)
+            || self.0.clerk.read(|ledger| {
+                ledger.member(node).is_some_and(|member| !member.deleted)
+                    || ledger.leases(None, None).any(|lease| of(&lease.name))
+            })
+            || self.0.registry.links().iter().any(|link| link.client.node() == Some(node))
+    }
+
+    /// Shuts a node out. Its connections end as soon as that is applied, by `gate`.
+    async fn shut_out(&self, node: &NodeId, farewell: Farewell) -> Result<Member, Status> {
+        let epoch = self.0.clerk.read(|ledger| ledger.identity_epoch(node));
+        // One that was issued by hand may have a higher one than was ever given here.
+        let links = self.0.registry.links();
+        let shown = links.iter().filter(|link| link.client.node() == Some(node));
+        let epoch = shown.map(|link| link.client.epoch()).max().unwrap_or(0).max(epoch) + 1;
+        let command = Command::ShutOut { node: node.clone(), epoch, farewell };
+        match self.0.clerk.submit(command).await.map_err(failed)? {
+            Answer::Member(member) => Ok(member),
+            other => Err(wrong_answer(&other)),
+        }
+    }
+
+    /// A node as operators see it.
+    fn view(&self, node: &NodeId, memberships: &[Membership], now: SystemTime) -> Node {
+        let mut view = self.0.nodes.view(node, memberships, now);
+        let member = self.0.clerk.read(|ledger| ledger.member(node));
+        view.revoke_time =
+            member.filter(|member| !member.deleted).and_then(|member| member.shut_out).map(timestamp);
+        view
+    }
+
     /// The networks of each of the nodes, and the revision that shows them.
     fn memberships(&self, nodes: &[NodeId]) -> (HashMap<NodeId, Vec<Membership>>, u64) {
         let mut memberships: HashMap<NodeId, Vec<Membership>> = HashMap::new();

@@ -8,7 +8,7 @@ use loden_proto::reason::{Reason, status, status_retry};
 use tonic::{Code, Status};
 
 use crate::clerk::SubmitError;
-use crate::ledger::Refusal;
+use crate::ledger::{Refusal, Shut};
 use crate::watch::Elsewhere;
 
 /// When to try again while the store does not write: it is probed about that often.
@@ -50,6 +50,15 @@ pub(super) fn refused(refusal: Refusal) -> Status {
             status_retry(Code::Unavailable, Reason::Adopting, message, remaining)
         }
         Refusal::Knocked(_) => status_retry(Code::Unavailable, Reason::FormerLife, message, KNOCKED_RETRY),
+        Refusal::Shut(shut) => match shut {
+            Shut::NoToken(_) => status(Code::Unauthenticated, Reason::TokenInvalid, message),
+            Shut::Expired(_) => status(Code::Unauthenticated, Reason::TokenExpired, message),
+            Shut::Spent(_) => status(Code::Unauthenticated, Reason::TokenSpent, message),
+            Shut::Revoked(_) => status(Code::PermissionDenied, Reason::Revoked, message),
+            Shut::Bound { .. } | Shut::Known(_) | Shut::Network { .. } => {
+                status(Code::PermissionDenied, Reason::NotAllowed, message)
+            }
+        },
         Refusal::Settling { retry_after } => {
             status_retry(Code::Unavailable, Reason::Settling, message, retry_after)
         }

@@ -4,7 +4,7 @@ use crate::registry::{EndReason, Registry};
 const AT: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn link(registry: &Registry) -> Arc<Link> {
-    registry.open("spiffe://loden/node/a".parse().unwrap(), "192.0.2.1:1".parse().unwrap())
+    registry.open(crate::registry::testing::client("node/a"), "192.0.2.1:1".parse().unwrap())
 }
 
 fn node() -> NodeId {

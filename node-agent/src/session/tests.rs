@@ -251,3 +251,24 @@ fn hastening_shortens_a_wait_and_nothing_else() {
     session.hasten(clock.at(2.0));
     assert_eq!(session.deadline(), clock.at(2.0));
 }
+
+#[test]
+fn another_connection_is_watched_over_at_once_from_where_the_one_of_before_was() {
+    let (mut session, clock) = session(None);
+    run(
+        &mut session,
+        &clock,
+        &[
+            (0.0, Input::Moved, &[]),
+            (0.0, Input::DeadlinePassed, &["open"]),
+            (0.1, Input::Opened, &[]),
+            (0.2, last_page(1, false), &["set node-1", "current"]),
+            (0.3, delta(2, false), &[]),
+            (0.4, Input::Moved, &["open [1]"]),
+            (0.5, Input::Opened, &[]),
+            (0.6, delta(2, true), &["delta node-2", "current"]),
+            (0.7, Input::Moved, &["open [2]"]),
+            (0.8, Input::Moved, &["open [2]"]),
+        ],
+    );
+}

@@ -93,7 +93,7 @@ impl World {
         };
         let connection = Connection {
             node: "node-9".parse().unwrap(),
-            channel: self.server.channel(),
+            channels: self.server.channel().into(),
             dialled: Dialled::of(&self.dialled),
             origins: Origins::default(),
         };

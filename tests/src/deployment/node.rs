@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -112,6 +112,21 @@ impl Node {
             .args(["--operations", &SocketAddr::from(OPERATIONS).to_string()])
             .args(&self.flags);
         command
+    }
+
+    /// Has the host join with a token; answers how the agent's program ended and what it said.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn join(&self, token: &str) -> anyhow::Result<Output> {
+        let mut command = Command::new(&self.binaries.agent);
+        command
+            .args(["join", "--server", &self.server, "--node", &self.name, "--token", token])
+            .arg("--identity")
+            .arg(self.home.join("identity"));
+        let host = self.host.clone();
+        let output = tokio::task::spawn_blocking(move || host.enter(|| command.output())).await?;
+        output.context("could not run loden-agent join")
     }
 
     /// Ends the agent as a crash would.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loden_transport::{
-    Bundle, ConnectOptions, Credentials, HandshakeError, Role, ServerAddress, SpiffeId, accept, connect,
-    connect_lazy, explain, is_unreachable, server_config,
+    Bundle, ConnectOptions, Credentials, HandshakeError, Holder, Role, ServerAddress, ServerTls, SpiffeId,
+    accept, connect, connect_lazy, explain, is_unreachable,
 };
 use rcgen::date_time_ymd;
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
@@ -26,7 +26,7 @@ use crate::pki::{Authority, CLUSTER, SERVER_NAME};
 /// A gRPC server that tells who connects; it ends with the test's runtime.
 struct Running {
     address: SocketAddr,
-    callers: mpsc::Receiver<SpiffeId>,
+    callers: mpsc::Receiver<Option<Holder>>,
     failures: mpsc::Receiver<HandshakeError>,
 }
 
@@ -36,7 +36,7 @@ impl Running {
     }
 
     async fn caller(&mut self) -> String {
-        self.callers.recv().await.unwrap().to_string()
+        self.callers.recv().await.unwrap().unwrap().id.to_string()
     }
 
     /// Whether the next handshake that fails tells of another CA of the cluster.
@@ -47,7 +47,7 @@ impl Running {
 }
 
 async fn serve(bundle: &Bundle, accept_http1: bool) -> Running {
-    let config = server_config(bundle).unwrap();
+    let tls = ServerTls::new(bundle, None).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (accepted, connections) = mpsc::channel(8);
@@ -56,7 +56,7 @@ async fn serve(bundle: &Bundle, accept_http1: bool) -> Running {
     tokio::spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
-            match accept(Arc::clone(&config), socket).await {
+            match accept(&tls, socket).await {
                 Ok((stream, id)) => {
                     seen.send(id).await.unwrap();
                     accepted.send(Ok::<_, std::io::Error>(stream)).await.unwrap();

@@ -17,6 +17,16 @@ use crate::ledger::network::{NetworkLedger, StoredLease};
 use crate::ledger::record::{LeaseRecord, Stamp};
 use crate::ledger::refusal::Refusal;
 
+/// Who asks for subnets, and for which.
+pub(super) struct Acquire<'a> {
+    pub(super) name: &'a LeaseName,
+    pub(super) instance: InstanceId,
+    pub(super) claim: Option<&'a Subnets>,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) underlay: &'a [IpNet],
+    pub(super) identity_epoch: u32,
+}
+
 impl Ledger {
     /// Gives a node its subnets. Repeating it changes nothing.
     ///
@@ -24,14 +34,12 @@ impl Ledger {
     /// acquires, or the lease had expired: nothing runs on the old ones then.
     pub(super) fn acquire_lease(
         &self,
-        name: &LeaseName,
-        instance: InstanceId,
-        claim: Option<&Subnets>,
-        endpoint: &Endpoint,
-        underlay: &[IpNet],
+        asking: &Acquire<'_>,
         context: &Context<'_>,
     ) -> Result<Decision, Refusal> {
+        let Acquire { name, instance, claim, endpoint, underlay, identity_epoch } = *asking;
         let entry = self.open_network(&name.network)?;
+        self.check_certificate(name, identity_epoch)?;
         if let Some(claim) = claim {
             check_slots(entry, claim, "claim")?;
         }
@@ -77,6 +85,7 @@ impl Ledger {
         self.extend(&mut draft, entry, &name.node, &lease.subnets, context);
         draft.guard(&RecordKey::Network(name.network.clone()), Some(entry.revision()));
         draft.guard(&RecordKey::Cluster, revision_of(self.cluster.as_ref()));
+        self.let_in(&mut draft, &name.node, context);
         Ok(draft.finish(Want::Lease(name.clone())))
     }
 

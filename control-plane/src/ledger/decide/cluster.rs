@@ -97,6 +97,7 @@ impl Ledger {
                 draft.delete(&name, request.revision);
             }
         }
+        self.members.forget(&mut draft, now, STEP);
         if draft.len() < STEP { draft.finish(Want::Nothing) } else { draft.step(Want::Nothing) }
     }
 }
@@ -271,12 +272,13 @@ mod tests {
         rig.must(network("blue", &["10.1.0.0/22"]));
         rig.must(acquire_at("blue", "a", 1, with_vtep(7, 1)));
         rig.must(begin(&rig, 2));
-        let Command::AcquireLease { name, instance, claim, underlay, .. } =
+        let Command::AcquireLease { name, instance, claim, underlay, identity_epoch, .. } =
             claim("blue", "b", 1, "10.1.3.0/24")
         else {
             panic!()
         };
-        rig.must(Command::AcquireLease { name, instance, claim, endpoint: with_vtep(7, 1), underlay });
+        let endpoint = with_vtep(7, 1);
+        rig.must(Command::AcquireLease { name, instance, claim, endpoint, underlay, identity_epoch });
         assert!(matches!(rig.lease("blue", "a").state, LeaseState::Held { .. }));
         rig.pass(600);
         rig.must(Command::EndAdoption);

@@ -33,6 +33,7 @@ impl Ledger {
         draft.guard(&key, Some(lease.revision));
         if record != lease.record {
             self.open_network(&name.network)?;
+            self.check_standing(name)?;
             if self.is_adopting() && !self.is_confirmed(&lease.record) {
                 return Err(self.adopting("the lease has to be acquired again with a claim", context));
             }

@@ -104,6 +104,7 @@ pub(super) fn bundle(state: &Path, role: IssuedRole, name: &str) -> Bundle {
         name: name.to_owned(),
         out: state.join(format!("client-{role:?}-{name}")),
         validity: Duration::from_secs(3600),
+        epoch: 0,
         force: true,
     };
     issue(&state.join("pki"), &order, SystemTime::now()).unwrap()

@@ -109,7 +109,7 @@ impl Prepared {
             let datapath = Watched::new(index, sightings)?;
             let connection = Connection {
                 node: node.clone(),
-                channel,
+                channels: channel.into(),
                 dialled: Dialled::default(),
                 origins: Origins::default(),
             };

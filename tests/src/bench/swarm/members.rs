@@ -37,7 +37,7 @@ impl Members {
 }
 
 fn issue(authority: &Authority, node: &NodeId) -> anyhow::Result<Bundle> {
-    Ok(authority.issue(Role::Node(node.clone()), &[], VALIDITY, SystemTime::now())?)
+    Ok(authority.issue(Role::Node(node.clone()), &[], 0, VALIDITY, SystemTime::now())?)
 }
 
 /// The name of a member.

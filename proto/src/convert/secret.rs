@@ -1,4 +1,4 @@
-//! Keys of receivers on the wire: for a network's own nodes, and for nobody's log.
+//! Secrets on the wire: for those whom they are for, and for nobody's log.
 
 use std::fmt;
 
@@ -28,9 +28,49 @@ impl fmt::Debug for v1::UdpReceiver {
     }
 }
 
+/// A secret that is there, or is not.
+const fn shown(secret: &str) -> &'static str {
+    if secret.is_empty() { "" } else { "secret" }
+}
+
+impl fmt::Debug for v1::JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, node, networks, uses_left, create_time, expire_time, token } = self;
+        f.debug_struct("JoinToken")
+            .field("name", name)
+            .field("node", node)
+            .field("networks", networks)
+            .field("uses_left", uses_left)
+            .field("create_time", create_time)
+            .field("expire_time", expire_time)
+            .field("token", &shown(token))
+            .finish()
+    }
+}
+
+impl fmt::Debug for v1::JoinRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { token, node, certificate_request } = self;
+        f.debug_struct("JoinRequest")
+            .field("token", &shown(token))
+            .field("node", node)
+            .field("certificate_request", &format_args!("{} bytes", certificate_request.len()))
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let token = "0123abcd.secret.hash".to_owned();
+        let request = v1::JoinRequest { token: token.clone(), ..v1::JoinRequest::default() };
+        let made = v1::JoinToken { name: "tokens/0123abcd".into(), token, ..v1::JoinToken::default() };
+        let shown = format!("{request:?} {made:?}");
+        assert!(shown.contains("\"secret\"") && !shown.contains("secret.hash"), "{shown}");
+    }
 
     #[test]
     fn a_key_is_neither_shown_nor_told_to_others() {

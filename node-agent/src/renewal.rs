@@ -1,0 +1,193 @@
+//! The node's certificate: renewed at half of its life, with another key, for ever.
+//!
+//! ```text
+//!  half of its life ─▶ new key, request ─▶ RenewCertificate ─▶ identity directory ─┐
+//!  somebody has put another one there ─────────────────────────────────────────────┴─▶ new connection
+//! ```
+//!
+//! As long as none comes the old one is used, and said to end; one that has ended keeps nobody from forwarding.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use loden_proto::v1;
+use loden_proto::v1::identity_service_client::IdentityServiceClient;
+use loden_transport::{
+    Bundle, ConnectOptions, Credentials, Holder, KeyRequest, ServerAddress, connect, explain,
+};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tonic::transport::Channel;
+use tracing::{debug, error, info, warn};
+
+/// How far back the control plane dates certificates.
+const BACK_DATED: Duration = Duration::from_secs(5 * 60);
+/// How often the clock and the files are looked at, at least.
+const LOOK: Duration = Duration::from_secs(30);
+/// In how many parts of its life.
+const PARTS: u32 = 50;
+/// For an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Keeps the certificate.
+pub struct Renewal {
+    /// The directory of the identity.
+    pub identity: PathBuf,
+    /// The control plane.
+    pub servers: Vec<ServerAddress>,
+    /// The same identity, as it is connected with.
+    pub credentials: Credentials,
+    /// How it is connected.
+    pub options: ConnectOptions,
+    /// The connection that everybody uses.
+    pub channels: watch::Sender<Channel>,
+    /// Whether certificates come from here: else somebody puts them there.
+    pub renews: bool,
+    /// What is counted.
+    pub metrics: RenewalMetrics,
+}
+
+/// What is known of the certificate.
+#[derive(Clone, Debug, Default)]
+pub struct RenewalMetrics {
+    expires: Gauge<f64, AtomicU64>,
+    renewals: Counter,
+    failures: Counter,
+}
+
+impl RenewalMetrics {
+    /// Makes them visible.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "When the node's certificate ends, in seconds since 1970";
+        registry.register("loden_agent_certificate_expires_seconds", help, self.expires.clone());
+        let help = "Certificates that the control plane gave in place of another one";
+        registry.register("loden_agent_certificate_renewals", help, self.renewals.clone());
+        let help = "Attempts to get one that failed";
+        registry.register("loden_agent_certificate_renewal_failures", help, self.failures.clone());
+    }
+}
+
+/// When a certificate is renewed: at half of its life, a tenth of that sooner or later as chance (0 to 1) has it.
+fn due(holder: &Holder, chance: f64) -> SystemTime {
+    let made = holder.begins + BACK_DATED;
+    let life = holder.expires.duration_since(made).unwrap_or_default();
+    made + life.mul_f64(0.45 + 0.1 * chance)
+}
+
+/// How long until it is looked again, with so much of its life left.
+fn look(holder: &Holder) -> Duration {
+    let life = holder.expires.duration_since(holder.begins + BACK_DATED).unwrap_or_default();
+    (life / PARTS).clamp(Duration::from_millis(20), LOOK)
+}
+
+impl Renewal {
+    /// Runs for ever.
+    pub async fn run(self) {
+        let mut used = Bundle::read(&self.identity).ok();
+        let mut chance = rand::random();
+        let mut failed = 0;
+        loop {
+            let Some(holder) = used.as_ref().and_then(|bundle| bundle.holder().ok()) else {
+                sleep(LOOK).await;
+                used = Bundle::read(&self.identity).ok();
+                continue;
+            };
+            self.metrics.expires.set(seconds(holder.expires));
+            sleep(look(&holder)).await;
+            let found = Bundle::read(&self.identity).ok();
+            if found.is_some() && found != used {
+                info!("another certificate is in the identity directory");
+                used = found;
+                self.replace_connection().await;
+                continue;
+            }
+            let now = SystemTime::now();
+            if !self.renews || now < due(&holder, chance) {
+                continue;
+            }
+            match self.renew().await {
+                Ok(bundle) => {
+                    self.metrics.renewals.inc();
+                    debug!(id = %bundle.id(), "certificate renewed");
+                    used = Some(bundle);
+                    (chance, failed) = (rand::random(), 0);
+                    self.replace_connection().await;
+                }
+                Err(problem) => {
+                    self.metrics.failures.inc();
+                    tell(&holder, &problem, now);
+                    failed += 1;
+                    // Half of its life is left for attempts.
+                    sleep(look(&holder) * failed.min(10)).await;
+                }
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<Bundle, String> {
+        let request = KeyRequest::new().map_err(|error| error.to_string())?;
+        let wanted = v1::RenewCertificateRequest { certificate_request: request.der().to_vec() };
+        let mut client = IdentityServiceClient::new(self.channels.borrow().clone());
+        let answer = timeout(ANSWER, client.renew_certificate(wanted)).await;
+        let answer = answer.map_err(|_| format!("no answer within {} s", ANSWER.as_secs()))?;
+        let certificate = answer.map_err(|status| explain(&status))?.into_inner();
+        let bundle = Bundle::from_pem(certificate.trust, certificate.chain, request.key_pem().to_owned());
+        let bundle = bundle.map_err(|error| error.to_string())?;
+        if *bundle.id() != self.credentials.id() {
+            return Err(format!("the control plane has sent a certificate of {}", bundle.id()));
+        }
+        bundle.write(&self.identity).map_err(|error| error.to_string())?;
+        Ok(bundle)
+    }
+
+    /// Connects with what is in the directory now, and lets everybody use that.
+    async fn replace_connection(&self) {
+        match connect(&self.servers, &self.credentials, &self.options).await {
+            Ok(channel) => drop(self.channels.send_replace(channel)),
+            // The old one goes on, and dials with the new certificate when it is lost.
+            Err(error) => warn!(%error, "no connection with the new certificate yet"),
+        }
+    }
+}
+
+fn tell(holder: &Holder, problem: &str, now: SystemTime) {
+    let ends = humantime::format_rfc3339_seconds(holder.expires);
+    if holder.expires <= now {
+        error!(
+            id = %holder.id, ended = %ends, problem,
+            "THE CERTIFICATE OF THIS NODE HAS ENDED: forwarding stays as it is, and changes no more; join again with a \
+             token (loden-agent join)"
+        );
+    } else {
+        warn!(id = %holder.id, %ends, problem, "the certificate is not renewed yet");
+    }
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_renewed_at_half_of_its_life_more_or_less() {
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let life = Duration::from_secs(24 * 3600);
+        let id = "spiffe://demo/node/a".parse().unwrap();
+        let holder = Holder { id, epoch: 0, begins: made - BACK_DATED, expires: made + life };
+        let after =
+            |chance| due(&holder, chance).duration_since(made).unwrap().as_secs_f64() / life.as_secs_f64();
+        for (chance, part) in [(0.0, 0.45), (0.5, 0.5), (1.0, 0.55)] {
+            assert!((after(chance) - part).abs() < 1e-6, "{}", after(chance));
+        }
+        assert_eq!(look(&holder), LOOK);
+        let short = Holder { expires: made + Duration::from_secs(2), ..holder };
+        assert_eq!(look(&short), Duration::from_millis(40));
+    }
+}

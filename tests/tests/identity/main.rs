@@ -1,0 +1,11 @@
+//! From a token to a certificate that renews itself, and out again.
+
+#![cfg(test)]
+
+mod joining;
+mod rotation;
+
+use std::time::Duration;
+
+/// How long anything may take on a busy machine.
+const SOON: Duration = Duration::from_secs(30);

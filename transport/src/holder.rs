@@ -1,0 +1,85 @@
+//! Whose a certificate is, of which identity epoch, and how long it lasts.
+//!
+//! ```text
+//! serial number (RFC 5280 §4.1.2.2): 'L' │ epoch, 4 bytes │ 11 random bytes
+//! ```
+
+use std::time::{Duration, SystemTime};
+
+use x509_parser::parse_x509_certificate;
+
+use crate::spiffe::{IdentityError, SpiffeId};
+
+/// The first byte of our serial numbers: positive in DER, and never 0.
+const MARK: u8 = b'L';
+/// Random bytes of a serial number.
+pub const SERIAL_RANDOM: usize = 11;
+
+/// The owner of a certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Holder {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// In which identity epoch of a node it was made. 0 in certificates without one.
+    pub epoch: u32,
+    /// From when it is good.
+    pub begins: SystemTime,
+    /// Until when.
+    pub expires: SystemTime,
+}
+
+impl Holder {
+    /// Whose an X.509 certificate (DER) is.
+    ///
+    /// # Errors
+    /// As [`SpiffeId::of_certificate`].
+    pub fn of_certificate(der: &[u8]) -> Result<Self, IdentityError> {
+        let id = SpiffeId::of_certificate(der)?;
+        let (_, certificate) =
+            parse_x509_certificate(der).map_err(|error| IdentityError::Certificate(error.to_string()))?;
+        let validity = certificate.validity();
+        let time = |time: x509_parser::time::ASN1Time| {
+            let seconds = u64::try_from(time.timestamp()).unwrap_or_default();
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+        };
+        Ok(Self {
+            id,
+            epoch: epoch_of(certificate.raw_serial()),
+            begins: time(validity.not_before),
+            expires: time(validity.not_after),
+        })
+    }
+}
+
+/// The serial number of a certificate of an identity epoch; never the same twice.
+#[must_use]
+pub fn serial(epoch: u32, random: [u8; SERIAL_RANDOM]) -> [u8; 16] {
+    let mut serial = [MARK; 16];
+    serial[1..5].copy_from_slice(&epoch.to_be_bytes());
+    serial[5..].copy_from_slice(&random);
+    serial
+}
+
+fn epoch_of(serial: &[u8]) -> u32 {
+    match *serial {
+        [MARK, a, b, c, d, ref random @ ..] if random.len() == SERIAL_RANDOM => {
+            u32::from_be_bytes([a, b, c, d])
+        }
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_in_the_serial_number_and_others_have_none() {
+        for epoch in [0, 1, 0x0102_0304, u32::MAX] {
+            assert_eq!(epoch_of(&serial(epoch, [0xff; SERIAL_RANDOM])), epoch);
+        }
+        assert_eq!(epoch_of(&serial(7, [0; SERIAL_RANDOM])[..15]), 0);
+        assert_eq!(epoch_of(&[1; 16]), 0);
+        assert_eq!(epoch_of(&[]), 0);
+    }
+}
