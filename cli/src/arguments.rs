@@ -8,7 +8,7 @@ use loden_process::completions::Shell;
 use loden_transport::ServerAddress;
 
 use crate::output::Output;
-use crate::{lease, network, node, peers, reservation, token};
+use crate::{authority, lease, network, node, peers, reservation, token};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -84,6 +84,9 @@ pub(crate) enum RemoteNoun {
     /// Peers: what the nodes of a network know of each other
     #[command(subcommand)]
     Peers(peers::Verb),
+    /// CAs: who stamps certificates, and the change from one to the next
+    #[command(subcommand)]
+    Ca(authority::Verb),
     /// Tokens: what lets hosts join
     #[command(subcommand)]
     Token(token::Verb),
@@ -94,7 +97,11 @@ pub(crate) enum RemoteNoun {
 impl RemoteNoun {
     /// Whether it goes on until it is told to end.
     pub(crate) const fn is_endless(&self) -> bool {
-        matches!(self, Self::Peers(_))
+        match self {
+            Self::Peers(_) => true,
+            Self::Ca(verb) => verb.is_endless(),
+            _ => false,
+        }
     }
 }
 
@@ -154,6 +161,9 @@ mod tests {
             "lodenctl token create --node node-1 --network blue,red --ttl 1h",
             "lodenctl token create --uses 100",
             "lodenctl token list",
+            "lodenctl ca status",
+            "lodenctl ca rotate --force",
+            "lodenctl ca retire",
             "lodenctl token delete 0a1b2c3d",
             "lodenctl peers watch blue --once",
             "lodenctl status --timeout 1m",

@@ -14,6 +14,7 @@
 
 mod age;
 mod arguments;
+mod authority;
 mod connection;
 mod endpoint;
 mod failure;
@@ -77,6 +78,7 @@ async fn answer(noun: RemoteNoun, connection: &Connection, output: Output) -> Re
         RemoteNoun::Reservation(verb) => verb.run(connection, output).await,
         RemoteNoun::Node(verb) => verb.run(connection, output).await,
         RemoteNoun::Peers(verb) => verb.run(connection, output).await,
+        RemoteNoun::Ca(verb) => verb.run(connection, output).await,
         RemoteNoun::Token(verb) => verb.run(connection, output).await,
         RemoteNoun::Status => status::run(connection, output).await,
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! pki/  (0700)
 //!   ca.key ca.crt     the cluster's CA          ──issue──▶  node, admin and reader bundles
+//!   next/ previous.crt cross.crt   while it is changed: `rotation`
 //!   server/           ca.crt tls.crt tls.key: this control plane
 //!   admin/            the first admin's bundle
 //!   token.key         authenticates resume tokens, also after the store was lost
@@ -10,27 +11,32 @@
 //!   unproven          the CA or token.key was made here, and no lease has been given since
 //! ```
 //!
-//! Everything is made at the first start and kept. `issue` needs nothing but the CA's two files, so it works
+//! Everything is made at the first start and kept; a CA that somebody has put in place of another one is taken up. `issue` needs nothing but the CA's two files, so it works
 //! beside a running server and without a store.
 
 mod authority;
 mod file;
 mod issue;
 mod request;
+mod rotation;
 mod signer;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use loden_proto::names::ClusterName;
 use loden_transport::{Bundle, BundleError, Principal, Role};
 use rand::RngCore;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
-pub use self::authority::{Authority, AuthorityError, ServerName};
+pub use self::authority::{Authority, AuthorityError, Phase, ServerName};
 pub use self::issue::{IssueError, IssuedRole, Order, issue};
 pub use self::request::CertificateRequest;
+pub use self::rotation::Step;
 pub use self::signer::Signer;
 
 /// How long the first admin's certificate lives.
@@ -53,7 +59,9 @@ pub type TokenKey = [u8; 32];
 #[derive(Debug)]
 pub struct Pki {
     directory: PathBuf,
-    authority: Authority,
+    authority: ArcSwap<Authority>,
+    /// Told of every change of it.
+    changed: Notify,
 }
 
 /// An identity cannot be read, made or kept.
@@ -89,6 +97,14 @@ pub enum PkiError {
         /// What it should hold.
         rule: &'static str,
     },
+    /// A step of the change to the next CA comes at another time.
+    #[error("step: \"{step:?}\" cannot be done while the CA is {phase:?}")]
+    Step {
+        /// What was asked for.
+        step: Step,
+        /// Where the change stands.
+        phase: Phase,
+    },
     /// The disk or its permissions.
     #[error("{}: {source}", path.display())]
     Io {
@@ -116,12 +132,10 @@ impl Pki {
             warn!(directory = %directory.display(), "the CA's directory is accessible to other users");
         }
         let authority = open_authority(directory, cluster, now)?;
-        let pki = Self { directory: directory.to_owned(), authority };
+        let authority = ArcSwap::from_pointee(authority);
+        let pki = Self { directory: directory.to_owned(), authority, changed: Notify::new() };
         if !pki.directory.join(ADMIN).exists() {
-            let name = ADMIN.parse().map_err(AuthorityError::Name)?;
-            let bundle = pki.authority.issue(Role::Admin(name), &[], 0, ADMIN_VALIDITY, now)?;
-            bundle.write(&pki.directory.join(ADMIN))?;
-            info!(directory = %pki.directory.join(ADMIN).display(), "admin bundle made");
+            pki.issue_admin(now)?;
         }
         if file::read(&pki.directory.join(TOKEN_KEY))?.is_none() {
             let mut key = TokenKey::default();
@@ -133,10 +147,73 @@ impl Pki {
         Ok(pki)
     }
 
-    /// The CA.
+    /// The CA, as it is now.
     #[must_use]
-    pub const fn authority(&self) -> &Authority {
-        &self.authority
+    pub fn authority(&self) -> Arc<Authority> {
+        self.authority.load_full()
+    }
+
+    /// Waits until the CA, or what is trusted beside it, has changed.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Does the next step of the change to another CA.
+    ///
+    /// # Errors
+    /// It is not the time for that step, or the disk fails.
+    pub fn rotate(&self, step: Step, now: SystemTime) -> Result<(), PkiError> {
+        let _lock = file::lock(&self.directory.join(LOCK))?;
+        let authority = rotation::load(&self.directory)?;
+        let phase = authority.phase();
+        if phase != step.from() {
+            return Err(PkiError::Step { step, phase });
+        }
+        rotation::step(&self.directory, &authority, step, now)?;
+        self.take_up(rotation::load(&self.directory)?);
+        // The first admin is the cluster's own, and must not be shut out by it.
+        self.issue_admin(now)
+    }
+
+    /// Takes up what somebody else has put there.
+    ///
+    /// # Errors
+    /// It cannot be used; what was there before stays in use.
+    pub fn refresh(&self) -> Result<(), PkiError> {
+        let found = rotation::load(&self.directory)?;
+        let present = self.authority();
+        if found.cluster() != present.cluster() {
+            return Err(PkiError::Cluster {
+                path: self.directory.join(CA_CERTIFICATE),
+                found: found.cluster().clone(),
+                asked: present.cluster().clone(),
+            });
+        }
+        if found.generation() != present.generation() {
+            info!("another CA is in {}, or beside the one there", self.directory.display());
+            self.take_up(found);
+        }
+        Ok(())
+    }
+
+    /// When the CA of before has issued for the last time, while it is trusted.
+    #[must_use]
+    pub fn switched(&self) -> Option<SystemTime> {
+        rotation::switched(&self.directory)
+    }
+
+    fn take_up(&self, authority: Authority) {
+        self.authority.store(Arc::new(authority));
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+    }
+
+    fn issue_admin(&self, now: SystemTime) -> Result<(), PkiError> {
+        let name = ADMIN.parse().map_err(AuthorityError::Name)?;
+        let bundle = self.authority().issue(Role::Admin(name), &[], 0, ADMIN_VALIDITY, now)?;
+        bundle.write(&self.directory.join(ADMIN))?;
+        info!(directory = %self.directory.join(ADMIN).display(), "admin bundle made");
+        Ok(())
     }
 
     /// Where it is kept.
@@ -158,9 +235,10 @@ impl Pki {
     ) -> Result<Bundle, PkiError> {
         let directory = self.directory.join(SERVER);
         let role = Role::ControlPlane(name.clone());
-        let wanted = self.authority.server_names(names);
+        let authority = self.authority();
+        let wanted = authority.server_names(names);
         let why = match Bundle::read(&directory) {
-            Ok(bundle) => match self.authority.unfit(&bundle, &role, &wanted, now + validity / 2) {
+            Ok(bundle) => match authority.unfit(&bundle, &role, &wanted, now + validity / 2) {
                 None => return Ok(bundle),
                 Some(why) => why,
             },
@@ -169,7 +247,7 @@ impl Pki {
             }
             Err(error) => error.to_string(),
         };
-        let bundle = self.authority.issue(role, &wanted, 0, validity, now)?;
+        let bundle = authority.issue(role, &wanted, 0, validity, now)?;
         info!(id = %bundle.id(), why, "server certificate made");
         if let Err(error) = bundle.write(&directory) {
             // It is good without a file, and the next start makes another: a full disk is no reason not to
@@ -230,7 +308,7 @@ fn open_authority(directory: &Path, cluster: &ClusterName, now: SystemTime) -> R
         file::write_private(&certificate_path, authority.certificate_pem().as_bytes())?;
         info!(%cluster, directory = %directory.display(), "cluster CA made");
     }
-    let authority = load_authority(directory)?;
+    let authority = rotation::load(directory)?;
     if authority.cluster() != cluster {
         return Err(PkiError::Cluster {
             path: certificate_path,
@@ -239,17 +317,6 @@ fn open_authority(directory: &Path, cluster: &ClusterName, now: SystemTime) -> R
         });
     }
     Ok(authority)
-}
-
-/// The CA in `directory`, which must be there.
-fn load_authority(directory: &Path) -> Result<Authority, PkiError> {
-    let (certificate_path, key_path) = (directory.join(CA_CERTIFICATE), directory.join(CA_KEY));
-    let certificate = file::read_text(&certificate_path)?.ok_or_else(|| PkiError::Io {
-        path: certificate_path.clone(),
-        source: io::ErrorKind::NotFound.into(),
-    })?;
-    let key = file::read_text(&key_path)?.ok_or(PkiError::KeyMissing { path: key_path })?;
-    Ok(Authority::load(&certificate, &key, &certificate_path)?)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod access;
+mod authority;
 mod cluster;
 mod door;
 mod exchange;

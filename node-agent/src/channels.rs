@@ -5,29 +5,45 @@
 //! ```
 
 use std::future::pending;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
 /// The present connection; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Channels(watch::Receiver<Channel>);
+pub struct Channels {
+    channel: watch::Receiver<Channel>,
+    /// Which CAs are to be trusted, as the control plane says; 0 until it has.
+    generation: Arc<watch::Sender<u32>>,
+}
 
 impl Channels {
     /// Those that a sender sends.
     #[must_use]
-    pub const fn new(channels: watch::Receiver<Channel>) -> Self {
-        Self(channels)
+    pub fn new(channel: watch::Receiver<Channel>) -> Self {
+        Self { channel, generation: Arc::default() }
+    }
+
+    /// What the control plane says of the CAs to trust.
+    #[must_use]
+    pub fn generation(&self) -> watch::Receiver<u32> {
+        self.generation.subscribe()
+    }
+
+    /// The control plane has said it.
+    pub(crate) fn trust(&self, generation: u32) {
+        self.generation.send_if_modified(|before| std::mem::replace(before, generation) != generation);
     }
 
     /// The present one.
     pub(crate) fn now(&self) -> Channel {
-        self.0.borrow().clone()
+        self.channel.borrow().clone()
     }
 
     /// Waits until another one has taken its place.
     pub(crate) async fn replaced(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.channel.changed().await.is_err() {
             pending().await
         }
     }
@@ -36,6 +52,6 @@ impl Channels {
 impl From<Channel> for Channels {
     /// One for ever.
     fn from(channel: Channel) -> Self {
-        Self(watch::channel(channel).1)
+        Self::new(watch::channel(channel).1)
     }
 }

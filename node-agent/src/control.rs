@@ -130,6 +130,7 @@ impl ControlPlane {
     /// Answers when to report again.
     pub(crate) async fn report(&self, report: v1::ReportStatusRequest) -> Result<Duration, Status> {
         let answer = answered(self.peers().report_status(report)).await?;
+        self.channels.trust(answer.trust_generation);
         let next = answer.next_report.ok_or_else(|| InvalidValue::missing("next_report"));
         next.and_then(convert::duration_from).map_err(unreadable)
     }

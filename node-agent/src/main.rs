@@ -181,6 +181,7 @@ async fn run(flags: &Flags, tunnels: Tunnels) -> anyhow::Result<()> {
         credentials,
         options,
         channels,
+        generation: connection.channels.generation(),
         renews: !flags.no_renewal,
         metrics,
     };

@@ -1,7 +1,7 @@
 //! The node's certificate: renewed at half of its life, with another key, for ever.
 //!
 //! ```text
-//!  half of its life ─▶ new key, request ─▶ RenewCertificate ─▶ identity directory ─┐
+//!  half of its life, other CAs ─▶ new key, request ─▶ RenewCertificate ─▶ identity directory ─┐
 //!  somebody has put another one there ─────────────────────────────────────────────┴─▶ new connection
 //! ```
 //!
@@ -30,6 +30,10 @@ const BACK_DATED: Duration = Duration::from_secs(5 * 60);
 const LOOK: Duration = Duration::from_secs(30);
 /// In how many parts of its life.
 const PARTS: u32 = 50;
+/// How often it is looked whether it is time to ask for other CAs.
+const SHORTLY: Duration = Duration::from_millis(250);
+/// Over how long a fleet asks at most, after it has heard of other CAs.
+const SPREAD: Duration = Duration::from_secs(20);
 /// For an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -45,6 +49,8 @@ pub struct Renewal {
     pub options: ConnectOptions,
     /// The connection that everybody uses.
     pub channels: watch::Sender<Channel>,
+    /// Which CAs are to be trusted, as the control plane says; 0 until it has.
+    pub generation: watch::Receiver<u32>,
     /// Whether certificates come from here: else somebody puts them there.
     pub renews: bool,
     /// What is counted.
@@ -78,6 +84,11 @@ fn due(holder: &Holder, chance: f64) -> SystemTime {
     made + life.mul_f64(0.45 + 0.1 * chance)
 }
 
+/// Over how long nodes that hear of other CAs ask for them.
+fn spread(holder: &Holder) -> Duration {
+    look(holder).min(SPREAD)
+}
+
 /// How long until it is looked again, with so much of its life left.
 fn look(holder: &Holder) -> Duration {
     let life = holder.expires.duration_since(holder.begins + BACK_DATED).unwrap_or_default();
@@ -86,10 +97,11 @@ fn look(holder: &Holder) -> Duration {
 
 impl Renewal {
     /// Runs for ever.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let mut used = Bundle::read(&self.identity).ok();
         let mut chance = rand::random();
         let mut failed = 0;
+        let mut asked = None;
         loop {
             let Some(holder) = used.as_ref().and_then(|bundle| bundle.holder().ok()) else {
                 sleep(LOOK).await;
@@ -97,7 +109,11 @@ impl Renewal {
                 continue;
             };
             self.metrics.expires.set(seconds(holder.expires));
-            sleep(look(&holder)).await;
+            let shortly = if asked.is_some() { look(&holder).min(SHORTLY) } else { look(&holder) };
+            tokio::select! {
+                () = sleep(shortly) => {}
+                Ok(()) = self.generation.changed() => {}
+            }
             let found = Bundle::read(&self.identity).ok();
             if found.is_some() && found != used {
                 info!("another certificate is in the identity directory");
@@ -106,7 +122,8 @@ impl Renewal {
                 continue;
             }
             let now = SystemTime::now();
-            if !self.renews || now < due(&holder, chance) {
+            let is_time = due(&holder, chance) <= now || self.other_trust(&holder, now, &mut asked, chance);
+            if !self.renews || !is_time {
                 continue;
             }
             match self.renew().await {
@@ -114,7 +131,7 @@ impl Renewal {
                     self.metrics.renewals.inc();
                     debug!(id = %bundle.id(), "certificate renewed");
                     used = Some(bundle);
-                    (chance, failed) = (rand::random(), 0);
+                    (chance, failed, asked) = (rand::random(), 0, None);
                     self.replace_connection().await;
                 }
                 Err(problem) => {
@@ -126,6 +143,23 @@ impl Renewal {
                 }
             }
         }
+    }
+
+    /// Whether other CAs are to be trusted than came with the certificate, and it is time to ask for them: not all
+    /// nodes at once.
+    fn other_trust(
+        &self,
+        holder: &Holder,
+        now: SystemTime,
+        heard: &mut Option<SystemTime>,
+        chance: f64,
+    ) -> bool {
+        let generation = *self.generation.borrow();
+        if generation == 0 || generation == holder.generation {
+            *heard = None;
+            return false;
+        }
+        now >= *heard.get_or_insert(now) + spread(holder).mul_f64(chance)
     }
 
     async fn renew(&self) -> Result<Bundle, String> {
@@ -180,7 +214,8 @@ mod tests {
         let made = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let life = Duration::from_secs(24 * 3600);
         let id = "spiffe://demo/node/a".parse().unwrap();
-        let holder = Holder { id, epoch: 0, begins: made - BACK_DATED, expires: made + life };
+        let (begins, expires) = (made - BACK_DATED, made + life);
+        let holder = Holder { id, epoch: 0, generation: 0, begins, expires };
         let after =
             |chance| due(&holder, chance).duration_since(made).unwrap().as_secs_f64() / life.as_secs_f64();
         for (chance, part) in [(0.0, 0.45), (0.5, 0.5), (1.0, 0.55)] {

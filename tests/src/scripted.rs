@@ -290,6 +290,6 @@ impl PeerService for State {
     ) -> Result<Response<v1::ReportStatusResponse>, Status> {
         self.reports.send_replace(request.into_inner());
         let next_report = Some(duration(Duration::from_millis(100)));
-        Ok(Response::new(v1::ReportStatusResponse { next_report }))
+        Ok(Response::new(v1::ReportStatusResponse { next_report, trust_generation: 0 }))
     }
 }

@@ -1,7 +1,7 @@
-//! Whose a certificate is, of which identity epoch, and how long it lasts.
+//! Whose a certificate is, of which identity epoch and trust generation, and how long it lasts.
 //!
 //! ```text
-//! serial number (RFC 5280 §4.1.2.2): 'L' │ epoch, 4 bytes │ 11 random bytes
+//! serial number (RFC 5280 §4.1.2.2): 'L' │ epoch, 4 bytes │ trust generation, 4 bytes │ 11 random bytes
 //! ```
 
 use std::time::{Duration, SystemTime};
@@ -22,6 +22,8 @@ pub struct Holder {
     pub id: SpiffeId,
     /// In which identity epoch of a node it was made. 0 in certificates without one.
     pub epoch: u32,
+    /// Which CAs were told to be trusted with it. 0 in certificates without one.
+    pub generation: u32,
     /// From when it is good.
     pub begins: SystemTime,
     /// Until when.
@@ -37,6 +39,7 @@ impl Holder {
         let id = SpiffeId::of_certificate(der)?;
         let (_, certificate) =
             parse_x509_certificate(der).map_err(|error| IdentityError::Certificate(error.to_string()))?;
+        let (epoch, generation) = parts_of(certificate.raw_serial());
         let validity = certificate.validity();
         let time = |time: x509_parser::time::ASN1Time| {
             let seconds = u64::try_from(time.timestamp()).unwrap_or_default();
@@ -44,28 +47,30 @@ impl Holder {
         };
         Ok(Self {
             id,
-            epoch: epoch_of(certificate.raw_serial()),
+            epoch,
+            generation,
             begins: time(validity.not_before),
             expires: time(validity.not_after),
         })
     }
 }
 
-/// The serial number of a certificate of an identity epoch; never the same twice.
+/// The serial number of a certificate of an identity epoch and a trust generation; never the same twice.
 #[must_use]
-pub fn serial(epoch: u32, random: [u8; SERIAL_RANDOM]) -> [u8; 16] {
-    let mut serial = [MARK; 16];
+pub fn serial(epoch: u32, generation: u32, random: [u8; SERIAL_RANDOM]) -> [u8; 20] {
+    let mut serial = [MARK; 20];
     serial[1..5].copy_from_slice(&epoch.to_be_bytes());
-    serial[5..].copy_from_slice(&random);
+    serial[5..9].copy_from_slice(&generation.to_be_bytes());
+    serial[9..].copy_from_slice(&random);
     serial
 }
 
-fn epoch_of(serial: &[u8]) -> u32 {
+fn parts_of(serial: &[u8]) -> (u32, u32) {
     match *serial {
-        [MARK, a, b, c, d, ref random @ ..] if random.len() == SERIAL_RANDOM => {
-            u32::from_be_bytes([a, b, c, d])
+        [MARK, a, b, c, d, e, f, g, h, ref random @ ..] if random.len() == SERIAL_RANDOM => {
+            (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
         }
-        _ => 0,
+        _ => (0, 0),
     }
 }
 
@@ -74,12 +79,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_epoch_is_in_the_serial_number_and_others_have_none() {
+    fn epoch_and_generation_are_in_the_serial_number_and_others_have_none() {
         for epoch in [0, 1, 0x0102_0304, u32::MAX] {
-            assert_eq!(epoch_of(&serial(epoch, [0xff; SERIAL_RANDOM])), epoch);
+            assert_eq!(parts_of(&serial(epoch, !epoch, [0xff; SERIAL_RANDOM])), (epoch, !epoch));
         }
-        assert_eq!(epoch_of(&serial(7, [0; SERIAL_RANDOM])[..15]), 0);
-        assert_eq!(epoch_of(&[1; 16]), 0);
-        assert_eq!(epoch_of(&[]), 0);
+        assert_eq!(parts_of(&serial(7, 7, [0; SERIAL_RANDOM])[..19]), (0, 0));
+        assert_eq!(parts_of(&[1; 20]), (0, 0));
+        assert_eq!(parts_of(&[]), (0, 0));
     }
 }

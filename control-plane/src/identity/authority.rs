@@ -20,6 +20,7 @@ use rcgen::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, DnsName};
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -33,12 +34,28 @@ const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The shortest life of a certificate.
 const MIN_VALIDITY: Duration = Duration::from_secs(1);
 
-/// A cluster's CA.
+/// A cluster's CA, and the one that comes after it or was before.
 pub struct Authority {
     cluster: ClusterName,
     certificate: String,
     expires: SystemTime,
     issuer: Issuer<'static, KeyPair>,
+    phase: Phase,
+    /// The other one that is trusted, PEM.
+    other: Option<String>,
+    /// This CA's key, certified by the one of before, PEM: for those who know that one only.
+    cross: Option<String>,
+}
+
+/// Where the change from one CA to the next stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Phase {
+    /// There is one.
+    Steady,
+    /// The next one is made, and everybody is told to trust it.
+    Prepared,
+    /// The next one issues; that of before is still trusted.
+    Issuing,
 }
 
 /// A name that a server is dialled by, in its certificate.
@@ -120,14 +137,8 @@ impl Authority {
     pub fn create(cluster: &ClusterName, key: &str, now: SystemTime) -> Result<Self, AuthorityError> {
         server_dns_name(cluster)?;
         let key = KeyPair::from_pem(key)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = subject(&format!("CA of {cluster}"));
-        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{cluster}").try_into()?)];
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(new_serial(0));
-        params.not_before = date(now - BACK_DATED);
-        params.not_after = date(now + CA_VALIDITY);
+        // Below it there is the key of the next one, while it is changed for that.
+        let params = ca_params(cluster, 1, now, now + CA_VALIDITY)?;
         let certificate = params.self_signed(&key)?.pem();
         Self::load(&certificate, &key.serialize_pem(), Path::new("ca.crt"))
     }
@@ -160,7 +171,72 @@ impl Authority {
             certificate: certificate.to_owned(),
             expires,
             issuer: Issuer::from_ca_cert_pem(certificate, key)?,
+            phase: Phase::Steady,
+            other: None,
+            cross: None,
         })
+    }
+
+    /// The same while another one is trusted as well. `cross`: this one's key, certified by the other one.
+    #[must_use]
+    pub(super) fn beside(self, phase: Phase, other: String, cross: Option<String>) -> Self {
+        Self { phase, other: Some(other), cross, ..self }
+    }
+
+    /// Certifies the key of the next CA (PEM, until this one ends): those who trust this one believe what that one
+    /// issues.
+    ///
+    /// # Errors
+    /// Never for a CA that was loaded.
+    pub(super) fn certify_next(&self, next: &Self, now: SystemTime) -> Result<String, AuthorityError> {
+        let params = ca_params(&self.cluster, 0, now, self.expires)?;
+        Ok(params.signed_by(next.issuer.key(), &self.issuer)?.pem())
+    }
+
+    /// Where the change to the next one stands.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// When it ends.
+    #[must_use]
+    pub const fn expires(&self) -> SystemTime {
+        self.expires
+    }
+
+    /// All that are trusted, PEM, this one first.
+    #[must_use]
+    pub fn trust_pem(&self) -> String {
+        [Some(&self.certificate), self.other.as_ref()].into_iter().flatten().map(|pem| pem.as_str()).collect()
+    }
+
+    /// Tells what is trusted, and who issues, from anything else; never 0. Compared for equality only.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        let hash = Sha256::digest(self.trust_pem());
+        u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]).max(1)
+    }
+
+    /// The certificates that are trusted, this one first.
+    fn roots(&self) -> impl Iterator<Item = CertificateDer<'static>> {
+        let trust = self.trust_pem();
+        let roots: Vec<_> = CertificateDer::pem_slice_iter(trust.as_bytes()).flatten().collect();
+        roots.into_iter()
+    }
+
+    /// Hash of the key (hexadecimal digits) and end of each that is trusted, this one first.
+    pub fn described(&self) -> impl Iterator<Item = (String, SystemTime)> {
+        self.roots().filter_map(|root| {
+            let hash = key_hash(&root)?.0.iter().map(|byte| format!("{byte:02x}")).collect();
+            let (_, parsed) = X509Certificate::from_der(&root).ok()?;
+            Some((hash, system_time(&parsed.validity().not_after)))
+        })
+    }
+
+    /// A certificate of this CA with what leads to all that are trusted.
+    fn chain(&self, certificate: &str) -> String {
+        format!("{certificate}{}", self.cross.as_deref().unwrap_or_default())
     }
 
     /// The cluster whose identities it stamps.
@@ -191,7 +267,7 @@ impl Authority {
         let key = KeyPair::generate()?;
         let params = self.params(role, names, epoch, validity, now)?;
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Bundle::from_pem(self.certificate.clone(), certificate, key.serialize_pem())?)
+        Ok(Bundle::from_pem(self.trust_pem(), self.chain(&certificate), key.serialize_pem())?)
     }
 
     /// A node's certificate (PEM) for a key of its own, dated back five minutes.
@@ -207,6 +283,7 @@ impl Authority {
         now: SystemTime,
     ) -> Result<String, AuthorityError> {
         let params = self.params(Role::Node(node), &[], epoch, validity, now)?;
+        // The control plane trusts all of them: nothing has to lead to another one.
         Ok(params.signed_by(request.key(), &self.issuer)?.pem())
     }
 
@@ -254,7 +331,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(new_serial(epoch));
+        params.serial_number = Some(new_serial(epoch, self.generation()));
         params.not_before = date(now - BACK_DATED);
         params.not_after = date(not_after);
         Ok(params)
@@ -275,8 +352,8 @@ impl Authority {
         names: &[ServerName],
         until: SystemTime,
     ) -> Option<String> {
-        if bundle.ca_pem() != self.certificate {
-            return Some("it was another CA's".to_owned());
+        if bundle.ca_pem() != self.trust_pem() {
+            return Some("it was of other CAs".to_owned());
         }
         if bundle.id().role != *role || bundle.id().cluster != self.cluster {
             return Some(format!("it was for {}", bundle.id()));
@@ -294,6 +371,24 @@ impl Authority {
         let wanted: HashSet<_> = names.iter().cloned().collect();
         (has != wanted).then(|| "it was for other names".to_owned())
     }
+}
+
+/// Of a CA with so many others below it.
+fn ca_params(
+    cluster: &ClusterName,
+    below: u8,
+    now: SystemTime,
+    until: SystemTime,
+) -> Result<CertificateParams, AuthorityError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(&format!("CA of {cluster}"));
+    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{cluster}").try_into()?)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.serial_number = Some(new_serial(0, 0));
+    params.not_before = date(now - BACK_DATED);
+    params.not_after = date(until);
+    Ok(params)
 }
 
 /// The name that every client verifies.
@@ -330,10 +425,10 @@ fn subject(common_name: &str) -> DistinguishedName {
     subject
 }
 
-fn new_serial(epoch: u32) -> SerialNumber {
+fn new_serial(epoch: u32, generation: u32) -> SerialNumber {
     let mut random = [0; SERIAL_RANDOM];
     rand::rng().fill_bytes(&mut random);
-    SerialNumber::from_slice(&serial(epoch, random))
+    SerialNumber::from_slice(&serial(epoch, generation, random))
 }
 
 fn date(time: SystemTime) -> OffsetDateTime {

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use loden_proto::InvalidValue;
 use loden_transport::{Bundle, BundleError, Role};
 
-use super::{AuthorityError, PkiError, load_authority};
+use super::{AuthorityError, PkiError, rotation};
 
 /// What a bundle is issued for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -88,7 +88,7 @@ pub fn issue(pki: &Path, order: &Order, now: SystemTime) -> Result<Bundle, Issue
         return Err(IssueError::Exists { path: order.out.clone() });
     }
     let authority =
-        load_authority(pki).map_err(|source| IssueError::Ca { directory: pki.to_owned(), source })?;
+        rotation::load(pki).map_err(|source| IssueError::Ca { directory: pki.to_owned(), source })?;
     let bundle = authority.issue(role, &[], order.epoch, order.validity, now)?;
     bundle.write(&order.out)?;
     Ok(bundle)

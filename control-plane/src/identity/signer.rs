@@ -39,9 +39,21 @@ impl Signer {
         let authority = self.pki.authority();
         Ok(v1::Certificate {
             chain: authority.certify(node, request, epoch, self.validity, now)?,
-            trust: authority.certificate_pem().to_owned(),
+            trust: authority.trust_pem(),
             expire_time: Some(timestamp(now + self.validity)),
         })
+    }
+
+    /// The CA.
+    #[must_use]
+    pub fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
+    /// How long certificates live.
+    #[must_use]
+    pub const fn validity(&self) -> Duration {
+        self.validity
     }
 
     /// By which a host knows the CA that has a token.

@@ -10,5 +10,11 @@ use super::Client;
 pub(crate) fn client(id: &str) -> Client {
     let begins = SystemTime::now();
     let id = format!("spiffe://loden/{id}").parse().unwrap();
-    Client::Holder(Holder { id, epoch: 0, begins, expires: begins + Duration::from_secs(3600) })
+    Client::Holder(Holder {
+        id,
+        epoch: 0,
+        generation: 0,
+        begins,
+        expires: begins + Duration::from_secs(3600),
+    })
 }

@@ -21,8 +21,8 @@ use crate::store::Health;
 
 /// How often the state is looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often the certificate's age is looked at, at least.
-const CERTIFICATE: Duration = Duration::from_secs(3600);
+/// How often the certificate's age and the CA's files are looked at, at least.
+const CERTIFICATE: Duration = Duration::from_secs(10);
 /// In how many parts of its life it is.
 const PARTS: u32 = 20;
 
@@ -131,7 +131,13 @@ pub(super) async fn renew_certificate(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut current = None;
     loop {
-        look.tick().await;
+        tokio::select! {
+            _ = look.tick() => {}
+            () = pki.changed() => {}
+        }
+        if let Err(error) = pki.refresh() {
+            error!(%error, "what is in the CA's directory cannot be used");
+        }
         let bundle = match pki.server(&config.name, &config.advertise_names, validity, SystemTime::now()) {
             Ok(bundle) => bundle,
             Err(error) => {

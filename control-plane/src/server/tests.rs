@@ -7,6 +7,7 @@ mod knocks;
 mod life;
 mod raw;
 mod roles;
+mod rotating;
 mod services;
 mod slow;
 mod unread;

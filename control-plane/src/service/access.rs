@@ -34,6 +34,8 @@ pub enum Rpc {
     DeleteNode,
     /// `LeaseService.DeleteReservation`
     DeleteReservation,
+    /// `IdentityService.GetAuthority`
+    GetAuthority,
     /// `ClusterService.GetClusterStatus`
     GetClusterStatus,
     /// `LeaseService.GetLease`
@@ -68,6 +70,8 @@ pub enum Rpc {
     ReportStatus,
     /// `NodeService.RevokeNode`
     RevokeNode,
+    /// `IdentityService.RotateAuthority`
+    RotateAuthority,
     /// `NetworkService.UpdateNetwork`
     UpdateNetwork,
     /// `LeaseService.UpdateEndpoint`
@@ -78,7 +82,7 @@ pub enum Rpc {
 
 impl Rpc {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::AcquireLease,
         Self::CreateJoinToken,
         Self::CreateNetwork,
@@ -87,6 +91,7 @@ impl Rpc {
         Self::DeleteNetwork,
         Self::DeleteNode,
         Self::DeleteReservation,
+        Self::GetAuthority,
         Self::GetClusterStatus,
         Self::GetLease,
         Self::GetNetwork,
@@ -104,6 +109,7 @@ impl Rpc {
         Self::RenewLease,
         Self::ReportStatus,
         Self::RevokeNode,
+        Self::RotateAuthority,
         Self::UpdateNetwork,
         Self::UpdateEndpoint,
         Self::WatchPeers,
@@ -142,9 +148,11 @@ impl Rpc {
             Self::ReportStatus | Self::WatchPeers => "loden.v1.PeerService",
             Self::CreateJoinToken
             | Self::DeleteJoinToken
+            | Self::GetAuthority
             | Self::Join
             | Self::ListJoinTokens
-            | Self::RenewCertificate => "loden.v1.IdentityService",
+            | Self::RenewCertificate
+            | Self::RotateAuthority => "loden.v1.IdentityService",
             Self::DeleteNode | Self::GetNode | Self::ListNodes | Self::RevokeNode => "loden.v1.NodeService",
             Self::GetClusterStatus => "loden.v1.ClusterService",
             Self::Health => "grpc.health.v1.Health",
@@ -164,6 +172,7 @@ impl Rpc {
             Self::DeleteNetwork => "DeleteNetwork",
             Self::DeleteNode => "DeleteNode",
             Self::DeleteReservation => "DeleteReservation",
+            Self::GetAuthority => "GetAuthority",
             Self::GetClusterStatus => "GetClusterStatus",
             Self::GetLease => "GetLease",
             Self::GetNetwork => "GetNetwork",
@@ -181,6 +190,7 @@ impl Rpc {
             Self::RenewLease => "RenewLease",
             Self::ReportStatus => "ReportStatus",
             Self::RevokeNode => "RevokeNode",
+            Self::RotateAuthority => "RotateAuthority",
             Self::UpdateNetwork => "UpdateNetwork",
             Self::UpdateEndpoint => "UpdateEndpoint",
             Self::WatchPeers => "WatchPeers",
@@ -205,6 +215,7 @@ impl Rpc {
             | Self::GetNode
             | Self::ListNodes
             | Self::ListJoinTokens
+            | Self::GetAuthority
             | Self::GetClusterStatus => "an admin or a reader may",
             Self::CreateJoinToken
             | Self::CreateNetwork
@@ -213,6 +224,7 @@ impl Rpc {
             | Self::DeleteNetwork
             | Self::DeleteNode
             | Self::RevokeNode
+            | Self::RotateAuthority
             | Self::CreateReservation
             | Self::DeleteReservation => "an admin may",
             Self::Health | Self::Reflection => "an admin, a reader or a node may",
@@ -263,7 +275,8 @@ pub const fn rule(rpc: Rpc, role: &Role) -> Access {
         (Role::Admin(_), _)
         | (
             Role::Reader(_),
-            Rpc::GetClusterStatus
+            Rpc::GetAuthority
+            | Rpc::GetClusterStatus
             | Rpc::GetLease
             | Rpc::GetNetwork
             | Rpc::GetNode

@@ -10,8 +10,8 @@ use loden_proto::names::{self, NodeId};
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1::identity_service_server::IdentityService;
 use loden_proto::v1::{
-    self, CreateJoinTokenRequest, DeleteJoinTokenRequest, JoinRequest, JoinResponse, ListJoinTokensRequest,
-    ListJoinTokensResponse, RenewCertificateRequest,
+    self, CreateJoinTokenRequest, DeleteJoinTokenRequest, GetAuthorityRequest, JoinRequest, JoinResponse,
+    ListJoinTokensRequest, ListJoinTokensResponse, RenewCertificateRequest, RotateAuthorityRequest,
 };
 use rand::RngCore;
 use sha2::{Digest, Sha256};
@@ -20,7 +20,7 @@ use tonic::{Code, Request, Response, Status};
 use super::network::wrong_answer;
 use super::page::Page;
 use super::refusal::failed;
-use super::{Shared, caller};
+use super::{Shared, authority, caller};
 use crate::clerk::{Answer, SubmitError};
 use crate::identity::{AuthorityError, CertificateRequest};
 use crate::ledger::{Command, Joiner, Refusal, Token};
@@ -100,6 +100,21 @@ impl IdentityService for Identities {
             let (tokens, next_page_token) = page.take(good, |token| token.id.to_string(), to_wire);
             ListJoinTokensResponse { tokens, next_page_token, revision: ledger.revision().0 }
         })))
+    }
+
+    async fn get_authority(
+        &self,
+        _: Request<GetAuthorityRequest>,
+    ) -> Result<Response<v1::Authority>, Status> {
+        Ok(Response::new(authority::view(&self.0)))
+    }
+
+    async fn rotate_authority(
+        &self,
+        request: Request<RotateAuthorityRequest>,
+    ) -> Result<Response<v1::Authority>, Status> {
+        let caller = caller(&request)?;
+        authority::rotate(&self.0, &caller.id, request.get_ref()).map(Response::new)
     }
 
     async fn delete_join_token(

@@ -50,6 +50,7 @@ impl PeerService for Peers {
         let applied = token.map(|token| token.point.revision).unwrap_or_default();
         let report = Report::new(&wire, applied);
         let next = self.0.nodes.file(&name.node, name.network, report, SystemTime::now());
-        Ok(Response::new(ReportStatusResponse { next_report: Some(duration(next)) }))
+        let trust_generation = self.0.signer.pki().authority().generation();
+        Ok(Response::new(ReportStatusResponse { next_report: Some(duration(next)), trust_generation }))
     }
 }

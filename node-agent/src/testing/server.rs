@@ -286,6 +286,6 @@ impl PeerService for Server {
         self.check()?;
         self.state.reports.send_modify(|reports| reports.push(request.into_inner()));
         let next_report = Some(duration(Duration::from_secs(5)));
-        Ok(Response::new(v1::ReportStatusResponse { next_report }))
+        Ok(Response::new(v1::ReportStatusResponse { next_report, trust_generation: 0 }))
     }
 }

@@ -23,15 +23,15 @@ use tonic::{Code, Status};
 use super::fixture::{Fixture, LONG, acquire, create, start, start_with, watch};
 use crate::identity::IssuedRole;
 
-fn address(fixture: &Fixture) -> ServerAddress {
+pub(super) fn address(fixture: &Fixture) -> ServerAddress {
     fixture.server.listen().to_string().parse().unwrap()
 }
 
-async fn token(fixture: &Fixture, request: CreateJoinTokenRequest) -> Made {
+pub(super) async fn token(fixture: &Fixture, request: CreateJoinTokenRequest) -> Made {
     IdentityServiceClient::new(fixture.admin().await).create_join_token(request).await.unwrap().into_inner()
 }
 
-fn for_node(node: &str) -> CreateJoinTokenRequest {
+pub(super) fn for_node(node: &str) -> CreateJoinTokenRequest {
     CreateJoinTokenRequest { node: format!("nodes/{node}"), ..CreateJoinTokenRequest::default() }
 }
 
@@ -41,7 +41,12 @@ async fn outside(fixture: &Fixture, token: &str) -> Channel {
     connect_joining(&[address(fixture)], root, &ConnectOptions::default()).await.unwrap()
 }
 
-async fn join(fixture: &Fixture, token: &str, node: &str, key: &KeyRequest) -> Result<Bundle, Status> {
+pub(super) async fn join(
+    fixture: &Fixture,
+    token: &str,
+    node: &str,
+    key: &KeyRequest,
+) -> Result<Bundle, Status> {
     let channel = outside(fixture, token).await;
     let request = JoinRequest {
         token: token.to_owned(),
@@ -56,9 +61,17 @@ fn bundle(certificate: Certificate, key: &KeyRequest) -> Bundle {
     Bundle::from_pem(certificate.trust, certificate.chain, key.key_pem().to_owned()).unwrap()
 }
 
-async fn inside(fixture: &Fixture, bundle: &Bundle) -> Channel {
+pub(super) async fn inside(fixture: &Fixture, bundle: &Bundle) -> Channel {
     let credentials = Credentials::fixed(bundle).unwrap();
     connect(&[address(fixture)], &credentials, &ConnectOptions::default()).await.unwrap()
+}
+
+/// Another certificate, for another key.
+pub(super) async fn renew(channel: Channel) -> Result<Bundle, Status> {
+    let key = KeyRequest::new().unwrap();
+    let request = RenewCertificateRequest { certificate_request: key.der().to_vec() };
+    let renewed = IdentityServiceClient::new(channel).renew_certificate(request).await?.into_inner();
+    Ok(bundle(renewed, &key))
 }
 
 fn holder(bundle: &Bundle) -> Holder {

@@ -11,7 +11,7 @@ fn holder(role: &str) -> Holder {
 }
 
 /// For every call: node, admin, reader.
-const EXPECTED: [(Rpc, Access, Access, Access); 28] = {
+const EXPECTED: [(Rpc, Access, Access, Access); 30] = {
     use Access::{Any, Never, Own};
     [
         (Rpc::AcquireLease, Own, Never, Never),
@@ -22,6 +22,7 @@ const EXPECTED: [(Rpc, Access, Access, Access); 28] = {
         (Rpc::DeleteNetwork, Never, Any, Never),
         (Rpc::DeleteNode, Never, Any, Never),
         (Rpc::DeleteReservation, Never, Any, Never),
+        (Rpc::GetAuthority, Never, Any, Any),
         (Rpc::GetClusterStatus, Never, Any, Any),
         (Rpc::GetLease, Own, Any, Any),
         (Rpc::GetNetwork, Never, Any, Any),
@@ -39,6 +40,7 @@ const EXPECTED: [(Rpc, Access, Access, Access); 28] = {
         (Rpc::RenewLease, Own, Never, Never),
         (Rpc::ReportStatus, Own, Never, Never),
         (Rpc::RevokeNode, Never, Any, Never),
+        (Rpc::RotateAuthority, Never, Any, Never),
         (Rpc::UpdateNetwork, Never, Any, Never),
         (Rpc::UpdateEndpoint, Own, Never, Never),
         (Rpc::WatchPeers, Own, Any, Any),

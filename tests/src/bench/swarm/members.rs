@@ -30,7 +30,7 @@ impl Members {
 
     /// A connection of its own for a node; it connects at its first call.
     pub(super) fn connect(&self, node: &NodeId) -> anyhow::Result<Channel> {
-        let bundle = issue(self.pki.authority(), node)?;
+        let bundle = issue(&self.pki.authority(), node)?;
         let credentials = Credentials::fixed(&bundle)?;
         Ok(connect_lazy(&self.server, &credentials, &ConnectOptions::default())?)
     }

@@ -1,0 +1,167 @@
+//! `lodenctl ca …`: the CAs of the cluster, and the change from one to the next.
+
+use std::time::{Duration, SystemTime};
+
+use clap::Subcommand;
+use loden_proto::v1::{self, AuthorityPhase, RotationStep};
+use prost_types::Timestamp;
+use serde::Serialize;
+use tokio::time::sleep;
+
+use crate::age;
+use crate::connection::Connection;
+use crate::failure::Failure;
+use crate::network;
+use crate::output::{Output, View, or_dash};
+
+/// How often it is looked how far a step is.
+const LOOK: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Shows which CAs are trusted, and how far the change from one to the next is
+    Status,
+    /// Goes over to another CA: makes it, waits until all nodes trust it, and has it issue
+    ///
+    /// What was begun is gone on with. The CA of before stays trusted until `ca retire`.
+    Rotate {
+        /// Go on though nodes are behind
+        #[arg(long)]
+        force: bool,
+    },
+    /// Trusts the CA of before no more; who has a certificate of it only has to join again
+    Retire {
+        /// Also while nodes that are away may have such certificates
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+impl Verb {
+    pub(crate) async fn run(self, connection: &Connection, output: Output) -> Result<(), Failure> {
+        let mut client = connection.identities();
+        let authority = match self {
+            Self::Status => client.get_authority(v1::GetAuthorityRequest {}).await?.into_inner(),
+            Self::Rotate { force } => {
+                let begun = client.get_authority(v1::GetAuthorityRequest {}).await?.into_inner();
+                if begun.phase() == AuthorityPhase::Steady {
+                    step(connection, RotationStep::Prepare, force).await?;
+                }
+                if begun.phase() != AuthorityPhase::Issuing {
+                    if !force {
+                        all_current(connection).await?;
+                    }
+                    step(connection, RotationStep::Issue, force).await?;
+                }
+                if force {
+                    client.get_authority(v1::GetAuthorityRequest {}).await?.into_inner()
+                } else {
+                    all_current(connection).await?
+                }
+            }
+            Self::Retire { force } => step(connection, RotationStep::Retire, force).await?,
+        };
+        output.one(&AuthorityView::from(authority))?;
+        Ok(())
+    }
+
+    /// Whether it waits for nodes, for as long as that takes.
+    pub(crate) const fn is_endless(&self) -> bool {
+        matches!(self, Self::Rotate { .. })
+    }
+}
+
+async fn step(connection: &Connection, step: RotationStep, force: bool) -> Result<v1::Authority, Failure> {
+    let request = v1::RotateAuthorityRequest { step: step.into(), force };
+    Ok(connection.identities().rotate_authority(request).await?.into_inner())
+}
+
+/// Waits until all nodes that are connected have a certificate of the present generation.
+async fn all_current(connection: &Connection) -> Result<v1::Authority, Failure> {
+    loop {
+        let authority = connection.identities().get_authority(v1::GetAuthorityRequest {}).await?.into_inner();
+        if authority.nodes_behind.is_empty() {
+            return Ok(authority);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// The CAs as shown.
+#[derive(Debug, Serialize)]
+struct AuthorityView {
+    phase: String,
+    roots: Vec<RootView>,
+    generation: u32,
+    nodes_current: u32,
+    nodes_behind: Vec<String>,
+    /// How many more there are.
+    nodes_behind_left_out: u32,
+    /// By when no certificate of the CA of before is good any more.
+    retire_time: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RootView {
+    key_sha256: String,
+    expire_time: Option<String>,
+    #[serde(skip)]
+    expires: Option<Timestamp>,
+}
+
+impl From<v1::Authority> for AuthorityView {
+    fn from(wire: v1::Authority) -> Self {
+        let phase = wire.phase().as_str_name().trim_start_matches("AUTHORITY_PHASE_").to_ascii_lowercase();
+        let root = |root: v1::Root| RootView {
+            key_sha256: root.key_sha256,
+            expire_time: age::rfc3339(root.expire_time.as_ref()),
+            expires: root.expire_time,
+        };
+        Self {
+            phase,
+            roots: wire.roots.into_iter().map(root).collect(),
+            generation: wire.generation,
+            nodes_current: wire.nodes_current,
+            nodes_behind: wire.nodes_behind.iter().map(|node| network::short(node)).collect(),
+            nodes_behind_left_out: wire.nodes_behind_left_out,
+            retire_time: age::rfc3339(wire.retire_time.as_ref()),
+        }
+    }
+}
+
+impl View for AuthorityView {
+    const COLUMNS: &'static [&'static str] =
+        &["PHASE", "CA", "ENDS", "ROLE", "NODES CURRENT", "NODES BEHIND", "RETIRE AFTER"];
+
+    fn rows(&self, now: SystemTime) -> Vec<Vec<String>> {
+        let role = |index| match (index, self.phase.as_str()) {
+            (0, _) => "issues",
+            (_, "prepared") => "is next",
+            _ => "was before",
+        };
+        let roots = self.roots.iter().enumerate();
+        let row = |(index, root): (usize, &RootView)| {
+            let of_all = |text: String| if index == 0 { text } else { String::new() };
+            vec![
+                of_all(self.phase.clone()),
+                root.key_sha256.chars().take(16).collect(),
+                age::relative(root.expires.as_ref(), now),
+                role(index).to_owned(),
+                of_all(self.nodes_current.to_string()),
+                of_all(or_dash(self.behind())),
+                of_all(or_dash(self.retire_time.clone().unwrap_or_default())),
+            ]
+        };
+        roots.map(row).collect()
+    }
+}
+
+impl AuthorityView {
+    fn behind(&self) -> String {
+        let mut named = self.nodes_behind.join(" ");
+        if self.nodes_behind_left_out > 0 {
+            named.push_str(&format!(" and {} more", self.nodes_behind_left_out));
+        }
+        named
+    }
+}

@@ -1,0 +1,130 @@
+//! From one CA to the next: what is where, and how it changes so that a start that was cut off goes on.
+//!
+//! ```text
+//!  steady             ca.key ca.crt
+//!  ── prepare ──▶     ca.key ca.crt                          next/ca.key next/ca.crt
+//!  ── issue ────▶     ca.key ca.crt (those of next)          previous.crt cross.crt
+//!  ── retire ───▶     ca.key ca.crt
+//! ```
+//!
+//! `previous.crt` beside `next/` is a switch that was begun: it is done again from `next/`.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::authority::Phase;
+use super::{Authority, CA_CERTIFICATE, CA_KEY, PkiError, file};
+
+const NEXT: &str = "next";
+const PREVIOUS: &str = "previous.crt";
+const CROSS: &str = "cross.crt";
+
+/// What is done next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Makes the next CA, for everybody to trust.
+    Prepare,
+    /// Has it issue.
+    Issue,
+    /// Forgets the one of before.
+    Retire,
+}
+
+impl Step {
+    /// In which phase it can be done.
+    #[must_use]
+    pub const fn from(self) -> Phase {
+        match self {
+            Self::Prepare => Phase::Steady,
+            Self::Issue => Phase::Prepared,
+            Self::Retire => Phase::Issuing,
+        }
+    }
+}
+
+/// The CA in a directory, which must be there, with the one that is trusted beside it.
+pub(super) fn load(directory: &Path) -> Result<Authority, PkiError> {
+    let previous = file::read_text(&directory.join(PREVIOUS))?;
+    let next = directory.join(NEXT);
+    if previous.is_some() && file::read(&next.join(CA_CERTIFICATE))?.is_some() {
+        finish(directory)?;
+    }
+    let authority = pair(directory)?;
+    if let Some(previous) = previous {
+        let cross = file::read_text(&directory.join(CROSS))?;
+        return Ok(authority.beside(Phase::Issuing, previous, cross));
+    }
+    match file::read_text(&next.join(CA_CERTIFICATE))? {
+        Some(next) => Ok(authority.beside(Phase::Prepared, next, None)),
+        None => Ok(authority),
+    }
+}
+
+/// Does a step; what is there now must allow it.
+pub(super) fn step(directory: &Path, now: &Authority, step: Step, time: SystemTime) -> Result<(), PkiError> {
+    let next = directory.join(NEXT);
+    match step {
+        Step::Prepare => {
+            file::create_private_directory(&next)?;
+            let key = Authority::new_key()?;
+            // The certificate last: with it the next CA is there.
+            file::write_private(&next.join(CA_KEY), key.as_bytes())?;
+            let authority = Authority::create(now.cluster(), &key, time)?;
+            file::write_private(&next.join(CA_CERTIFICATE), authority.certificate_pem().as_bytes())
+        }
+        Step::Issue => {
+            let cross = now.certify_next(&pair(&next)?, time)?;
+            file::write_private(&directory.join(CROSS), cross.as_bytes())?;
+            file::write_private(&directory.join(PREVIOUS), now.certificate_pem().as_bytes())?;
+            finish(directory)
+        }
+        Step::Retire => {
+            remove(&directory.join(PREVIOUS))?;
+            remove(&directory.join(CROSS))
+        }
+    }
+}
+
+/// When the CA of before has issued for the last time, while it is trusted.
+pub(super) fn switched(directory: &Path) -> Option<SystemTime> {
+    fs::metadata(directory.join(PREVIOUS)).and_then(|metadata| metadata.modified()).ok()
+}
+
+/// Puts the next CA in the place of the present one.
+fn finish(directory: &Path) -> Result<(), PkiError> {
+    let next = directory.join(NEXT);
+    for name in [CA_KEY, CA_CERTIFICATE] {
+        let path = next.join(name);
+        let bytes = file::read(&path)?.ok_or_else(|| absent(path))?;
+        file::write_private(&directory.join(name), &bytes)?;
+    }
+    // The certificate first: without it there is no next one.
+    remove(&next.join(CA_CERTIFICATE))?;
+    remove(&next.join(CA_KEY))
+}
+
+/// A CA's certificate and key.
+fn pair(directory: &Path) -> Result<Authority, PkiError> {
+    let (certificate_path, key_path) = (directory.join(CA_CERTIFICATE), directory.join(CA_KEY));
+    let certificate = file::read_text(&certificate_path)?.ok_or_else(|| absent(certificate_path.clone()))?;
+    let key = file::read_text(&key_path)?.ok_or(PkiError::KeyMissing { path: key_path })?;
+    Ok(Authority::load(&certificate, &key, &certificate_path)?)
+}
+
+fn absent(path: PathBuf) -> PkiError {
+    PkiError::Io { path, source: ErrorKind::NotFound.into() }
+}
+
+fn remove(path: &Path) -> Result<(), PkiError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(PkiError::Io { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

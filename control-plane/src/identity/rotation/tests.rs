@@ -1,0 +1,107 @@
+use std::time::Duration;
+
+use super::super::{Pki, Role};
+use super::*;
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn certificates(pem: &str) -> usize {
+    pem.matches("BEGIN CERTIFICATE").count()
+}
+
+fn open(directory: &Path) -> Pki {
+    Pki::open_or_create(directory, &"loden".parse().unwrap(), SystemTime::now()).unwrap()
+}
+
+#[test]
+fn each_step_comes_after_the_one_before_and_changes_the_generation() {
+    let state = tempfile::tempdir().unwrap();
+    let (pki, now) = (open(state.path()), SystemTime::now());
+    let first = pki.authority();
+    let mut generations = vec![first.generation()];
+    let after = |step| {
+        pki.rotate(step, now).unwrap();
+        assert_eq!(
+            open(state.path()).authority().trust_pem(),
+            pki.authority().trust_pem(),
+            "as a start finds it"
+        );
+        let admin = loden_transport::Bundle::read(&state.path().join("admin")).unwrap();
+        assert_eq!(admin.ca_pem(), pki.authority().trust_pem(), "the first admin goes along");
+        pki.authority()
+    };
+    for wrong in [Step::Issue, Step::Retire] {
+        let error = pki.rotate(wrong, now).unwrap_err().to_string();
+        assert!(error.contains("cannot be done while the CA is Steady"), "{error}");
+    }
+    let prepared = after(Step::Prepare);
+    assert_eq!((prepared.phase(), certificates(&prepared.trust_pem())), (Phase::Prepared, 2));
+    assert_eq!(prepared.certificate_pem(), first.certificate_pem(), "it issues still");
+    generations.push(prepared.generation());
+    let issuing = after(Step::Issue);
+    assert_eq!((issuing.phase(), certificates(&issuing.trust_pem())), (Phase::Issuing, 2));
+    assert_ne!(issuing.certificate_pem(), first.certificate_pem());
+    let role = Role::ControlPlane("one".parse().unwrap());
+    let server = issuing.issue(role, &[], 0, Duration::from_secs(60), now).unwrap();
+    assert_eq!(certificates(server.certificate_pem()), 2, "with what leads to the CA of before");
+    generations.push(issuing.generation());
+    let retired = after(Step::Retire);
+    assert_eq!((retired.phase(), certificates(&retired.trust_pem())), (Phase::Steady, 1));
+    generations.push(retired.generation());
+    generations.sort_unstable();
+    generations.dedup();
+    assert_eq!(generations.len(), 4, "each is another one");
+}
+
+/// What a crash leaves between any two writes of a switch.
+#[test]
+fn a_switch_that_was_cut_off_is_done_again_or_has_not_begun() {
+    let state = tempfile::tempdir().unwrap();
+    let (before, after) = (state.path().join("before"), state.path().join("after"));
+    let now = SystemTime::now();
+    open(&before).rotate(Step::Prepare, now).unwrap();
+    copy(&before, &after);
+    open(&after).rotate(Step::Issue, now).unwrap();
+    // In the order in which they come.
+    let writes = ["cross.crt", "previous.crt", "ca.key", "ca.crt"];
+    for done in 0..=writes.len() {
+        let cut = state.path().join(format!("cut-{done}"));
+        copy(&before, &cut);
+        for name in &writes[..done] {
+            fs::copy(after.join(name), cut.join(name)).unwrap();
+        }
+        let authority = load(&cut).unwrap();
+        let expected = if done < 2 { &before } else { &after };
+        assert_eq!(authority.trust_pem(), load(expected).unwrap().trust_pem(), "after {done} writes");
+        assert_eq!(load(&cut).unwrap().generation(), authority.generation());
+    }
+}
+
+#[test]
+fn a_ca_that_somebody_has_put_there_is_taken_up() {
+    let state = tempfile::tempdir().unwrap();
+    let (own, other) = (state.path().join("own"), state.path().join("other"));
+    let (pki, theirs) = (open(&own), open(&other));
+    pki.refresh().unwrap();
+    let before = pki.authority();
+    fs::copy(own.join(CA_CERTIFICATE), own.join(PREVIOUS)).unwrap();
+    fs::copy(other.join(CA_CERTIFICATE), own.join(CA_CERTIFICATE)).unwrap();
+    let error = pki.refresh().unwrap_err().to_string();
+    assert!(error.contains("does not belong to the key"), "half of it: {error}");
+    assert_eq!(pki.authority().generation(), before.generation(), "what was there stays");
+    fs::copy(other.join(CA_KEY), own.join(CA_KEY)).unwrap();
+    pki.refresh().unwrap();
+    let found = pki.authority();
+    assert_eq!(found.certificate_pem(), theirs.authority().certificate_pem());
+    assert_eq!((found.phase(), certificates(&found.trust_pem())), (Phase::Issuing, 2));
+}
