@@ -165,3 +165,48 @@ impl AuthorityView {
         named
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::output::table;
+
+    fn wire() -> v1::Authority {
+        let root = |digit: &str, seconds| v1::Root {
+            key_sha256: digit.repeat(64),
+            expire_time: Some(Timestamp { seconds, nanos: 0 }),
+        };
+        v1::Authority {
+            phase: AuthorityPhase::Issuing.into(),
+            roots: vec![root("b", 1_003_600), root("a", 1_000_060)],
+            generation: 7,
+            nodes_current: 3,
+            nodes_behind: vec!["nodes/node-1".into()],
+            nodes_behind_left_out: 2,
+            retire_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+        }
+    }
+
+    #[test]
+    fn the_cas_are_shown_in_both_forms() {
+        let view = AuthorityView::from(wire());
+        let value = serde_json::to_value(&view).unwrap();
+        assert_eq!(value["phase"], json!("issuing"));
+        assert_eq!(value["roots"][1]["key_sha256"], json!("a".repeat(64)));
+        assert_eq!(value["nodes_behind"], json!(["node-1"]));
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let lines = table(&[view], now);
+        let lines: Vec<_> =
+            lines.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(
+            lines,
+            [
+                "PHASE CA ENDS ROLE NODES CURRENT NODES BEHIND RETIRE AFTER",
+                "issuing bbbbbbbbbbbbbbbb in 1h issues 3 node-1 and 2 more 1970-01-12T13:46:40Z",
+                "aaaaaaaaaaaaaaaa in 1m was before",
+            ]
+        );
+    }
+}

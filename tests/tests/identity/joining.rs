@@ -68,8 +68,12 @@ async fn a_host_joins_is_shut_out_and_comes_back_to_its_own_subnet() -> anyhow::
     ensure!(status.contains("revoked"), "{status}");
     // What it has forwards as it did.
     ensure!(leads(&b.host, a.subnet_env()?.subnet).await?, "its own routes are gone");
-    let (_, said) = b.get("/readyz").await?;
-    ensure!(said.contains("revoked"), "{said}");
+    wait::until("it to say why it is away", SOON, async || {
+        let (_, said) = b.get("/readyz").await?;
+        ensure!(said.contains("revoked"), "{said}");
+        anyhow::Ok(())
+    })
+    .await?;
 
     let other = deployment.token(&[]).await?;
     let refused = b.join(&other).await?;

@@ -98,3 +98,43 @@ async fn a_hundred_rotations_of_every_certificate_lose_no_packet_and_no_update()
     ensure!(latest < LATE, "an update took {latest:?}");
     Ok(())
 }
+
+fn roots(node: &Node) -> anyhow::Result<usize> {
+    let trusted = std::fs::read_to_string(node.home.join("identity/ca.crt"))?;
+    Ok(trusted.matches("BEGIN CERTIFICATE").count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ca_is_changed_under_traffic_and_nobody_has_to_join_again() -> anyhow::Result<()> {
+    let mut deployment = Deployment::start("newca", &[]).await?;
+    deployment.create_network("default", "10.244.0.0/16").await?;
+    let (mut a, b) = (joined(&deployment, "a", 11).await?, joined(&deployment, "b", 12).await?);
+    let pods = [a.attach("pod-a").await?, b.attach("pod-b").await?];
+    let target = pods[1].addresses().next().context("a pod without an address")?;
+    let ping = Ping::to(target).interval(Duration::from_millis(5)).start(&pods[0])?;
+    ping.reach(SOON).await?;
+
+    let rotated = deployment.lodenctl_json(&["ca", "rotate"]).await?;
+    ensure!(rotated["phase"] == "issuing" && rotated["nodes_current"] == 2, "{rotated}");
+    ensure!(roots(&a)? == 2 && roots(&b)? == 2, "{} and {} are trusted", roots(&a)?, roots(&b)?);
+    let early = deployment.run_lodenctl(&["ca", "retire"]).await?;
+    let said = String::from_utf8_lossy(&early.stderr).into_owned();
+    ensure!(early.status.code() == Some(1) && said.contains("may be good until"), "{said}");
+    deployment.lodenctl(&["ca", "retire", "--force"]).await?;
+    wait::until("everybody to trust the new CA alone", SOON, async || {
+        ensure!(roots(&a)? == 1 && roots(&b)? == 1, "{} and {} are trusted", roots(&a)?, roots(&b)?);
+        anyhow::Ok(())
+    })
+    .await?;
+
+    deployment.control.kill9().await?;
+    deployment.control.start().await?;
+    a.stop().await?;
+    a.start()?;
+    a.ready(SOON).await?;
+    let c = joined(&deployment, "c", 13).await?;
+    until_known(&[&a, &b], &c.subnet_env()?.subnet.trunc().to_string(), true).await?;
+    let report = ping.stop().await?;
+    ensure!(report.lost() == 0, "{} of {} lost", report.lost(), report.sent());
+    Ok(())
+}
