@@ -70,7 +70,7 @@ pub struct IssueArgs {
     #[arg(long, value_name = "TIME", default_value = "365d", value_parser = validity)]
     pub validity: Duration,
     /// Of a node that was revoked: what `lodenctl node revoke` has told
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub epoch: u32,
     /// Replace a bundle that is there
     #[arg(long)]

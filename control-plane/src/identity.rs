@@ -131,6 +131,7 @@ impl Pki {
         if file::is_open_to_others(directory)? {
             warn!(directory = %directory.display(), "the CA's directory is accessible to other users");
         }
+        rotation::finish(directory)?;
         let authority = open_authority(directory, cluster, now)?;
         let authority = ArcSwap::from_pointee(authority);
         let pki = Self { directory: directory.to_owned(), authority, changed: Notify::new() };
@@ -164,6 +165,7 @@ impl Pki {
     /// It is not the time for that step, or the disk fails.
     pub fn rotate(&self, step: Step, now: SystemTime) -> Result<(), PkiError> {
         let _lock = file::lock(&self.directory.join(LOCK))?;
+        rotation::finish(&self.directory)?;
         let authority = rotation::load(&self.directory)?;
         let phase = authority.phase();
         if phase != step.from() {
@@ -180,6 +182,7 @@ impl Pki {
     /// # Errors
     /// It cannot be used; what was there before stays in use.
     pub fn refresh(&self) -> Result<(), PkiError> {
+        let _lock = file::lock(&self.directory.join(LOCK))?;
         let found = rotation::load(&self.directory)?;
         let present = self.authority();
         if found.cluster() != present.cluster() {

@@ -61,6 +61,8 @@ pub enum EndReason {
     Revoked,
     /// The client's certificate has ended long ago, and it has shown no other one.
     Expired,
+    /// Its CA is trusted no more.
+    Retired,
     /// A host that came to join is still there.
     Joining {
         /// How long it could have.
@@ -72,8 +74,18 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every kind, for metrics.
-    pub(crate) const LABELS: [&str; 9] =
-        ["too_many", "no_preface", "slow", "unread", "silent", "drained", "revoked", "expired", "joining"];
+    pub(crate) const LABELS: [&str; 10] = [
+        "too_many",
+        "no_preface",
+        "slow",
+        "unread",
+        "silent",
+        "drained",
+        "revoked",
+        "expired",
+        "joining",
+        "retired",
+    ];
 
     /// The kind, for metrics.
     #[must_use]
@@ -88,6 +100,7 @@ impl EndReason {
             Self::Revoked => Self::LABELS[6],
             Self::Expired => Self::LABELS[7],
             Self::Joining { .. } => Self::LABELS[8],
+            Self::Retired => Self::LABELS[9],
         }
     }
 }
@@ -110,6 +123,7 @@ impl fmt::Display for EndReason {
             Self::Silent => f.write_str("the client does not answer, not even to a ping"),
             Self::Revoked => f.write_str("the node was revoked"),
             Self::Expired => f.write_str("the client's certificate has ended, and it has shown no other one"),
+            Self::Retired => f.write_str("the CA of the client's certificate is trusted no more"),
             Self::Joining { after } => {
                 write!(f, "a host without a certificate may stay {} s to join", after.as_secs())
             }

@@ -68,7 +68,9 @@ pub(super) fn read_text(path: &Path) -> Result<Option<String>, PkiError> {
 
 /// Writes a file, 0600, so that a reader, also after a power cut, finds either the old one or the new one.
 pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
-    let new = path.with_extension("new");
+    // Two files that differ in their extensions alone are not each other's.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.new"));
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&new)(error)),
         _ => {}

@@ -7,7 +7,8 @@
 //!  ── retire ───▶     ca.key ca.crt
 //! ```
 //!
-//! `previous.crt` beside `next/` is a switch that was begun: it is done again from `next/`.
+//! `next/switch` says that a switch was begun: it is done again from `next/`, by whoever holds the lock. All others only
+//! read, and take what is in `next/` for what issues.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -20,6 +21,7 @@ use super::{Authority, CA_CERTIFICATE, CA_KEY, PkiError, file};
 const NEXT: &str = "next";
 const PREVIOUS: &str = "previous.crt";
 const CROSS: &str = "cross.crt";
+const SWITCH: &str = "switch";
 
 /// What is done next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,12 +48,10 @@ impl Step {
 
 /// The CA in a directory, which must be there, with the one that is trusted beside it.
 pub(super) fn load(directory: &Path) -> Result<Authority, PkiError> {
-    let previous = file::read_text(&directory.join(PREVIOUS))?;
     let next = directory.join(NEXT);
-    if previous.is_some() && file::read(&next.join(CA_CERTIFICATE))?.is_some() {
-        finish(directory)?;
-    }
-    let authority = pair(directory)?;
+    let is_begun = file::read(&next.join(SWITCH))?.is_some();
+    let previous = file::read_text(&directory.join(PREVIOUS))?;
+    let authority = pair(if is_begun { &next } else { directory })?;
     if let Some(previous) = previous {
         let cross = file::read_text(&directory.join(CROSS))?;
         return Ok(authority.beside(Phase::Issuing, previous, cross));
@@ -78,6 +78,7 @@ pub(super) fn step(directory: &Path, now: &Authority, step: Step, time: SystemTi
             let cross = now.certify_next(&pair(&next)?, time)?;
             file::write_private(&directory.join(CROSS), cross.as_bytes())?;
             file::write_private(&directory.join(PREVIOUS), now.certificate_pem().as_bytes())?;
+            file::write_private(&next.join(SWITCH), b"")?;
             finish(directory)
         }
         Step::Retire => {
@@ -92,15 +93,19 @@ pub(super) fn switched(directory: &Path) -> Option<SystemTime> {
     fs::metadata(directory.join(PREVIOUS)).and_then(|metadata| metadata.modified()).ok()
 }
 
-/// Puts the next CA in the place of the present one.
-fn finish(directory: &Path) -> Result<(), PkiError> {
+/// Puts the next CA in the place of the present one, if that was begun. The caller holds the lock.
+pub(super) fn finish(directory: &Path) -> Result<(), PkiError> {
     let next = directory.join(NEXT);
+    if file::read(&next.join(SWITCH))?.is_none() {
+        return Ok(());
+    }
     for name in [CA_KEY, CA_CERTIFICATE] {
         let path = next.join(name);
         let bytes = file::read(&path)?.ok_or_else(|| absent(path))?;
         file::write_private(&directory.join(name), &bytes)?;
     }
-    // The certificate first: without it there is no next one.
+    // From here on it is done; what is left of the next one is nobody's, and goes before another one is made.
+    remove(&next.join(SWITCH))?;
     remove(&next.join(CA_CERTIFICATE))?;
     remove(&next.join(CA_KEY))
 }

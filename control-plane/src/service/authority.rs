@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use super::Shared;
 use crate::identity::{Phase, PkiError, Step};
-use crate::registry::Client;
+use crate::registry::{Client, EndReason};
 
 /// Nodes that are named.
 const NAMED: usize = 100;
@@ -72,6 +72,7 @@ pub(super) fn rotate(
     if !request.force {
         would_shut_out(shared, step, now)?;
     }
+    let issuing = shared.signer.pki().authority().generation();
     shared.signer.pki().rotate(step, now).map_err(|error| match error {
         PkiError::Step { .. } => reason::status(Code::FailedPrecondition, Reason::InUse, error.to_string()),
         error => {
@@ -79,8 +80,24 @@ pub(super) fn rotate(
             Status::unavailable(format!("the CA cannot be changed: {error}"))
         }
     })?;
+    if step == Step::Retire {
+        end_retired(shared, issuing);
+    }
     shared.audit.done(caller, "RotateAuthority", request.step().as_str_name());
     Ok(view(shared))
+}
+
+/// Ends connections that are open with certificates of the CA that is trusted no more: all but those of the generation
+/// in which the present one has issued.
+fn end_retired(shared: &Shared, issuing: u32) {
+    for link in shared.registry.links() {
+        if let Client::Holder(holder) = &link.client
+            && holder.generation != issuing
+        {
+            shared.audit.denied(&link.client, "stay connected", &EndReason::Retired.to_string());
+            link.end(EndReason::Retired);
+        }
+    }
 }
 
 /// Whether somebody who is let in now would not be after a step.

@@ -23,7 +23,7 @@ use super::refusal::failed;
 use super::{Shared, authority, caller};
 use crate::clerk::{Answer, SubmitError};
 use crate::identity::{AuthorityError, CertificateRequest};
-use crate::ledger::{Command, Joiner, Refusal, Token};
+use crate::ledger::{Command, Joiner, Refusal, Shut, Token};
 use crate::registry::Link;
 
 /// How often a name is taken at random until it is nobody's.
@@ -54,9 +54,11 @@ impl IdentityService for Identities {
         let shared = &self.0;
         shared.limits.renew(node).map_err(|wait| limited(&caller.id.to_string(), wait))?;
         let request = read(&request.get_ref().certificate_request)?;
-        // Whoever is shut out from here on is so with this certificate too: its epoch is the one of before.
-        let epoch = shared.clerk.read(|ledger| ledger.identity_epoch(node)).max(caller.epoch);
-        let certificate = self.certify(node, &request, epoch)?;
+        // It may have been shut out since its call began. Whoever is from here on is so with this certificate too.
+        if caller.epoch < shared.clerk.read(|ledger| ledger.identity_epoch(node)) {
+            return Err(failed(Refusal::from(Shut::Revoked(node.clone())).into()));
+        }
+        let certificate = self.certify(node, &request, caller.epoch)?;
         shared.audit.done(&caller.id, "RenewCertificate", &names::node(node));
         Ok(Response::new(certificate))
     }

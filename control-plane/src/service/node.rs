@@ -111,7 +111,7 @@ impl Nodes {
         // One that was issued by hand may have a higher one than was ever given here.
         let links = self.0.registry.links();
         let shown = links.iter().filter(|link| link.client.node() == Some(node));
-        let epoch = shown.map(|link| link.client.epoch()).max().unwrap_or(0).max(epoch) + 1;
+        let epoch = shown.map(|link| link.client.epoch()).max().unwrap_or(0).max(epoch).saturating_add(1);
         let command = Command::ShutOut { node: node.clone(), epoch, farewell };
         match self.0.clerk.submit(command).await.map_err(failed)? {
             Answer::Member(member) => Ok(member),

@@ -73,17 +73,27 @@ fn a_switch_that_was_cut_off_is_done_again_or_has_not_begun() {
     copy(&before, &after);
     open(&after).rotate(Step::Issue, now).unwrap();
     // In the order in which they come.
-    let writes = ["cross.crt", "previous.crt", "ca.key", "ca.crt"];
+    let writes = ["cross.crt", "previous.crt", "next/switch", "ca.key", "ca.crt"];
     for done in 0..=writes.len() {
         let cut = state.path().join(format!("cut-{done}"));
         copy(&before, &cut);
         for name in &writes[..done] {
-            fs::copy(after.join(name), cut.join(name)).unwrap();
+            match fs::read(after.join(name)) {
+                Ok(bytes) => fs::write(cut.join(name), bytes).unwrap(),
+                Err(_) => fs::write(cut.join(name), "").unwrap(),
+            }
+        }
+        if done == 2 {
+            // Somebody's own `previous.crt` is no switch; ours is written just before it.
+            assert_eq!(load(&cut).unwrap().certificate_pem(), load(&before).unwrap().certificate_pem());
+            continue;
         }
         let authority = load(&cut).unwrap();
         let expected = if done < 2 { &before } else { &after };
         assert_eq!(authority.trust_pem(), load(expected).unwrap().trust_pem(), "after {done} writes");
+        finish(&cut).unwrap();
         assert_eq!(load(&cut).unwrap().generation(), authority.generation());
+        assert_eq!(pair(&cut).unwrap().certificate_pem(), load(expected).unwrap().certificate_pem());
     }
 }
 
@@ -104,4 +114,33 @@ fn a_ca_that_somebody_has_put_there_is_taken_up() {
     let found = pki.authority();
     assert_eq!(found.certificate_pem(), theirs.authority().certificate_pem());
     assert_eq!((found.phase(), certificates(&found.trust_pem())), (Phase::Issuing, 2));
+}
+
+/// Those who look meanwhile change nothing.
+#[test]
+fn a_ca_is_changed_while_many_look() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let state = tempfile::tempdir().unwrap();
+    let pki = open(state.path());
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    pki.refresh().unwrap();
+                    // Without a lock: it may come between two files.
+                    drop(load(state.path()));
+                }
+            });
+        }
+        for _ in 0..10 {
+            for step in [Step::Prepare, Step::Issue, Step::Retire] {
+                pki.rotate(step, SystemTime::now()).unwrap();
+                assert_eq!(load(state.path()).unwrap().generation(), pki.authority().generation());
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let names: Vec<_> = fs::read_dir(state.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().ends_with(".new")), "{names:?}");
 }

@@ -85,9 +85,12 @@ async fn a_fleet_goes_over_to_another_ca_and_nobody_is_shut_out_who_is_not_away_
         assert!(tokio::time::Instant::now() < deadline, "{status}");
     };
     assert!(too_early.message().contains("may be good until"), "{too_early}");
+    let old = inside(&fixture, &first).await;
     let retired = rotate(&fixture, RotationStep::Retire, true).await.unwrap();
     assert_eq!((retired.phase(), retired.roots.len()), (AuthorityPhase::Steady, 1));
     until_shown(&fixture, &third).await;
+    // An open connection is no way to a certificate of the new CA.
+    renew(old).await.expect_err("its CA is trusted no more");
     let credentials = Credentials::fixed(&first).unwrap();
     let refused = loop {
         match connect(&[address(&fixture)], &credentials, &ConnectOptions::default()).await {
