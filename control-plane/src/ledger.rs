@@ -60,6 +60,7 @@ pub use self::command::{
     Command, Context, Decision, Defaults, Farewell, Joiner, Knocked, NetworkChange, OffloadChange, Streaming,
     Want,
 };
+pub(crate) use self::key::digest;
 pub use self::members::{Member, Token};
 pub use self::read::{Cluster, Lease, LeaseState, PoolUse, Reservation};
 pub use self::refusal::{Named, Refusal, Shut, VniRange};

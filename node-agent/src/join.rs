@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use loden_proto::model::JoinToken;
 use loden_proto::names::{self, NodeId};
@@ -18,11 +18,10 @@ use loden_transport::{
     Bundle, BundleError, ConnectError, ConnectOptions, KeyRequest, KeyRequestError, ServerAddress, SpiffeId,
     connect_joining, explain,
 };
-use tokio::time::timeout;
 use tracing::{info, warn};
 
-/// For the answer.
-const ANSWER: Duration = Duration::from_secs(10);
+use crate::USER_AGENT;
+use crate::control::answered;
 
 /// Who joins what.
 #[derive(Clone, Debug)]
@@ -84,10 +83,7 @@ impl Joining {
     pub async fn join(&self) -> Result<SpiffeId, JoinError> {
         let pending = Pending::of(&self.identity);
         let request = pending.key()?;
-        let options = ConnectOptions {
-            user_agent: concat!("loden-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
-            ..ConnectOptions::default()
-        };
+        let options = ConnectOptions { user_agent: USER_AGENT.to_owned(), ..ConnectOptions::default() };
         let channel = connect_joining(&self.servers, self.token.root, &options).await?;
         let wanted = v1::JoinRequest {
             token: self.token.to_string(),
@@ -95,9 +91,7 @@ impl Joining {
             certificate_request: request.der().to_vec(),
         };
         let mut client = IdentityServiceClient::new(channel);
-        let silent = || tonic::Status::deadline_exceeded("no answer within 10 s");
-        let joined = timeout(ANSWER, client.join(wanted)).await.map_err(|_| JoinError::Refused(silent()))?;
-        let joined = joined.map_err(JoinError::Refused)?.into_inner();
+        let joined = answered(client.join(wanted)).await.map_err(JoinError::Refused)?;
         let certificate =
             joined.certificate.ok_or_else(|| JoinError::Answer("it has no certificate".to_owned()))?;
         let bundle = Bundle::from_pem(certificate.trust, certificate.chain, request.key_pem().to_owned())?;

@@ -51,5 +51,8 @@ mod upkeep;
 #[cfg(test)]
 pub(crate) mod testing;
 
+/// Who calls, to the control plane.
+pub const USER_AGENT: &str = concat!("loden-agent/", env!("CARGO_PKG_VERSION"));
+
 pub use agent::{Agent, AgentConfig, AgentError, Connection};
 pub use tasks::Ended;

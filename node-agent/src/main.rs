@@ -16,7 +16,7 @@ use loden_agent::join::{self, JoinError, Joining};
 use loden_agent::presence::{self, Unclaimed};
 use loden_agent::renewal::{Renewal, RenewalMetrics};
 use loden_agent::tunnel_metrics::TunnelMetrics;
-use loden_agent::{cleanup, descriptors};
+use loden_agent::{USER_AGENT, cleanup, descriptors};
 use loden_datapath::firewall::Nft;
 use loden_datapath::kernel::{Kernel, Tunnels};
 use loden_process::{completions, exit, lines, operations, settings, signals};
@@ -153,7 +153,7 @@ async fn run(flags: &Flags, tunnels: Tunnels) -> anyhow::Result<()> {
         return Err(WrongIdentity::NotANodes { directory: flags.identity.clone(), id }.into());
     };
     let options = ConnectOptions {
-        user_agent: concat!("loden-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
+        user_agent: USER_AGENT.to_owned(),
         dialled: Dialled::of(&flags.server),
         ..ConnectOptions::default()
     };

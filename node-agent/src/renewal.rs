@@ -20,12 +20,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tonic::transport::Channel;
 use tracing::{debug, error, info, warn};
 
-/// How far back the control plane dates certificates.
-const BACK_DATED: Duration = Duration::from_secs(5 * 60);
+use crate::control::answered;
+
 /// How often the clock and the files are looked at, at least.
 const LOOK: Duration = Duration::from_secs(30);
 /// In how many parts of its life.
@@ -34,8 +34,6 @@ const PARTS: u32 = 50;
 const SHORTLY: Duration = Duration::from_millis(250);
 /// Over how long a fleet asks at most, after it has heard of other CAs.
 const SPREAD: Duration = Duration::from_secs(20);
-/// For an answer.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// Keeps the certificate.
 pub struct Renewal {
@@ -79,9 +77,7 @@ impl RenewalMetrics {
 
 /// When a certificate is renewed: at half of its life, a tenth of that sooner or later as chance (0 to 1) has it.
 fn due(holder: &Holder, chance: f64) -> SystemTime {
-    let made = holder.begins + BACK_DATED;
-    let life = holder.expires.duration_since(made).unwrap_or_default();
-    made + life.mul_f64(0.45 + 0.1 * chance)
+    holder.made() + holder.life().mul_f64(0.45 + 0.1 * chance)
 }
 
 /// Over how long nodes that hear of other CAs ask for them.
@@ -91,8 +87,7 @@ fn spread(holder: &Holder) -> Duration {
 
 /// How long until it is looked again, with so much of its life left.
 fn look(holder: &Holder) -> Duration {
-    let life = holder.expires.duration_since(holder.begins + BACK_DATED).unwrap_or_default();
-    (life / PARTS).clamp(Duration::from_millis(20), LOOK)
+    (holder.life() / PARTS).clamp(Duration::from_millis(20), LOOK)
 }
 
 impl Renewal {
@@ -166,9 +161,8 @@ impl Renewal {
         let request = KeyRequest::new().map_err(|error| error.to_string())?;
         let wanted = v1::RenewCertificateRequest { certificate_request: request.der().to_vec() };
         let mut client = IdentityServiceClient::new(self.channels.borrow().clone());
-        let answer = timeout(ANSWER, client.renew_certificate(wanted)).await;
-        let answer = answer.map_err(|_| format!("no answer within {} s", ANSWER.as_secs()))?;
-        let certificate = answer.map_err(|status| explain(&status))?.into_inner();
+        let answer = answered(client.renew_certificate(wanted)).await;
+        let certificate = answer.map_err(|status| explain(&status))?;
         let bundle = Bundle::from_pem(certificate.trust, certificate.chain, request.key_pem().to_owned());
         let bundle = bundle.map_err(|error| error.to_string())?;
         if *bundle.id() != self.credentials.id() {
@@ -207,6 +201,8 @@ fn seconds(time: SystemTime) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use loden_transport::BACK_DATED;
+
     use super::*;
 
     #[test]

@@ -12,6 +12,8 @@ use crate::spiffe::{IdentityError, SpiffeId};
 
 /// The first byte of our serial numbers: positive in DER, and never 0.
 const MARK: u8 = b'L';
+/// How far back certificates are dated, for clocks that are behind.
+pub const BACK_DATED: Duration = Duration::from_secs(5 * 60);
 /// Random bytes of a serial number.
 pub const SERIAL_RANDOM: usize = 11;
 
@@ -52,6 +54,18 @@ impl Holder {
             begins: time(validity.not_before),
             expires: time(validity.not_after),
         })
+    }
+
+    /// When the certificate was made.
+    #[must_use]
+    pub fn made(&self) -> SystemTime {
+        self.begins + BACK_DATED
+    }
+
+    /// How long it is good from then on.
+    #[must_use]
+    pub fn life(&self) -> Duration {
+        self.expires.duration_since(self.made()).unwrap_or_default()
     }
 }
 

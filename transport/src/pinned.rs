@@ -28,8 +28,9 @@ pub fn key_hash(certificate: &[u8]) -> Option<RootHash> {
     hash.as_ref().try_into().ok().map(RootHash)
 }
 
-/// The cluster that a CA says it is of: the trust domain of its one URI.
-fn cluster_of(root: &[u8]) -> Option<ClusterName> {
+/// The cluster that a CA's certificate (DER) says it is of: the trust domain of a URI in it.
+#[must_use]
+pub fn cluster_of(root: &[u8]) -> Option<ClusterName> {
     let (_, parsed) = parse_x509_certificate(root).ok()?;
     let names = parsed.subject_alternative_name().ok()??;
     names.value.general_names.iter().find_map(|name| match name {

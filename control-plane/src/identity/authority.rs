@@ -2,33 +2,29 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use loden_proto::InvalidValue;
 use loden_proto::model::RootHash;
 use loden_proto::names::{ClusterName, NodeId};
 use loden_transport::{
-    Bundle, BundleError, Role, SERIAL_RANDOM, SpiffeId, control_plane_name, key_hash, serial,
+    BACK_DATED, Bundle, BundleError, Role, SERIAL_RANDOM, SpiffeId, cluster_of, key_hash, serial,
 };
 use rand::RngCore;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, DnsName};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::request::CertificateRequest;
+use super::server_name::ServerName;
 
-/// How far back a certificate is dated, for clocks that are behind.
-const BACK_DATED: Duration = Duration::from_secs(5 * 60);
 /// How long a CA lives.
 const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The shortest life of a certificate.
@@ -45,6 +41,8 @@ pub struct Authority {
     other: Option<String>,
     /// This CA's key, certified by the one of before, PEM: for those who know that one only.
     cross: Option<String>,
+    /// Tells what is trusted, and who issues, from anything else.
+    generation: u32,
 }
 
 /// Where the change from one CA to the next stands.
@@ -56,15 +54,6 @@ pub enum Phase {
     Prepared,
     /// The next one issues; that of before is still trusted.
     Issuing,
-}
-
-/// A name that a server is dialled by, in its certificate.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum ServerName {
-    /// A host name.
-    Dns(DnsName<'static>),
-    /// An address.
-    Ip(IpAddr),
 }
 
 /// A certificate cannot be made, or the CA is not usable.
@@ -92,28 +81,6 @@ pub enum AuthorityError {
     Bundle(#[from] BundleError),
 }
 
-impl FromStr for ServerName {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        if let Ok(address) = text.parse() {
-            return Ok(Self::Ip(address));
-        }
-        DnsName::try_from(text.to_ascii_lowercase())
-            .map(Self::Dns)
-            .map_err(|_| InvalidValue::new(text, "must be a DNS name or an IP address"))
-    }
-}
-
-impl fmt::Display for ServerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dns(name) => f.write_str(name.as_ref()),
-            Self::Ip(address) => address.fmt(f),
-        }
-    }
-}
-
 impl fmt::Debug for Authority {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,7 +102,7 @@ impl Authority {
     /// # Errors
     /// The key is none, or the cluster's name does not fit into a server's DNS name.
     pub fn create(cluster: &ClusterName, key: &str, now: SystemTime) -> Result<Self, AuthorityError> {
-        server_dns_name(cluster)?;
+        ServerName::of_cluster(cluster)?;
         let key = KeyPair::from_pem(key)?;
         // Below it there is the key of the next one, while it is changed for that.
         let params = ca_params(cluster, 1, now, now + CA_VALIDITY)?;
@@ -155,11 +122,7 @@ impl Authority {
         let der = CertificateDer::from_pem_slice(certificate.as_bytes())
             .map_err(|error| refuse(&format_args!("is no PEM certificate: {error}")))?;
         let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| refuse(&error))?;
-        let cluster = names_of(&parsed)
-            .find_map(|name| match name {
-                GeneralName::URI(uri) => uri.strip_prefix("spiffe://")?.parse().ok(),
-                _ => None,
-            })
+        let cluster = cluster_of(&der)
             .ok_or_else(|| refuse(&"names no cluster; a URI spiffe://<cluster> is required"))?;
         let key = KeyPair::from_pem(key)?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
@@ -174,13 +137,15 @@ impl Authority {
             phase: Phase::Steady,
             other: None,
             cross: None,
+            generation: generation_of(certificate),
         })
     }
 
     /// The same while another one is trusted as well. `cross`: this one's key, certified by the other one.
     #[must_use]
     pub(super) fn beside(self, phase: Phase, other: String, cross: Option<String>) -> Self {
-        Self { phase, other: Some(other), cross, ..self }
+        let generation = generation_of(&format!("{}{other}", self.certificate));
+        Self { phase, other: Some(other), cross, generation, ..self }
     }
 
     /// Certifies the key of the next CA (PEM, until this one ends): those who trust this one believe what that one
@@ -199,12 +164,6 @@ impl Authority {
         self.phase
     }
 
-    /// When it ends.
-    #[must_use]
-    pub const fn expires(&self) -> SystemTime {
-        self.expires
-    }
-
     /// All that are trusted, PEM, this one first.
     #[must_use]
     pub fn trust_pem(&self) -> String {
@@ -213,22 +172,19 @@ impl Authority {
 
     /// Tells what is trusted, and who issues, from anything else; never 0. Compared for equality only.
     #[must_use]
-    pub fn generation(&self) -> u32 {
-        let hash = Sha256::digest(self.trust_pem());
-        u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]).max(1)
+    pub const fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// The certificates that are trusted, this one first.
-    fn roots(&self) -> impl Iterator<Item = CertificateDer<'static>> {
-        let trust = self.trust_pem();
-        let roots: Vec<_> = CertificateDer::pem_slice_iter(trust.as_bytes()).flatten().collect();
-        roots.into_iter()
+    fn roots(&self) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(self.trust_pem().as_bytes()).flatten().collect()
     }
 
     /// Hash of the key (hexadecimal digits) and end of each that is trusted, this one first.
     pub fn described(&self) -> impl Iterator<Item = (String, SystemTime)> {
-        self.roots().filter_map(|root| {
-            let hash = key_hash(&root)?.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.roots().into_iter().filter_map(|root| {
+            let hash = key_hash(&root)?.to_string();
             let (_, parsed) = X509Certificate::from_der(&root).ok()?;
             Some((hash, system_time(&parsed.validity().not_after)))
         })
@@ -331,7 +287,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(new_serial(epoch, self.generation()));
+        params.serial_number = Some(new_serial(epoch, self.generation));
         params.not_before = date(now - BACK_DATED);
         params.not_after = date(not_after);
         Ok(params)
@@ -339,7 +295,7 @@ impl Authority {
 
     /// All names of a server: the one that every client verifies, and those given.
     pub(super) fn server_names(&self, given: &[ServerName]) -> Vec<ServerName> {
-        let mut names: Vec<_> = server_dns_name(&self.cluster).into_iter().collect();
+        let mut names: Vec<_> = ServerName::of_cluster(&self.cluster).into_iter().collect();
         names.extend(given.iter().cloned());
         names
     }
@@ -367,7 +323,7 @@ impl Authority {
         if system_time(&certificate.validity().not_after) < until {
             return Some(format!("it was valid until {}", certificate.validity().not_after));
         }
-        let has: HashSet<_> = names_of(&certificate).filter_map(server_name).collect();
+        let has: HashSet<_> = ServerName::all_of(&certificate).collect();
         let wanted: HashSet<_> = names.iter().cloned().collect();
         (has != wanted).then(|| "it was for other names".to_owned())
     }
@@ -391,38 +347,18 @@ fn ca_params(
     Ok(params)
 }
 
-/// The name that every client verifies.
-fn server_dns_name(cluster: &ClusterName) -> Result<ServerName, AuthorityError> {
-    let name = control_plane_name(cluster);
-    DnsName::try_from(name.clone()).map(ServerName::Dns).map_err(|_| {
-        let rule = format!("is too long: {name} must be a DNS name");
-        AuthorityError::Name(InvalidValue::new(cluster, rule).at("cluster"))
-    })
-}
-
-fn names_of<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a GeneralName<'a>> {
-    let extension = certificate.subject_alternative_name().ok().flatten();
-    extension.into_iter().flat_map(|extension| &extension.value.general_names)
-}
-
-fn server_name(name: &GeneralName<'_>) -> Option<ServerName> {
-    match name {
-        GeneralName::DNSName(name) => name.parse().ok(),
-        GeneralName::IPAddress(octets) => {
-            let v4 = <[u8; 4]>::try_from(*octets).map(IpAddr::from);
-            let v6 = <[u8; 16]>::try_from(*octets).map(IpAddr::from);
-            v4.or(v6).ok().map(ServerName::Ip)
-        }
-        _ => None,
-    }
-}
-
 fn subject(common_name: &str) -> DistinguishedName {
     let mut subject = DistinguishedName::new();
     subject.push(DnType::OrganizationName, "Loden");
     // At most 64 characters (RFC 5280 appendix A.1, ub-common-name); the identity is the URI.
     subject.push(DnType::CommonName, common_name.chars().take(64).collect::<String>());
     subject
+}
+
+/// Never 0. `trust`: all that are trusted, PEM, the one that issues first.
+fn generation_of(trust: &str) -> u32 {
+    let hash = Sha256::digest(trust);
+    u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]).max(1)
 }
 
 fn new_serial(epoch: u32, generation: u32) -> SerialNumber {

@@ -2,9 +2,10 @@
 
 use loden_proto::InvalidValue;
 use rcgen::SubjectPublicKeyInfo;
-use sha2::{Digest, Sha256};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
+
+use crate::ledger::digest;
 
 /// Longest request, in bytes; ours have a hundred.
 pub(crate) const LONGEST: usize = 16 << 10;
@@ -40,8 +41,7 @@ impl CertificateRequest {
         if request.verify_signature().is_err() {
             return Err(invalid("must be signed with the key that it is for".to_owned()));
         }
-        let hash = Sha256::digest(raw).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { key, hash })
+        Ok(Self { key, hash: digest(raw) })
     }
 
     /// The key.

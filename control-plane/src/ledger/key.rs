@@ -110,7 +110,7 @@ fn lease_name(text: &str) -> Option<LeaseName> {
 }
 
 /// SHA-256 as hexadecimal digits.
-pub(super) fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -14,7 +14,6 @@ use loden_proto::v1::{
     ListJoinTokensRequest, ListJoinTokensResponse, RenewCertificateRequest, RotateAuthorityRequest,
 };
 use rand::RngCore;
-use sha2::{Digest, Sha256};
 use tonic::{Code, Request, Response, Status};
 
 use super::network::wrong_answer;
@@ -23,7 +22,7 @@ use super::refusal::failed;
 use super::{Shared, authority, caller};
 use crate::clerk::{Answer, SubmitError};
 use crate::identity::{AuthorityError, CertificateRequest};
-use crate::ledger::{Command, Joiner, Refusal, Shut, Token};
+use crate::ledger::{Command, Joiner, Refusal, Shut, Token, digest};
 use crate::registry::Link;
 
 /// How often a name is taken at random until it is nobody's.
@@ -175,7 +174,7 @@ fn read(request: &[u8]) -> Result<CertificateRequest, InvalidValue> {
 
 /// What is kept of a secret: it is random and long, so that nobody finds it by its hash.
 fn hash(secret: Secret) -> String {
-    Sha256::digest(secret.0).iter().map(|byte| format!("{byte:02x}")).collect()
+    digest(&secret.0)
 }
 
 fn limited(who: &str, wait: Duration) -> Status {

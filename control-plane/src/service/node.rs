@@ -96,12 +96,8 @@ impl NodeService for Nodes {
 impl Nodes {
     /// Whether anything is known of a node: a certificate, a lease, or a connection.
     fn knows(&self, node: &NodeId) -> bool {
-        let of = |name: &loden_proto::model::LeaseName| name.node == *node;
         self.0.node_ids().contains(node)
-            || self.0.clerk.read(|ledger| {
-                ledger.member(node).is_some_and(|member| !member.deleted)
-                    || ledger.leases(None, None).any(|lease| of(&lease.name))
-            })
+            || self.0.clerk.read(|ledger| ledger.member(node).is_some_and(|member| !member.deleted))
             || self.0.registry.links().iter().any(|link| link.client.node() == Some(node))
     }
 

@@ -72,16 +72,19 @@ impl From<TokenId> for String {
     }
 }
 
+/// As hexadecimal digits.
+impl Display for RootHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(f, &self.0)
+    }
+}
+
 /// With its secret: it is for whom it is given to.
 impl Display for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hex = |f: &mut fmt::Formatter<'_>, bytes: &[u8]| {
-            bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-        };
         write!(f, "{}.", self.id)?;
         hex(f, &self.secret.0)?;
-        f.write_str(".")?;
-        hex(f, &self.root.0)
+        write!(f, ".{}", self.root)
     }
 }
 
@@ -99,6 +102,10 @@ impl FromStr for JoinToken {
         };
         parsed().ok_or_else(|| InvalidValue::new("…", Self::FORM))
     }
+}
+
+fn hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
 /// Bytes from as many pairs of lower-case hexadecimal digits.

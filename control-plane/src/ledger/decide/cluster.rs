@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::draft::{Draft, revision_of};
+use super::draft::{Draft, STEP, revision_of};
 use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, Want};
 use crate::ledger::key::RecordKey;
@@ -10,8 +10,6 @@ use crate::ledger::record::{ClusterRecord, Incarnation, Stamp, Stored};
 
 /// Most earlier lives that are kept; a record stays well below the store's limit.
 const MOST_PREDECESSORS: usize = 256;
-/// Most records that one step of tidying touches.
-const STEP: usize = 100;
 
 impl Ledger {
     /// Begins another life of the store. Beginning the current one again changes nothing.

@@ -12,6 +12,9 @@ use crate::ledger::network::{NetworkLedger, StoredLease};
 use crate::ledger::record::{Cooling, ExpiryRecord, SlotRecord, Stamp, Stored, encode};
 use crate::store::{Change, Guard, Key, Revision};
 
+/// Most records that one step of several touches.
+pub(super) const STEP: usize = 100;
+
 #[derive(Default)]
 pub(super) struct Draft {
     changes: BTreeMap<Key, Change>,

@@ -3,14 +3,11 @@
 use loden_proto::model::LeaseName;
 use loden_proto::names::NodeId;
 
-use super::draft::{Draft, revision_of};
+use super::draft::{Draft, STEP, revision_of};
 use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, Farewell, Want};
 use crate::ledger::key::RecordKey;
 use crate::ledger::record::{IdentityRecord, Stamp, Standing};
-
-/// Most records that one step touches.
-const STEP: usize = 100;
 
 impl Ledger {
     /// Shuts a node out: at once its certificates, then, in as many steps as that takes, the rest. Repeating it
@@ -46,7 +43,7 @@ impl Ledger {
         for (id, entry) in &self.networks {
             let Some(lease) = entry.leases.get(node) else { continue };
             if draft.len() >= STEP {
-                return draft.step(Want::Member(node.clone()));
+                break;
             }
             match farewell {
                 Farewell::Hold if lease.record.held_since.is_none() => {
@@ -57,10 +54,7 @@ impl Ledger {
                 Farewell::Release => draft.end_lease(entry, node, lease, until, |_| false),
             }
         }
-        if draft.len() >= STEP {
-            draft.step(Want::Member(node.clone()))
-        } else {
-            draft.finish(Want::Member(node.clone()))
-        }
+        let want = Want::Member(node.clone());
+        if draft.len() >= STEP { draft.step(want) } else { draft.finish(want) }
     }
 }
