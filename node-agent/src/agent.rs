@@ -5,7 +5,7 @@
 //!  lease ◀──endpoint── reconcile ◀──feed── follow      one connection for all
 //!    │ ◀─what is lacking── │  ◀── file, kernel ──▶
 //!    └──────view──────▶   │
-//!                         └──▶ overview ──▶ report, /readyz, /metrics, subnet.env
+//!                         └──▶ overview ──▶ report, /readyz, /metrics, agent.sock, subnet.env
 //! ```
 //!
 //! The datapath, the connection and the end come in from outside: a test can

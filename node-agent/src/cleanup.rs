@@ -20,6 +20,7 @@ use loden_datapath::kernel::Remnant;
 use loden_datapath::{DeviceName, Host, HostFacts, Interface, Kernel, backend};
 use loden_transport::explain;
 
+use crate::introspection::{Unbound, remove_stale};
 use crate::presence::{self, Unclaimed};
 use crate::regular::{self, Found};
 use crate::state::{Kept, StateDir, StateError};
@@ -34,6 +35,8 @@ pub struct Places {
     pub subnet_file: PathBuf,
     /// Of CNI configurations.
     pub cni_config_dir: PathBuf,
+    /// Where an agent is asked how it is.
+    pub socket: PathBuf,
 }
 
 /// Nothing was touched.
@@ -74,6 +77,7 @@ pub async fn run(
     let mut bridges = bridges(&known);
     bridges.extend(outcome.conflists(&places.cni_config_dir));
     outcome.subnet_file(&places.subnet_file, &known);
+    outcome.socket(&places.socket);
     match firewall.clear().await {
         Ok(removed) => outcome.removed.extend(removed),
         Err(FirewallError::NoNftables) => {}
@@ -186,6 +190,18 @@ impl Outcome {
             self.remove_file(path);
         } else {
             self.kept.push(format!("{}: it is not of a subnet that this node held", path.display()));
+        }
+    }
+
+    /// Of an agent that was killed: one that ends takes it away.
+    fn socket(&mut self, path: &Path) {
+        match remove_stale(path) {
+            Ok(true) => self.removed.push(path.display().to_string()),
+            Ok(false) => {}
+            Err(Unbound::Io { path, error }) => self.failed.push(format!("{}: {error}", path.display())),
+            Err(stays @ (Unbound::Taken { .. } | Unbound::Foreign { .. })) => {
+                self.kept.push(stays.to_string())
+            }
         }
     }
 

@@ -137,6 +137,17 @@ pub struct Flags {
     #[arg(long, env = "LODEN_OPERATIONS", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7481")]
     pub operations: SocketAddr,
 
+    /// Unix socket on which root and the file's group may ask how the agent is; gRPC, and nothing is changed there
+    #[arg(
+        long,
+        env = "LODEN_SOCKET",
+        value_name = "FILE",
+        default_value = "/run/loden/agent.sock",
+        value_hint = ValueHint::FilePath,
+        global = true
+    )]
+    pub socket: PathBuf,
+
     /// Logging.
     #[command(flatten)]
     pub log: LogArgs,
@@ -206,9 +217,9 @@ Exit codes:
 /// What cleanup does, and how it ends.
 const CLEANUP_HELP: &str = "\
 Removes tunnels with an alias loden:… and our name, routes of protocol 76, the nftables table inet loden and rules
-with a comment loden-agent: …, the CNI configurations and the subnet file that an agent wrote, and an agent's state. Of
-the settings it heeds --state-dir, --subnet-file and --cni-config-dir. The identity stays, and so does the node's
-lease: see lodenctl lease release.
+with a comment loden-agent: …, the CNI configurations and the subnet file that an agent wrote, the socket of one that
+was killed, and an agent's state. Of the settings it heeds --state-dir, --subnet-file, --cni-config-dir and --socket.
+The identity stays, and so does the node's lease: see lodenctl lease release.
 
 Exit codes:
   0  nothing of ours is left, save what is named as kept
@@ -235,6 +246,7 @@ impl Flags {
             state_dir: self.state_dir.clone(),
             subnet_file: self.subnet_file.clone(),
             cni_config_dir: self.cni_config_dir.clone(),
+            socket: self.socket.clone(),
         }
     }
 
@@ -291,6 +303,7 @@ mod tests {
         let flags = load(&["--server", "cp"], "").unwrap();
         assert_eq!(flags.agent().networks, ["default".parse().unwrap()]);
         assert_eq!(flags.state_dir, PathBuf::from("/var/lib/loden/agent"));
+        assert_eq!(flags.socket, PathBuf::from("/run/loden/agent.sock"));
         assert!(load(&[], "").unwrap_err().contains("--server"));
     }
 

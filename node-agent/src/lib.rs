@@ -25,6 +25,7 @@ mod follow;
 mod give_back;
 mod heirs;
 pub mod iface;
+pub mod introspection;
 pub mod join;
 pub mod keys;
 mod lease;
@@ -45,6 +46,7 @@ pub mod state;
 pub mod status;
 pub mod subnet_file;
 mod tasks;
+mod told;
 pub mod tunnel_metrics;
 mod upkeep;
 

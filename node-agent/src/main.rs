@@ -12,6 +12,7 @@ use anyhow::{Context, bail, ensure};
 use loden_agent::agent::{Agent, Connection};
 use loden_agent::channels::Channels;
 use loden_agent::config::{Command, Flags, JoinArgs};
+use loden_agent::introspection::Introspection;
 use loden_agent::join::{self, JoinError, Joining};
 use loden_agent::presence::{self, Unclaimed};
 use loden_agent::renewal::{Renewal, RenewalMetrics};
@@ -188,12 +189,20 @@ async fn run(flags: &Flags, tunnels: Tunnels) -> anyhow::Result<()> {
     tokio::spawn(renewal.run());
     let readiness = agent.readiness();
     let (ending, ended) = watch::channel(());
-    let stopped = {
+    let stopped = || {
         let mut ended = ended.clone();
         async move { drop(ended.changed().await) }
     };
     let metrics = Arc::new(Mutex::new(registry));
-    let mut operations = tokio::spawn(operations::serve(listener, readiness.clone(), metrics, stopped));
+    let mut operations = tokio::spawn(operations::serve(listener, readiness.clone(), metrics, stopped()));
+    let networks = flags.network.iter().filter_map(|id| Some((id.clone(), agent.overview(id)?)));
+    let introspection = Introspection {
+        node: connection.node.clone(),
+        identity: flags.identity.clone(),
+        readiness: readiness.clone(),
+        networks: networks.collect(),
+    };
+    let introspection = tokio::spawn(introspection.serve(flags.socket.clone(), stopped()));
     tokio::spawn(announce(readiness));
 
     let mut unserved = None;
@@ -210,6 +219,7 @@ async fn run(flags: &Flags, tunnels: Tunnels) -> anyhow::Result<()> {
     }
     drop(ending);
     operations.await??;
+    introspection.await?;
     Ok(())
 }
 

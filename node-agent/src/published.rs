@@ -84,7 +84,8 @@ fn replace(path: &Path, draft: &Path, text: &str) -> io::Result<()> {
     fs::rename(draft, path)
 }
 
-fn create_directories(directory: &Path) -> io::Result<()> {
+/// Makes what is missing of a directory, 0755 whatever the umask is.
+pub(crate) fn create_directories(directory: &Path) -> io::Result<()> {
     let missing: Vec<PathBuf> =
         directory.ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect();
     for path in missing.iter().rev().filter(|path| **path != Path::new("")) {

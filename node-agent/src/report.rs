@@ -5,9 +5,8 @@
 
 use std::time::Duration;
 
-use loden_proto::convert::{beyond, timestamp};
+use loden_proto::convert::timestamp;
 use loden_proto::names::NetworkId;
-use loden_proto::text::escaped;
 use loden_proto::{names, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -16,16 +15,13 @@ use tracing::debug;
 use crate::control::ControlPlane;
 use crate::problem::Problem;
 use crate::status::{Overview, Standing};
+use crate::told::Told;
 
 /// Until the server has said how often, and after it did not answer.
 const PACE: Duration = Duration::from_secs(10);
 /// What is new waits at least this long after the last report, so that a
 /// storm of failures is a few reports.
 const BREATH: Duration = Duration::from_millis(250);
-/// Failures in one report; more are counted.
-const NAMED: usize = 100;
-/// Warnings in one report; more are counted.
-const WARNED: usize = 20;
 
 /// Reports until its channel closes.
 pub(crate) async fn run(control: ControlPlane, network: NetworkId, mut overview: watch::Receiver<Overview>) {
@@ -87,61 +83,18 @@ fn is_news(before: &Overview, now: &Overview) -> bool {
 
 fn request(overview: &Overview, network: &NetworkId) -> v1::ReportStatusRequest {
     let applied = &overview.applied;
-    let unready = overview.unready();
-    let failures = applied.failures.iter().take(NAMED).map(|(node, failure)| v1::PeerFailure {
-        node: said(node),
-        message: said(&failure.message),
-        since: Some(timestamp(failure.since)),
-    });
+    let told = Told::of(overview);
     v1::ReportStatusRequest {
         network: names::network(network),
         applied_token: applied.token.clone().map(Into::into).unwrap_or_default(),
         apply_time: applied.time.map(timestamp),
-        failures: failures.collect(),
+        failures: told.failures,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        peers: u32::try_from(applied.peers).unwrap_or(u32::MAX),
-        ready: unready.is_none(),
-        not_ready_reason: unready.as_deref().map(said).unwrap_or_default(),
-        warnings: overview.warnings().take(WARNED).map(|warning| said(warning)).collect(),
-        failures_left_out: beyond(applied.failures.len(), NAMED),
-        warnings_left_out: beyond(overview.warnings().count(), WARNED),
-    }
-}
-
-/// What the system, a program or a name has put into words, as the control plane takes it.
-fn said(text: &str) -> String {
-    escaped(text).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use loden_proto::text;
-
-    use super::*;
-    use crate::status::Failure;
-
-    #[test]
-    fn no_control_character_is_sent() {
-        let mut overview = Overview::default();
-        let failure = Failure { message: "nft:\nno\t\u{1b}[1m".to_owned(), since: std::time::UNIX_EPOCH };
-        Arc::make_mut(&mut overview.applied.failures).insert("b".to_owned(), failure);
-        overview.applied.warnings = vec!["one\ntwo".to_owned()];
-        overview.applied.unfinished = Some("no\r\ndisk".to_owned());
-        let sent = request(&overview, &"blue".parse().unwrap());
-        assert_eq!(sent.failures[0].message, r"nft:\nno\t\u{1b}[1m");
-        assert_eq!(sent.warnings, [r"one\ntwo"]);
-        text::check(&sent.not_ready_reason).unwrap();
-    }
-
-    #[test]
-    fn what_is_more_than_a_report_takes_is_counted() {
-        assert_eq!(beyond(NAMED, NAMED), 0);
-        assert_eq!(beyond(NAMED + 7, NAMED), 7);
-        let mut overview = Overview::default();
-        overview.applied.warnings = (0..WARNED + 3).map(|number| format!("warning {number}")).collect();
-        let sent = request(&overview, &"blue".parse().unwrap());
-        assert_eq!((sent.warnings.len(), sent.warnings_left_out, sent.failures_left_out), (WARNED, 3, 0));
+        peers: told.peers,
+        ready: told.ready,
+        not_ready_reason: told.not_ready_reason,
+        warnings: told.warnings,
+        failures_left_out: told.failures_left_out,
+        warnings_left_out: told.warnings_left_out,
     }
 }

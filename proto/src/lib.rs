@@ -39,6 +39,10 @@ pub mod v1 {
     tonic::include_proto!("loden.v1");
 }
 
-/// The encoded `FileDescriptorSet` of `loden.v1` and its imports, for reflection.
+/// The encoded `FileDescriptorSet` of what the control plane serves of `loden.v1`, and its imports, for reflection.
 #[cfg(feature = "grpc")]
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/loden.v1.bin"));
+
+/// The same of what an agent serves on its host.
+#[cfg(feature = "grpc")]
+pub const AGENT_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/loden.v1.agent.bin"));

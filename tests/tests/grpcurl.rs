@@ -1,5 +1,5 @@
-//! A client that knows nothing of Loden but what the control plane tells it by reflection: grpcurl,
-//! and buf's `buf curl`.
+//! A client that knows nothing of Loden but what the control plane, or an agent, tells it by reflection:
+//! grpcurl, and buf's `buf curl`.
 
 #![cfg(test)]
 
@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use loden_tests::{
-    deployment::{ControlPlane, Deployment},
+    deployment::{ControlPlane, Deployment, Node},
     hosts::Process,
     wait,
 };
@@ -73,6 +73,24 @@ impl Tool {
             Self::BufCurl(_) => command.arg(format!("{}/{method}", control.endpoint())),
         };
         command
+    }
+
+    /// Asks an agent on its socket how it is.
+    fn ask(&self, node: &Node) -> Command {
+        const METHOD: &str = "loden.v1.AgentService/GetAgentStatus";
+        match self {
+            Self::Grpcurl(program) => {
+                let mut command = Command::new(program);
+                command.arg("-plaintext").arg(format!("unix://{}", node.socket().display())).arg(METHOD);
+                command
+            }
+            Self::BufCurl(program) => {
+                let mut command = Command::new(program);
+                command.args(["curl", "--protocol", "grpc", "--http2-prior-knowledge", "--unix-socket"]);
+                command.arg(node.socket()).args(["-d", "{}"]).arg(format!("http://localhost/{METHOD}"));
+                command
+            }
+        }
     }
 
     fn list(&self, control: &ControlPlane) -> Command {
@@ -141,6 +159,7 @@ async fn story(tool: &Tool, name: &str) -> anyhow::Result<()> {
         let described = run(control, tool.describe(control, service))?;
         ensure!(described.contains(service), "{service} is not described: {described}");
     }
+    ensure!(!services.contains("AgentService"), "agents serve it themselves: {services}");
     let described = run(control, tool.describe(control, "loden.v1.PeerService"))?;
     ensure!(described.contains("WatchPeers") && described.contains("ReportStatus"), "{described}");
     if let Tool::Grpcurl(_) = tool {
@@ -165,6 +184,11 @@ async fn story(tool: &Tool, name: &str) -> anyhow::Result<()> {
 
     let first = deployment.add_node("a", 11, &[]).await?;
     first.ready(SOON).await?;
+    let told = answer(control, tool.ask(&first))?;
+    ensure!(told["node"] == "nodes/a" && told["ready"] == true, "{told}");
+    let network = &told["networks"][0];
+    ensure!(network["connected"] == true && network["source"] == "PEER_SOURCE_SERVER", "{told}");
+    ensure!(network["programmed"]["vxlan"]["port"] == 8472, "{told}");
     let watch =
         tool.call(control, "loden.v1.PeerService/WatchPeers", &json!({"network": "networks/default"}));
     let watch = control.host.spawn("watch", watch)?;

@@ -1,5 +1,6 @@
 //! Which files go and which stay.
 
+use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -48,6 +49,23 @@ fn a_subnet_file_goes_when_its_subnet_was_ours() {
     let mut again = Outcome::default();
     again.subnet_file(&path, &known());
     assert!(again.removed.is_empty() && again.kept.is_empty());
+}
+
+#[test]
+fn a_socket_goes_when_nobody_listens_on_it() {
+    let root = tempfile::tempdir().unwrap();
+    let [dead, live, file, missing] = ["dead", "live", "file", "missing"].map(|name| root.path().join(name));
+    drop(UnixListener::bind(&dead).unwrap());
+    let _listener = UnixListener::bind(&live).unwrap();
+    fs::write(&file, "mine").unwrap();
+    let mut outcome = Outcome::default();
+    for path in [&dead, &live, &file, &missing] {
+        outcome.socket(path);
+    }
+    assert_eq!(outcome.removed, [dead.display().to_string()]);
+    let kept = |path: &Path, why| format!("{}: {why}", path.display());
+    assert_eq!(outcome.kept, [kept(&live, "somebody listens on it"), kept(&file, "it is no socket")]);
+    assert!(outcome.failed.is_empty() && !dead.exists() && live.exists() && file.exists());
 }
 
 #[test]

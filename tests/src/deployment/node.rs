@@ -110,6 +110,8 @@ impl Node {
             .arg("--cni-config-dir")
             .arg(self.cni_config_dir())
             .args(["--operations", &SocketAddr::from(OPERATIONS).to_string()])
+            .arg("--socket")
+            .arg(self.socket())
             .args(&self.flags);
         command
     }
@@ -192,6 +194,12 @@ impl Node {
     #[must_use]
     pub fn cni_config_dir(&self) -> PathBuf {
         self.home.join("net.d")
+    }
+
+    /// Where the agent may be asked how it is.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.home.join("agent.sock")
     }
 
     /// Reads `subnet.env`.

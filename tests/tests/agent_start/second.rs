@@ -23,9 +23,12 @@ async fn a_second_agent_on_a_host_is_refused_and_the_first_goes_on() -> anyhow::
         let mut command = Command::new(&program);
         command.args(["--server", "192.0.2.1", "--network", "blue", "--operations", "127.0.0.1:7482"]);
         command.arg("--identity").arg(&identity);
-        for (flag, place) in
-            [("--state-dir", "state"), ("--subnet-file", "subnet.env"), ("--cni-config-dir", "net.d")]
-        {
+        for (flag, place) in [
+            ("--state-dir", "state"),
+            ("--subnet-file", "subnet.env"),
+            ("--cni-config-dir", "net.d"),
+            ("--socket", "agent.sock"),
+        ] {
             command.arg(flag).arg(elsewhere.join(place));
         }
         command
