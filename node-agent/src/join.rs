@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use loden_proto::model::JoinToken;
+use loden_proto::model::{JoinToken, TokenId};
 use loden_proto::names::{self, NodeId};
 use loden_proto::v1;
 use loden_proto::v1::identity_service_client::IdentityServiceClient;
@@ -81,7 +81,7 @@ impl Joining {
     /// # Errors
     /// The control plane cannot be reached or refuses, or the disk fails.
     pub async fn join(&self) -> Result<SpiffeId, JoinError> {
-        let pending = Pending::of(&self.identity);
+        let pending = Pending::of(&self.identity, self.token.id);
         let request = pending.key()?;
         let options = ConnectOptions { user_agent: USER_AGENT.to_owned(), ..ConnectOptions::default() };
         let channel = connect_joining(&self.servers, self.token.root, &options).await?;
@@ -106,41 +106,51 @@ impl Joining {
     }
 }
 
-/// The key of a request that may not have been answered, beside the identity.
-struct Pending(PathBuf);
+/// The key of a request that may not have been answered, beside the identity, with the token that it is for.
+struct Pending {
+    path: PathBuf,
+    token: TokenId,
+}
 
 impl Pending {
-    fn of(identity: &Path) -> Self {
+    fn of(identity: &Path, token: TokenId) -> Self {
         let name = identity.file_name().unwrap_or_default().to_string_lossy();
-        Self(identity.with_file_name(format!(".{name}.joining")))
+        Self { path: identity.with_file_name(format!(".{name}.joining")), token }
     }
 
     fn key(&self) -> Result<KeyRequest, JoinError> {
-        let at = |source| JoinError::Io { path: self.0.clone(), source };
-        match fs::read_to_string(&self.0) {
-            Ok(pem) => {
-                if let Ok(request) = KeyRequest::for_key(&pem) {
+        let at = |source| JoinError::Io { path: self.path.clone(), source };
+        match fs::read_to_string(&self.path) {
+            Ok(text) => {
+                if let Some(request) = self.kept(&text) {
                     return Ok(request);
                 }
-                // Cut off before it was used.
-                fs::remove_file(&self.0).map_err(at)?;
+                // Cut off before it was used, or another token's.
+                fs::remove_file(&self.path).map_err(at)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(at(error)),
         }
         let request = KeyRequest::new()?;
-        if let Some(parent) = self.0.parent() {
+        if let Some(parent) = self.path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(at)?;
         }
         let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.0).map_err(at)?;
-        file.write_all(request.key_pem().as_bytes()).and_then(|()| file.sync_all()).map_err(at)?;
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path).map_err(at)?;
+        let text = format!("{}\n{}", self.token, request.key_pem());
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(at)?;
         Ok(request)
     }
 
+    /// The key in a file's text.
+    fn kept(&self, text: &str) -> Option<KeyRequest> {
+        let (token, pem) = text.split_once('\n')?;
+        KeyRequest::for_key(pem).ok().filter(|_| token == self.token.to_string())
+    }
+
     fn done(&self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            warn!(path = %self.0.display(), %error, "a key that is in use now is still there as well");
+        if let Err(error) = fs::remove_file(&self.path) {
+            warn!(path = %self.path.display(), %error, "a key that is in use now is still there as well");
         }
     }
 }
@@ -152,18 +162,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_may_have_been_certified_is_used_again_and_is_nobody_elses_to_read() {
+    fn a_key_that_may_have_been_certified_is_used_again_with_its_token_and_is_nobody_elses_to_read() {
         let home = tempfile::tempdir().unwrap();
         let identity = home.path().join("agent/identity");
-        let pending = Pending::of(&identity);
+        let pending = Pending::of(&identity, TokenId(7));
         let first = pending.key().unwrap();
-        assert_eq!(fs::metadata(&pending.0).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&pending.path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(pending.key().unwrap().key_pem(), first.key_pem());
-        fs::write(&pending.0, "-----BEGIN PRIV").unwrap();
+        fs::write(&pending.path, "00000007\n-----BEGIN PRIV").unwrap();
         let other = pending.key().unwrap();
         assert_ne!(other.key_pem(), first.key_pem());
-        pending.done();
-        assert!(!pending.0.exists());
+        let another = Pending::of(&identity, TokenId(8));
+        assert_ne!(another.key().unwrap().key_pem(), other.key_pem(), "somebody may know that one");
+        another.done();
+        assert!(!pending.path.exists());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 use tracing::{debug, error, info, warn};
 
@@ -97,6 +97,7 @@ impl Renewal {
         let mut chance = rand::random();
         let mut failed = 0;
         let mut asked = None;
+        let mut not_before = Instant::now();
         loop {
             let Some(holder) = used.as_ref().and_then(|bundle| bundle.holder().ok()) else {
                 sleep(LOOK).await;
@@ -118,23 +119,27 @@ impl Renewal {
             }
             let now = SystemTime::now();
             let is_time = due(&holder, chance) <= now || self.other_trust(&holder, now, &mut asked, chance);
-            if !self.renews || !is_time {
+            let Some(before) =
+                used.as_ref().filter(|_| self.renews && is_time && not_before <= Instant::now())
+            else {
                 continue;
-            }
-            match self.renew().await {
-                Ok(bundle) => {
+            };
+            match self.renew(before).await {
+                Ok(Some(bundle)) => {
                     self.metrics.renewals.inc();
                     debug!(id = %bundle.id(), "certificate renewed");
                     used = Some(bundle);
                     (chance, failed, asked) = (rand::random(), 0, None);
                     self.replace_connection().await;
                 }
+                // The next look takes it up.
+                Ok(None) => debug!("the certificate is not renewed: there is another identity"),
                 Err(problem) => {
                     self.metrics.failures.inc();
                     tell(&holder, &problem, now);
                     failed += 1;
                     // Half of its life is left for attempts.
-                    sleep(look(&holder) * failed.min(10)).await;
+                    not_before = Instant::now() + look(&holder) * failed.min(10);
                 }
             }
         }
@@ -157,7 +162,8 @@ impl Renewal {
         now >= *heard.get_or_insert(now) + spread(holder).mul_f64(chance)
     }
 
-    async fn renew(&self) -> Result<Bundle, String> {
+    /// Gets another certificate in the place of that of `before`; none where that has another one by then.
+    async fn renew(&self, before: &Bundle) -> Result<Option<Bundle>, String> {
         let request = KeyRequest::new().map_err(|error| error.to_string())?;
         let wanted = v1::RenewCertificateRequest { certificate_request: request.der().to_vec() };
         let mut client = IdentityServiceClient::new(self.channels.borrow().clone());
@@ -168,8 +174,8 @@ impl Renewal {
         if *bundle.id() != self.credentials.id() {
             return Err(format!("the control plane has sent a certificate of {}", bundle.id()));
         }
-        bundle.write(&self.identity).map_err(|error| error.to_string())?;
-        Ok(bundle)
+        let replaced = bundle.replace(&self.identity, before).map_err(|error| error.to_string())?;
+        Ok(Some(bundle).filter(|_| replaced))
     }
 
     /// Connects with what is in the directory now, and lets everybody use that.

@@ -1,7 +1,7 @@
 //! An identity on disk: `ca.crt`, `tls.crt` and `tls.key` in a directory of their own.
 //!
 //! ```text
-//! write:  .NAME.new/{ca.crt, tls.crt, tls.key}  ──one rename or exchange──▶  NAME/
+//! write:  .NAME.new/{ca.crt, tls.crt, tls.key}  ──one rename or exchange──▶  NAME/    one at a time
 //! ```
 
 use std::fmt;
@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
@@ -126,6 +126,19 @@ impl Bundle {
     /// # Errors
     /// The directory holds other files, or the disk fails.
     pub fn write(&self, directory: &Path) -> Result<(), BundleError> {
+        self.put(directory, || true).map(drop)
+    }
+
+    /// The same where `before` is still what is there; false when somebody has put another identity in its place.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn replace(&self, directory: &Path, before: &Self) -> Result<bool, BundleError> {
+        self.put(directory, || Self::read(directory).is_ok_and(|found| found == *before))
+    }
+
+    /// Writes it if nobody else writes there and `wanted` says so then.
+    fn put(&self, directory: &Path, wanted: impl FnOnce() -> bool) -> Result<bool, BundleError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |error| BundleError::Io { path, error }
@@ -135,8 +148,14 @@ impl Bundle {
             rule: "is not the name of a directory".to_owned(),
         })?;
         let parent = parent(directory);
-        let exists = refuse_foreign(directory)?;
+        refuse_foreign(directory)?;
         create_directory(parent).map_err(at(parent))?;
+        let lock = File::open(parent).map_err(at(parent))?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| at(parent)(error.into()))?;
+        if !wanted() {
+            return Ok(false);
+        }
+        let exists = refuse_foreign(directory)?;
         let new = parent.join(format!(".{}.new", name.to_string_lossy()));
         remove_bundle(&new).map_err(at(&new))?;
         let flags = if exists { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
@@ -152,7 +171,7 @@ impl Bundle {
         if exists {
             remove_bundle(&new).map_err(at(&new))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Makes `directory` with our files.

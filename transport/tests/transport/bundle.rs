@@ -48,6 +48,27 @@ fn a_bundle_is_replaced_as_a_whole_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn many_may_write_at_once_and_only_one_replaces_what_it_has_seen() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let identity = directory.path().join("identity");
+    let bundles: Vec<_> = (0..4).map(|n| authority.bundle(&format!("node/n{n}"), &[])).collect();
+    bundles[0].write(&identity).unwrap();
+    std::thread::scope(|scope| {
+        for bundle in &bundles {
+            scope.spawn(|| (0..20).for_each(|_| bundle.write(&identity).unwrap()));
+        }
+    });
+    let present = Bundle::read(&identity).unwrap();
+    assert!(bundles.contains(&present));
+    let replaced = bundles.iter().filter(|bundle| bundle.replace(&identity, &present).unwrap()).count();
+    let own = usize::from(bundles[0] == present);
+    assert_eq!(replaced, 1 + own, "its own replaces nothing");
+    let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["identity"]);
+}
+
+#[test]
 fn a_directory_with_other_files_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("precious"), "data").unwrap();
