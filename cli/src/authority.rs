@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
+use loden_process::lines;
 use loden_proto::v1::{self, AuthorityPhase, RotationStep};
 use prost_types::Timestamp;
 use serde::Serialize;
@@ -12,10 +13,12 @@ use crate::age;
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::network;
-use crate::output::{Output, View, or_dash};
+use crate::output::{self, Output, View, or_dash};
 
 /// How often it is looked how far a step is.
 const LOOK: Duration = Duration::from_millis(500);
+/// Nodes that are named while it is waited for them.
+const NAMED: usize = 5;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -76,15 +79,34 @@ async fn step(connection: &Connection, step: RotationStep, force: bool) -> Resul
     Ok(connection.identities().rotate_authority(request).await?.into_inner())
 }
 
-/// Waits until all nodes that are connected have a certificate of the present generation.
+/// Waits until all nodes that are connected have a certificate of the present generation, and tells for whom.
 async fn all_current(connection: &Connection) -> Result<v1::Authority, Failure> {
+    let mut told = String::new();
     loop {
         let authority = connection.identities().get_authority(v1::GetAuthorityRequest {}).await?.into_inner();
         if authority.nodes_behind.is_empty() {
             return Ok(authority);
         }
+        let progress = progress(authority);
+        if progress != told {
+            lines::error(output::lines(&progress));
+            told = progress;
+        }
         sleep(LOOK).await;
     }
+}
+
+/// How far a step is.
+fn progress(authority: v1::Authority) -> String {
+    let AuthorityView { phase, nodes_current, mut nodes_behind, nodes_behind_left_out, .. } =
+        authority.into();
+    let more = nodes_behind.len().saturating_sub(NAMED);
+    nodes_behind.truncate(NAMED);
+    let more = match nodes_behind_left_out as usize + more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{phase}: {nodes_current} nodes are there; waiting for {}{more}", nodes_behind.join(" "))
 }
 
 /// The CAs as shown.
@@ -187,6 +209,14 @@ mod tests {
             nodes_behind_left_out: 2,
             retire_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
         }
+    }
+
+    #[test]
+    fn who_is_waited_for_is_named_and_many_are_counted() {
+        assert_eq!(progress(wire()), "issuing: 3 nodes are there; waiting for node-1 and 2 more");
+        let many = (0..9).map(|number| format!("nodes/n{number}")).collect();
+        let many = v1::Authority { nodes_behind: many, nodes_behind_left_out: 0, ..wire() };
+        assert_eq!(progress(many), "issuing: 3 nodes are there; waiting for n0 n1 n2 n3 n4 and 4 more");
     }
 
     #[test]

@@ -1,27 +1,42 @@
 //! Who was let in, who was not, and who has changed that: one line of the log each, of target `loden::audit`.
+//!
+//! Refusals are limited for each who is refused and for what: nobody can hide behind the noise of somebody else.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use loden_process::source::Source;
+use loden_transport::SpiffeId;
+use tonic::{Code, Status};
 use tracing::{info, warn};
 
-/// Refusals that are written per second; whoever is refused may come as often as it likes.
-const REFUSALS: NonZeroU32 = NonZeroU32::new(20).unwrap();
+use crate::registry::{Client, Party};
+
+/// Refusals of one party and one kind that are written: at once, and then per second.
+const OF_PARTY: [NonZeroU32; 2] = [NonZeroU32::new(20).unwrap(), NonZeroU32::new(1).unwrap()];
+/// Refusals of all together who have shown nothing that is proven, per second.
+const OF_STRANGERS: NonZeroU32 = NonZeroU32::new(100).unwrap();
 
 /// Writes security decisions.
 #[derive(Debug)]
 pub(crate) struct Audit {
-    refusals: DefaultDirectRateLimiter,
+    parties: DefaultKeyedRateLimiter<(Party, &'static str)>,
+    strangers: DefaultDirectRateLimiter,
     /// Refusals that were not written since the last that was.
     left_out: AtomicU64,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        let refusals = RateLimiter::direct(Quota::per_second(REFUSALS));
-        Self { refusals, left_out: AtomicU64::new(0) }
+        let [at_once, per_second] = OF_PARTY;
+        Self {
+            parties: RateLimiter::keyed(Quota::per_second(per_second).allow_burst(at_once)),
+            strangers: RateLimiter::direct(Quota::per_second(OF_STRANGERS)),
+            left_out: AtomicU64::new(0),
+        }
     }
 }
 
@@ -31,13 +46,106 @@ impl Audit {
         info!(target: "loden::audit", %who, what, to, decision = "allowed");
     }
 
-    /// Somebody may not do something.
-    pub(crate) fn denied(&self, who: &dyn Display, what: &str, reason: &str) {
-        if self.refusals.check().is_err() {
+    /// The other side of a connection may not do something.
+    pub(crate) fn denied(&self, client: &Client, what: &'static str, reason: &str) {
+        self.refuse(client.party(), client, what, "", reason);
+    }
+
+    /// Somebody who has proven nothing may not do something. `shown`: who it says that it is.
+    pub(crate) fn turned_away(
+        &self,
+        from: SocketAddr,
+        shown: Option<&SpiffeId>,
+        what: &'static str,
+        reason: &str,
+    ) {
+        let party = Party::Source(Source::from(from.ip()));
+        match shown {
+            Some(id) => self.refuse(party, &format_args!("a host at {from} as {id}"), what, "", reason),
+            None => self.refuse(party, &format_args!("a host at {from}"), what, "", reason),
+        }
+    }
+
+    /// What became of a call that changes something. That somebody may not call it has been written already.
+    pub(crate) fn outcome<T>(
+        &self,
+        who: &SpiffeId,
+        what: &'static str,
+        to: &str,
+        result: Result<T, Status>,
+    ) -> Result<T, Status> {
+        match &result {
+            Ok(_) => self.done(who, what, to),
+            Err(status) if is_denial(status) => {}
+            Err(status) => self.refuse(Party::Identity(who.clone()), who, what, to, status.message()),
+        }
+        result
+    }
+
+    fn refuse(&self, party: Party, who: &dyn Display, what: &'static str, to: &str, reason: &str) {
+        let is_stranger = matches!(party, Party::Source(_));
+        // First its own: what it has too much of is nobody else's.
+        let is_left_out = self.parties.check_key(&(party, what)).is_err()
+            || (is_stranger && self.strangers.check().is_err());
+        if is_left_out {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        warn!(target: "loden::audit", %who, what, decision = "denied", reason, left_out);
+        warn!(target: "loden::audit", %who, what, to, decision = "denied", reason, left_out);
+    }
+
+    /// Forgets those who were not refused for long.
+    pub(crate) fn forget(&self) {
+        self.parties.retain_recent();
+    }
+}
+
+/// Whether it says that the caller may not call.
+pub(crate) fn is_denial(status: &Status) -> bool {
+    matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left_out(audit: &Audit) -> u64 {
+        audit.left_out.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn who_is_refused_without_end_hides_nobody_and_no_other_thing() {
+        let audit = Audit::default();
+        let from = |host: u8| SocketAddr::from(([192, 0, 2, host], 1));
+        for _ in 0..60 {
+            audit.turned_away(from(1), None, "Join", "no token");
+        }
+        assert!(left_out(&audit) >= 30, "{}", left_out(&audit));
+        // What is written tells how many were not.
+        audit.turned_away(from(1), None, "handshake", "no certificate");
+        assert_eq!(left_out(&audit), 0);
+        audit.turned_away(from(2), None, "Join", "no token");
+        let id: SpiffeId = "spiffe://demo/admin/ann".parse().unwrap();
+        let refused = audit.outcome::<()>(&id, "RevokeNode", "nodes/a", Err(Status::not_found("nobody")));
+        assert_eq!(refused.unwrap_err().code(), Code::NotFound);
+        assert_eq!(left_out(&audit), 0);
+    }
+
+    #[test]
+    fn strangers_from_everywhere_are_limited_together_and_leave_room_for_who_is_known() {
+        let audit = Audit::default();
+        for host in 0..=255 {
+            audit.turned_away(SocketAddr::from(([192, 0, 2, host], 1)), None, "Join", "no token");
+        }
+        assert!(left_out(&audit) >= 100, "{}", left_out(&audit));
+        let id: SpiffeId = "spiffe://demo/node/a".parse().unwrap();
+        drop(audit.outcome::<()>(
+            &id,
+            "RenewCertificate",
+            "nodes/a",
+            Err(Status::resource_exhausted("often")),
+        ));
+        assert_eq!(left_out(&audit), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! Connections: accepted, authenticated, served, ended.
 //!
 //! ```text
-//! TCP ──admission──▶ TLS 1.3 handshake (5 s) ──▶ Client ──▶ Link in the registry
+//! TCP ──admission──▶ ClientHello, TLS 1.3 handshake (5 s each) ──▶ Client ──▶ Link in the registry
 //!                                                               │
 //!    HTTP/2 (hyper), preface within 5 s ◀── each request carries its Link
 //!      ends: by itself · Link::end (reset at once) · draining (GOAWAY, then gone)
@@ -32,7 +32,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use loden_process::source::Source;
 use loden_proto::names::ClusterName;
-use loden_transport::{HandshakeError, ServerTls, accept};
+use loden_transport::{HandshakeError, Hello, ServerTls};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -44,6 +44,7 @@ use tracing::{debug, info, warn};
 
 use self::admission::{Admission, Limits, Place};
 use self::stream::Watched;
+use crate::audit::Audit;
 use crate::knocks::Knocks;
 use crate::metrics::Metrics;
 use crate::registry::{Client, EndReason, Link, Registry};
@@ -65,9 +66,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long is waited for clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// How long a connection may wait for its handshake: clients have given up by then.
+    /// How long a connection may wait for its turn: clients have given up by then.
     wait: Duration,
-    /// How long a handshake may take.
+    /// How long a client may take to begin its handshake, and how long that may take.
     handshake: Duration,
     /// How long a client may take to begin HTTP/2; only then can it be pinged.
     preface: Duration,
@@ -101,6 +102,7 @@ pub(crate) struct Acceptor<S> {
     pub(crate) registry: Registry,
     pub(crate) service: S,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) nodes: Nodes,
     pub(crate) tasks: TaskTracker,
     pub(crate) patience: Patience,
@@ -128,7 +130,9 @@ where
                 }
             };
             let Some(place) = admission.enter(remote.ip()) else {
-                this.turn_away(&tcp, remote);
+                // Best effort: without it the close is orderly, and the kernel remembers it for a minute.
+                let _ = tcp.set_zero_linger();
+                this.turned_away(remote);
                 continue;
             };
             let task = Arc::clone(&this);
@@ -144,29 +148,23 @@ where
         }
     }
 
-    /// Closes a connection at once: too many others wait.
-    fn turn_away(&self, tcp: &TcpStream, remote: SocketAddr) {
+    /// Counts a connection that is closed at once: too many others are there.
+    fn turned_away(&self, remote: SocketAddr) {
         self.metrics.connections_turned_away.inc();
-        // Best effort: without it the close is orderly, and the kernel remembers it for a minute.
-        let _ = tcp.set_zero_linger();
-        debug!(%remote, "turned away: too many connections wait for their handshake");
+        debug!(%remote, "turned away: too many connections are not through with their handshake");
     }
 
-    /// Waits for the connection's turn and does its handshake.
+    /// Does the connection's handshake in its turn.
     async fn authenticate(
         &self,
         tcp: TcpStream,
         remote: SocketAddr,
         place: Place,
     ) -> Option<(TlsStream<TcpStream>, Client)> {
-        let Ok(Some(_turn)) = timeout(self.patience.wait, place.turn()).await else {
-            self.turn_away(&tcp, remote);
-            return None;
-        };
-        match timeout(self.patience.handshake, self.handshake(tcp, remote)).await {
-            Ok(Ok(authenticated)) => return Some(authenticated),
-            Ok(Err(error)) => self.refused(remote, &error),
-            Err(_) => self.refused(remote, &io::Error::from(io::ErrorKind::TimedOut).into()),
+        match place.lost.run_until_cancelled(self.handshake(tcp, remote, &place)).await {
+            Some(Ok(authenticated)) => return Some(authenticated),
+            Some(Err(Unauthenticated::Refused(error))) => self.refused(remote, &error),
+            Some(Err(Unauthenticated::Waited)) | None => self.turned_away(remote),
         }
         None
     }
@@ -176,6 +174,9 @@ where
         if error.is_of_another_ca(&self.cluster) {
             self.knocks.knock(remote, Instant::now());
         }
+        if error.is_refusal() {
+            self.audit.turned_away(remote, error.shown(), "handshake", &error.to_string());
+        }
         debug!(%remote, %error, "TLS handshake failed");
     }
 
@@ -183,10 +184,19 @@ where
         &self,
         tcp: TcpStream,
         remote: SocketAddr,
-    ) -> Result<(TlsStream<TcpStream>, Client), HandshakeError> {
+        place: &Place,
+    ) -> Result<(TlsStream<TcpStream>, Client), Unauthenticated> {
+        // Best effort: whoever is let go in the middle is reset, so that the kernel does not remember it for a minute.
+        let _ = tcp.set_zero_linger();
         tcp.set_nodelay(true)?;
         SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-        let (stream, holder) = accept(&self.tls.load_full(), tcp).await?;
+        let hello = timeout(self.patience.handshake, Hello::of(tcp)).await.map_err(io::Error::from)??;
+        let turn = timeout(self.patience.wait, place.turn()).await;
+        let _turn = turn.map_err(|_| Unauthenticated::Waited)?;
+        let tls = self.tls.load_full();
+        let accepted = timeout(self.patience.handshake, hello.accept(&tls)).await;
+        let (stream, holder) = accepted.map_err(io::Error::from)??;
+        SockRef::from(stream.get_ref().0).set_linger(None)?;
         Ok((stream, holder.map_or_else(|| Client::Joining(Source::from(remote.ip())), Client::Holder)))
     }
 
@@ -258,6 +268,19 @@ where
         if let Some(node) = link.client.node() {
             self.nodes.connection_ended(node, &why);
         }
+    }
+}
+
+/// Why a connection has no client.
+enum Unauthenticated {
+    Refused(HandshakeError),
+    /// Its turn did not come.
+    Waited,
+}
+
+impl<E: Into<HandshakeError>> From<E> for Unauthenticated {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
     }
 }
 

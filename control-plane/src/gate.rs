@@ -93,6 +93,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         };
         if is_time {
             shared.limits.forget();
+            shared.audit.forget();
         }
         let changed = Some(shared.clerk.read(crate::ledger::Ledger::members_changed));
         if changed == seen && !is_time {

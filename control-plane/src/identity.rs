@@ -3,7 +3,8 @@
 //! ```text
 //! pki/  (0700)
 //!   ca.key ca.crt     the cluster's CA          ──issue──▶  node, admin and reader bundles
-//!   next/ previous.crt cross.crt   while it is changed: `rotation`
+//!   next/ previous.crt previous.until cross.crt   while it is changed: `rotation`
+//!   longest-life      of the CA's certificates: `lifetime`
 //!   server/           ca.crt tls.crt tls.key: this control plane
 //!   admin/            the first admin's bundle
 //!   token.key         authenticates resume tokens, also after the store was lost
@@ -11,12 +12,13 @@
 //!   unproven          the CA or token.key was made here, and no lease has been given since
 //! ```
 //!
-//! Everything is made at the first start and kept; a CA that somebody has put in place of another one is taken up. `issue` needs nothing but the CA's two files, so it works
-//! beside a running server and without a store.
+//! Everything is made at the first start and kept; a CA that somebody has put in place of another one is taken up.
+//! `issue` needs nothing but the CA's two files, so it works beside a running server and without a store.
 
 mod authority;
 mod file;
 mod issue;
+mod lifetime;
 mod request;
 mod rotation;
 mod server_name;
@@ -139,7 +141,9 @@ impl Pki {
         let authority = open_authority(directory, cluster, now)?;
         let authority = ArcSwap::from_pointee(authority);
         let pki = Self { directory: directory.to_owned(), authority, changed: Notify::new() };
-        if !pki.directory.join(ADMIN).exists() {
+        if pki.directory.join(ADMIN).exists() {
+            pki.keep_admin(now);
+        } else {
             pki.issue_admin(now)?;
         }
         if file::read(&pki.directory.join(TOKEN_KEY))?.is_none() {
@@ -163,11 +167,11 @@ impl Pki {
         self.changed.notified().await;
     }
 
-    /// Does the next step of the change to another CA.
+    /// Does the next step of the change to another CA. `life`: of the certificates that are made.
     ///
     /// # Errors
     /// It is not the time for that step, or the disk fails.
-    pub fn rotate(&self, step: Step, now: SystemTime) -> Result<(), PkiError> {
+    pub fn rotate(&self, step: Step, life: Duration, now: SystemTime) -> Result<(), PkiError> {
         let _lock = file::lock(&self.directory.join(LOCK))?;
         rotation::finish(&self.directory)?;
         let authority = rotation::load(&self.directory)?;
@@ -175,17 +179,17 @@ impl Pki {
         if phase != step.from() {
             return Err(PkiError::Step { step, phase });
         }
-        rotation::step(&self.directory, &authority, step, now)?;
+        rotation::step(&self.directory, &authority, step, life, now)?;
         self.take_up(rotation::load(&self.directory)?);
-        // The first admin is the cluster's own, and must not be shut out by it.
-        self.issue_admin(now)
+        self.keep_admin(now);
+        Ok(())
     }
 
     /// Takes up what somebody else has put there.
     ///
     /// # Errors
     /// It cannot be used; what was there before stays in use.
-    pub fn refresh(&self) -> Result<(), PkiError> {
+    pub fn refresh(&self, now: SystemTime) -> Result<(), PkiError> {
         let _lock = file::lock(&self.directory.join(LOCK))?;
         let found = rotation::load(&self.directory)?;
         let present = self.authority();
@@ -199,14 +203,24 @@ impl Pki {
         if found.generation() != present.generation() {
             info!("another CA is in {}, or beside the one there", self.directory.display());
             self.take_up(found);
+            self.keep_admin(now);
         }
         Ok(())
     }
 
-    /// When the CA of before has issued for the last time, while it is trusted.
+    /// Notes how long the certificates live that are made from now on.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn note_life(&self, life: Duration) -> Result<(), PkiError> {
+        lifetime::note(&self.directory, life)
+    }
+
+    /// By when the last certificate of the CA of before has ended, while that is trusted. `life`: of certificates that
+    /// are made now.
     #[must_use]
-    pub fn switched(&self) -> Option<SystemTime> {
-        rotation::switched(&self.directory)
+    pub fn previous_until(&self, life: Duration) -> Option<SystemTime> {
+        lifetime::previous_until(&self.directory, life)
     }
 
     fn take_up(&self, authority: Authority) {
@@ -215,9 +229,23 @@ impl Pki {
         self.changed.notify_one();
     }
 
+    /// Has the first admin trust what is trusted: it is the cluster's own, and must not be shut out by a change of the
+    /// CA. What is done already stays done without it.
+    fn keep_admin(&self, now: SystemTime) {
+        let bundle = Bundle::read(&self.directory.join(ADMIN));
+        if bundle.is_ok_and(|bundle| bundle.ca_pem() == self.authority().trust_pem()) {
+            return;
+        }
+        if let Err(error) = self.issue_admin(now) {
+            warn!(%error, "the first admin's bundle is not of the CAs that are trusted");
+        }
+    }
+
     fn issue_admin(&self, now: SystemTime) -> Result<(), PkiError> {
         let name = ADMIN.parse().map_err(AuthorityError::Name)?;
-        let bundle = self.authority().issue(Role::Admin(name), &[], 0, ADMIN_VALIDITY, now)?;
+        let authority = self.authority();
+        let validity = authority.most(ADMIN_VALIDITY, now);
+        let bundle = authority.issue(Role::Admin(name), &[], 0, validity, now)?;
         bundle.write(&self.directory.join(ADMIN))?;
         info!(directory = %self.directory.join(ADMIN).display(), "admin bundle made");
         Ok(())
@@ -243,6 +271,7 @@ impl Pki {
         let directory = self.directory.join(SERVER);
         let role = Role::ControlPlane(name.clone());
         let authority = self.authority();
+        let validity = authority.most(validity, now);
         let wanted = authority.server_names(names);
         let why = match Bundle::read(&directory) {
             Ok(bundle) => match authority.unfit(&bundle, &role, &wanted, now + validity / 2) {

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use loden_proto::names::NodeId;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -279,6 +280,12 @@ impl Registry {
         for link in self.links() {
             link.end(reason.clone());
         }
+    }
+
+    /// Whether a node is connected.
+    #[must_use]
+    pub fn holds(&self, node: &NodeId) -> bool {
+        self.links().iter().any(|link| link.client.node() == Some(node))
     }
 
     /// All connections, oldest first.

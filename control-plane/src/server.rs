@@ -34,7 +34,6 @@ use tracing::{error, info, warn};
 use self::gauges::Gauges;
 use self::stops::Stops;
 use crate::adoption::{Adoption, AdoptionError, AdoptionOptions};
-use crate::audit::Audit;
 use crate::clerk::{Clerk, ClerkError, ClerkOptions, Settling, WallClock};
 use crate::config::Config;
 use crate::connection::{Acceptor, Patience};
@@ -211,6 +210,7 @@ impl Server {
         pki: Pki,
         store: Arc<S>,
     ) -> Result<Self, StartError> {
+        pki.note_life(config.certificate_validity)?;
         let pki = Arc::new(pki);
         let knocks = Knocks::noted(pki.unproven_note());
         let options = FeedOptions { heartbeat: config.heartbeat, ..FeedOptions::default() };
@@ -247,7 +247,7 @@ impl Server {
             registry: Registry::default(),
             signer: Signer::new(Arc::clone(&pki), config.certificate_validity),
             limits: Limits::default(),
-            audit: Audit::default(),
+            audit: Arc::default(),
             metrics: Arc::new(Metrics::default()),
             started: SystemTime::now(),
             draining: AtomicBool::new(false),
@@ -283,6 +283,7 @@ impl Server {
             registry: server.stops.registry.clone(),
             service: door,
             metrics: Arc::clone(&shared.metrics),
+            audit: Arc::clone(&shared.audit),
             nodes: shared.nodes.clone(),
             tasks: server.connections.clone(),
             patience: Patience::default(),

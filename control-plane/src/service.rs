@@ -65,7 +65,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) signer: Signer,
     pub(crate) limits: Limits,
-    pub(crate) audit: Audit,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: SystemTime,
     pub(crate) draining: AtomicBool,

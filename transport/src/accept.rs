@@ -7,6 +7,7 @@
 //! ```
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -17,12 +18,12 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
-use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::holder::Holder;
 use crate::server::{Gate, JOIN_NAME, ServerTls};
-use crate::spiffe::{Role, SpiffeId};
+use crate::spiffe::{IdentityError, Role, SpiffeId};
 use crate::tls_reason::tls;
 
 tokio::task_local! {
@@ -42,6 +43,21 @@ pub struct HandshakeError {
 }
 
 impl HandshakeError {
+    /// Whether we have refused the client: not that it was lost, or has refused us.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match tls(&self.error) {
+            Some(error) => !matches!(error, rustls::Error::AlertReceived(_)),
+            None => self.error.get_ref().is_some_and(|error| error.is::<IdentityError>()),
+        }
+    }
+
+    /// Who a certificate that we have refused says that its owner is. Nothing proves it.
+    #[must_use]
+    pub const fn shown(&self) -> Option<&SpiffeId> {
+        self.shown.as_ref()
+    }
+
     /// Whether the client belongs to a cluster of this name that has another CA than ours: it refused our
     /// certificate as an unknown CA's though it wanted to speak with this cluster's control plane, or it showed
     /// a node's certificate of this cluster that is another CA's. Nothing proves it.
@@ -84,33 +100,53 @@ const fn refuses_issuer(alert: AlertDescription) -> bool {
     )
 }
 
-/// Does the server's part of a handshake, for as long as it takes. Answers who the client is; nobody yet, if it comes
-/// to join.
-///
-/// # Errors
-/// The connection was lost, TLS failed, or the client's certificate does not say who it is.
-pub async fn accept(
-    tls: &ServerTls,
-    tcp: TcpStream,
-) -> Result<(TlsStream<TcpStream>, Option<Holder>), HandshakeError> {
-    let begun = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
-    let dialled = begun.client_hello().server_name().map(str::to_owned);
-    let joins = dialled.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(JOIN_NAME));
-    let config = Arc::clone(if joins { &tls.joining } else { &tls.usual });
-    let (accepted, shown) = REFUSED
-        .scope(RefCell::default(), async {
-            let accepted = begun.into_stream(config).await;
-            (accepted, REFUSED.with(RefCell::take))
-        })
-        .await;
-    let stream = accepted.map_err(|error| HandshakeError { error, dialled, shown })?;
-    if joins {
-        return Ok((stream, None));
+/// A handshake that the client has begun: until then it has cost nothing.
+pub struct Hello(StartHandshake<TcpStream>);
+
+impl fmt::Debug for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hello").finish_non_exhaustive()
     }
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let leaf = certificates.first().ok_or_else(|| io::Error::other("no client certificate"))?;
-    let holder = Holder::of_certificate(leaf).map_err(io::Error::other)?;
-    Ok((stream, Some(holder)))
+}
+
+impl Hello {
+    /// Waits for the client's first message, for as long as it takes.
+    ///
+    /// # Errors
+    /// The connection was lost, or that is no ClientHello.
+    pub async fn of(tcp: TcpStream) -> Result<Self, HandshakeError> {
+        Ok(Self(LazyConfigAcceptor::new(Acceptor::default(), tcp).await?))
+    }
+
+    /// Does the server's part of the handshake, for as long as it takes. Answers who the client is; nobody yet, if it
+    /// comes to join.
+    ///
+    /// # Errors
+    /// The connection was lost, TLS failed, or the client's certificate does not say who it is.
+    pub async fn accept(
+        self,
+        tls: &ServerTls,
+    ) -> Result<(TlsStream<TcpStream>, Option<Holder>), HandshakeError> {
+        let Self(begun) = self;
+        let dialled = begun.client_hello().server_name().map(str::to_owned);
+        let joins = dialled.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(JOIN_NAME));
+        let config = Arc::clone(if joins { &tls.joining } else { &tls.usual });
+        let (accepted, shown) = REFUSED
+            .scope(RefCell::default(), async {
+                let accepted = begun.into_stream(config).await;
+                (accepted, REFUSED.with(RefCell::take))
+            })
+            .await;
+        let stream = accepted.map_err(|error| HandshakeError { error, dialled, shown })?;
+        if joins {
+            return Ok((stream, None));
+        }
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let leaf =
+            certificates.first().ok_or(rustls::Error::NoCertificatesPresented).map_err(io::Error::other)?;
+        let holder = Holder::of_certificate(leaf).map_err(io::Error::other)?;
+        Ok((stream, Some(holder)))
+    }
 }
 
 /// A verifier that asks a gate as well, and leaves word of whom it has refused with the handshake that asks.
@@ -147,10 +183,10 @@ impl ClientCertVerifier for Watchful {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.inner.verify_client_cert(leaf, intermediates, now);
-        if verified.is_ok() && !self.lets_in(leaf) {
-            return Err(rustls::Error::InvalidCertificate(CertificateError::Revoked));
-        }
+        let verified = self.inner.verify_client_cert(leaf, intermediates, now).and_then(|verified| {
+            let revoked = rustls::Error::InvalidCertificate(CertificateError::Revoked);
+            if self.lets_in(leaf) { Ok(verified) } else { Err(revoked) }
+        });
         verified.inspect_err(|_| {
             // Whoever does handshakes in another way does not ask.
             let _ = REFUSED.try_with(|refused| refused.replace(SpiffeId::of_certificate(leaf).ok()));
@@ -210,6 +246,19 @@ mod tests {
         assert!(!alert(AlertDescription::UnknownCA, None));
         let lost = HandshakeError::from(io::Error::from(io::ErrorKind::UnexpectedEof));
         assert!(!lost.is_of_another_ca(&cluster()));
+    }
+
+    #[test]
+    fn who_is_lost_or_refuses_us_is_not_refused() {
+        let lost = HandshakeError::from(io::Error::from(io::ErrorKind::UnexpectedEof));
+        let refuses = failed(rustls::Error::AlertReceived(AlertDescription::UnknownCA), None, None);
+        assert!(!lost.is_refusal() && !refuses.is_refusal());
+        let expired = rustls::Error::InvalidCertificate(CertificateError::Expired);
+        let expired = failed(expired, None, Some("spiffe://demo/node/a"));
+        assert!(expired.is_refusal() && expired.shown().is_some());
+        assert!(failed(rustls::Error::NoCertificatesPresented, None, None).is_refusal());
+        let nobody = SpiffeId::of_certificate(b"none").unwrap_err();
+        assert!(HandshakeError::from(io::Error::other(nobody)).is_refusal());
     }
 
     #[test]

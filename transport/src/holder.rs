@@ -1,7 +1,7 @@
 //! Whose a certificate is, of which identity epoch and trust generation, and how long it lasts.
 //!
 //! ```text
-//! serial number (RFC 5280 §4.1.2.2): 'L' │ epoch, 4 bytes │ trust generation, 4 bytes │ 11 random bytes
+//! serial number (RFC 5280 §4.1.2.2): "Lodn" │ epoch, 4 bytes │ trust generation, 4 bytes │ 8 random bytes
 //! ```
 
 use std::time::{Duration, SystemTime};
@@ -10,12 +10,12 @@ use x509_parser::parse_x509_certificate;
 
 use crate::spiffe::{IdentityError, SpiffeId};
 
-/// The first byte of our serial numbers: positive in DER, and never 0.
-const MARK: u8 = b'L';
+/// How our serial numbers begin: positive in DER, and nobody else's by chance.
+const MARK: [u8; 4] = *b"Lodn";
 /// How far back certificates are dated, for clocks that are behind.
 pub const BACK_DATED: Duration = Duration::from_secs(5 * 60);
 /// Random bytes of a serial number.
-pub const SERIAL_RANDOM: usize = 11;
+pub const SERIAL_RANDOM: usize = 8;
 
 /// The owner of a certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -72,16 +72,18 @@ impl Holder {
 /// The serial number of a certificate of an identity epoch and a trust generation; never the same twice.
 #[must_use]
 pub fn serial(epoch: u32, generation: u32, random: [u8; SERIAL_RANDOM]) -> [u8; 20] {
-    let mut serial = [MARK; 20];
-    serial[1..5].copy_from_slice(&epoch.to_be_bytes());
-    serial[5..9].copy_from_slice(&generation.to_be_bytes());
-    serial[9..].copy_from_slice(&random);
+    let mut serial = [0; 20];
+    let (mark, rest) = serial.split_at_mut(MARK.len());
+    mark.copy_from_slice(&MARK);
+    rest[..4].copy_from_slice(&epoch.to_be_bytes());
+    rest[4..8].copy_from_slice(&generation.to_be_bytes());
+    rest[8..].copy_from_slice(&random);
     serial
 }
 
 fn parts_of(serial: &[u8]) -> (u32, u32) {
-    match *serial {
-        [MARK, a, b, c, d, e, f, g, h, ref random @ ..] if random.len() == SERIAL_RANDOM => {
+    match serial.strip_prefix(&MARK) {
+        Some(&[a, b, c, d, e, f, g, h, ref random @ ..]) if random.len() == SERIAL_RANDOM => {
             (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
         }
         _ => (0, 0),
@@ -99,6 +101,7 @@ mod tests {
         }
         assert_eq!(parts_of(&serial(7, 7, [0; SERIAL_RANDOM])[..19]), (0, 0));
         assert_eq!(parts_of(&[1; 20]), (0, 0));
+        assert_eq!(parts_of(&[b'L'; 20]), (0, 0), "another tool's, by chance");
         assert_eq!(parts_of(&[]), (0, 0));
     }
 }

@@ -1,7 +1,7 @@
 //! Mutual TLS for both ends of a Loden connection.
 //!
 //! ```text
-//! identity directory ──Bundle──▶ ServerTls ──▶ accept, at the control plane
+//! identity directory ──Bundle──▶ ServerTls ──▶ Hello, at the control plane
 //!   ca.crt tls.crt tls.key    └▶ Credentials ──connect──▶ tonic Channel (agent, lodenctl)
 //! peer's certificate ──Holder::of_certificate──▶ cluster, role, identity epoch
 //! a token's hash of the CA ──connect_joining──▶ Channel for Join alone
@@ -35,7 +35,7 @@ mod spiffe;
 mod tls_reason;
 mod unreachable;
 
-pub use accept::{HandshakeError, accept};
+pub use accept::{HandshakeError, Hello};
 pub use bundle::{Bundle, BundleError};
 pub use client::{connect, connect_joining, connect_lazy};
 pub use credentials::Credentials;

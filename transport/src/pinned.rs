@@ -8,10 +8,15 @@ use ring::digest::{SHA256, digest};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
+
+/// Nothing in the server's chain has the hash.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown issuer; the cluster's CA is not the one that the token names")]
+struct NotOfToken;
 
 /// Believes the control plane of one CA.
 #[derive(Debug)]
@@ -55,7 +60,10 @@ impl ServerCertVerifier for Pinned {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let unknown = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let unknown = || {
+            let error = OtherError(Arc::new(NotOfToken));
+            rustls::Error::InvalidCertificate(CertificateError::Other(error))
+        };
         let root = chain.iter().find(|one| key_hash(one) == Some(self.root)).ok_or_else(unknown)?;
         let cluster = cluster_of(root).ok_or_else(unknown)?;
         let name = ServerName::try_from(crate::control_plane_name(&cluster))

@@ -34,7 +34,7 @@ pub trait Gate: fmt::Debug + Send + Sync {
     fn lets_in(&self, holder: &Holder) -> bool;
 }
 
-/// What a server shows and whom it believes. [`accept`](crate::accept()) does handshakes with it.
+/// What a server shows and whom it believes. [`Hello`](crate::Hello) does handshakes with it.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
     pub(crate) usual: Arc<ServerConfig>,

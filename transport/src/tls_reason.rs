@@ -59,6 +59,7 @@ fn problem_text(problem: &CertificateError) -> String {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             format!("{problem}; is our clock right?")
         }
+        CertificateError::Other(error) => error.to_string(),
         other => other.to_string(),
     }
 }

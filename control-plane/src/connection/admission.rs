@@ -1,29 +1,29 @@
-//! Whose handshake is next: one address that floods us must not keep the others out.
+//! Whose handshake is next: whoever floods us, from one address or from many, must not keep the others out.
 //!
 //! ```text
-//! accepted ──enter──▶ Place ─────turn─────▶ Turn ──▶ handshake
-//!               │     ≤ 2048 of a source    ≤ 64 of a source
-//!               ▼     ≤ 8192 of all         ≤ 256 of all
-//!            refused
+//! accepted ──enter──▶ Place ──▶ ClientHello ──turn──▶ Turn ──▶ the rest of the handshake
+//!               │     ≤ 2048 of a source              ≤ 64 of a source
+//!               │     ≤ 8192 of all
+//!               ├─ its source has too many, or most of all ─▶ refused
+//!               └─ all together have too many ─▶ the oldest one of the source that has most goes
 //! ```
 //!
-//! A source waits for its own turns first, so what it has too much of waits behind itself.
+//! A connection that says nothing costs a place and no turn; what a source has too much of waits behind itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use loden_process::source::Source;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 /// How much is let in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Handshakes at once.
-    pub(super) turns: usize,
-    /// Of them, of one source.
+    /// Handshakes of one source at once.
     pub(super) turns_of_source: usize,
-    /// Connections that wait for their turn or have it.
+    /// Connections that are not through with theirs.
     pub(super) places: usize,
     /// Of them, of one source.
     pub(super) places_of_source: usize,
@@ -33,7 +33,7 @@ impl Default for Limits {
     /// A handshake takes half a millisecond of CPU, and a client gives up after seconds: a longer queue
     /// would be served in vain.
     fn default() -> Self {
-        Self { turns: 256, turns_of_source: 64, places: 8192, places_of_source: 2048 }
+        Self { turns_of_source: 64, places: 8192, places_of_source: 2048 }
     }
 }
 
@@ -41,87 +41,106 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub(super) struct Admission {
     limits: Limits,
-    turns: Arc<Semaphore>,
     places: Arc<Mutex<Places>>,
 }
 
 #[derive(Debug, Default)]
 struct Places {
     taken: usize,
+    /// The number of the next one.
+    next: u64,
     sources: HashMap<Source, PlacesOfSource>,
 }
 
 #[derive(Debug)]
 struct PlacesOfSource {
-    taken: usize,
+    /// By number, which is by age.
+    places: BTreeMap<u64, CancellationToken>,
     turns: Arc<Semaphore>,
 }
 
-/// A connection's place in the queue, given back when it is dropped.
+/// A connection's place, given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     admission: Admission,
     source: Source,
-    turns_of_source: Arc<Semaphore>,
+    number: u64,
+    /// Somebody else needs the place more.
+    pub(super) lost: CancellationToken,
+    turns: Arc<Semaphore>,
 }
 
-/// A connection may begin its handshake, and is in it as long as this lives.
+/// A connection's turn, over when it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
-    _all: OwnedSemaphorePermit,
-    _source: OwnedSemaphorePermit,
-    _place: Place,
-}
+pub(super) struct Turn(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
 
 impl Admission {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, turns: Arc::new(Semaphore::new(limits.turns)), places: Arc::default() }
+        Self { limits, places: Arc::default() }
     }
 
-    /// A place for a connection, unless its source or all together have too many.
+    /// A place for a connection, unless its source has too many.
     pub(super) fn enter(&self, address: IpAddr) -> Option<Place> {
         let source = Source::from(address);
         let mut places = self.places();
+        let own = places.sources.get(&source).map_or(0, |of_source| of_source.places.len());
+        if own >= self.limits.places_of_source {
+            return None;
+        }
         if places.taken >= self.limits.places {
-            return None;
+            places.take_one_from_above(own)?;
         }
-        let turns = || Arc::new(Semaphore::new(self.limits.turns_of_source));
-        let of_source = places.sources.entry(source);
-        let of_source = of_source.or_insert_with(|| PlacesOfSource { taken: 0, turns: turns() });
-        if of_source.taken >= self.limits.places_of_source {
-            return None;
-        }
-        of_source.taken += 1;
-        let turns_of_source = Arc::clone(&of_source.turns);
+        let turns_of_source = self.limits.turns_of_source;
         places.taken += 1;
-        Some(Place { admission: self.clone(), source, turns_of_source })
+        places.next += 1;
+        let (number, lost) = (places.next, CancellationToken::new());
+        let of_source = places.sources.entry(source).or_insert_with(|| PlacesOfSource {
+            places: BTreeMap::new(),
+            turns: Arc::new(Semaphore::new(turns_of_source)),
+        });
+        of_source.places.insert(number, lost.clone());
+        let turns = Arc::clone(&of_source.turns);
+        Some(Place { admission: self.clone(), source, number, lost, turns })
     }
 
-    /// A panic elsewhere leaves the counts whole.
+    /// A panic elsewhere leaves the table whole.
     fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Places {
+    /// Has the oldest connection of the source that has most go, if that has more than so many.
+    fn take_one_from_above(&mut self, own: usize) -> Option<()> {
+        let most = self.sources.iter().max_by_key(|(_, of_source)| of_source.places.len());
+        let (source, of_source) = most.filter(|(_, of_source)| of_source.places.len() > own)?;
+        let (source, number) = (*source, *of_source.places.keys().next()?);
+        self.remove(source, number)?.cancel();
+        Some(())
+    }
+
+    fn remove(&mut self, source: Source, number: u64) -> Option<CancellationToken> {
+        let of_source = self.sources.get_mut(&source)?;
+        let place = of_source.places.remove(&number)?;
+        self.taken -= 1;
+        if of_source.places.is_empty() {
+            self.sources.remove(&source);
+        }
+        Some(place)
+    }
+}
+
 impl Place {
-    /// Waits for the connection's turn. `None` never comes: the semaphores are not closed.
-    pub(super) async fn turn(self) -> Option<Turn> {
-        let source = Arc::clone(&self.turns_of_source).acquire_owned().await.ok()?;
-        let all = Arc::clone(&self.admission.turns).acquire_owned().await.ok()?;
-        Some(Turn { _all: all, _source: source, _place: self })
+    /// Waits for its source's turn. `None` never comes: the semaphore is not closed.
+    pub(super) async fn turn(&self) -> Option<Turn> {
+        Arc::clone(&self.turns).acquire_owned().await.ok().map(Turn)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut places = self.admission.places();
-        places.taken -= 1;
-        if let Some(of_source) = places.sources.get_mut(&self.source) {
-            of_source.taken -= 1;
-            if of_source.taken == 0 {
-                places.sources.remove(&self.source);
-            }
-        }
+        // Who has lost it has none to give back.
+        let _ = self.admission.places().remove(self.source, self.number);
     }
 }
 
@@ -131,26 +150,26 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { turns: 3, turns_of_source: 2, places: 6, places_of_source: 4 };
+    const LIMITS: Limits = Limits { turns_of_source: 2, places: 6, places_of_source: 4 };
 
     fn enter(admission: &Admission, address: &str) -> Option<Place> {
         admission.enter(address.parse().unwrap())
     }
 
-    /// The turn, if it is there at once.
-    fn turn(place: Place) -> Option<Turn> {
-        place.turn().now_or_never().flatten()
+    fn all_that_enter(admission: &Admission, address: &str) -> Vec<Place> {
+        std::iter::from_fn(|| enter(admission, address)).collect()
     }
 
     #[test]
     fn a_source_that_floods_leaves_turns_and_places_to_others() {
         let admission = Admission::new(LIMITS);
-        let places: Vec<_> = std::iter::from_fn(|| enter(&admission, "192.0.2.1")).collect();
+        let places = all_that_enter(&admission, "192.0.2.1");
         assert_eq!(places.len(), 4);
-        let turns: Vec<_> = places.into_iter().filter_map(turn).collect();
-        assert_eq!(turns.len(), 2, "those that wait do not take what is left");
-        let other = turn(enter(&admission, "192.0.2.2").unwrap()).expect("others are served at once");
-        drop((turns, other));
+        let turns: Vec<_> = places.iter().filter_map(|place| place.turn().now_or_never().flatten()).collect();
+        assert_eq!(turns.len(), 2, "those that wait take nobody else's");
+        let other = enter(&admission, "192.0.2.2").unwrap();
+        assert!(other.turn().now_or_never().flatten().is_some(), "others are served at once");
+        drop((turns, places, other));
         assert!(admission.places().sources.is_empty(), "nothing is kept of sources that are gone");
         assert_eq!(admission.places().taken, 0);
     }
@@ -158,22 +177,29 @@ mod tests {
     #[tokio::test]
     async fn who_waits_is_next_when_a_turn_ends() {
         let admission = Admission::new(LIMITS);
-        let mut turns: Vec<_> =
-            (0..2).map(|_| turn(enter(&admission, "192.0.2.1").unwrap()).unwrap()).collect();
-        let waiting = tokio::spawn(enter(&admission, "192.0.2.1").unwrap().turn());
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
+        let places = all_that_enter(&admission, "192.0.2.1");
+        let mut turns: Vec<_> = (0..2).map(|index| places[index].turn().now_or_never().flatten()).collect();
+        let mut waiting = Box::pin(places[2].turn());
+        assert!(waiting.as_mut().now_or_never().is_none());
         turns.pop();
-        assert!(waiting.await.unwrap().is_some());
+        assert!(waiting.await.is_some());
     }
 
     #[test]
-    fn all_together_have_a_limit_too() {
+    fn when_all_are_taken_the_oldest_of_who_has_most_makes_room_for_who_has_less() {
         let admission = Admission::new(LIMITS);
-        let places: Vec<_> =
-            (1..=6).map(|host| enter(&admission, &format!("192.0.2.{host}")).unwrap()).collect();
-        assert!(enter(&admission, "192.0.2.7").is_none());
-        drop(places);
-        assert!(enter(&admission, "192.0.2.7").is_some());
+        let many = all_that_enter(&admission, "192.0.2.1");
+        let few = all_that_enter(&admission, "192.0.2.2");
+        assert_eq!((many.len(), few.len()), (4, 3), "one of the first was taken");
+        assert!(many[0].lost.is_cancelled() && !many[1].lost.is_cancelled());
+        let others: Vec<_> =
+            (3..=6).map(|host| enter(&admission, &format!("192.0.2.{host}")).unwrap()).collect();
+        assert_eq!(admission.places().taken, LIMITS.places);
+        assert!(others.iter().all(|other| !other.lost.is_cancelled()), "others have more");
+        let lost = |places: &[Place]| places.iter().filter(|place| place.lost.is_cancelled()).count();
+        assert_eq!((lost(&many), lost(&few)), (3, 2), "each has one now");
+        drop((many, few, others));
+        assert_eq!(admission.places().taken, 0);
+        assert!(admission.places().sources.is_empty());
     }
 }

@@ -65,6 +65,7 @@ async fn listen(patience: Patience) -> Listening {
         registry: registry.clone(),
         service: tower::service_fn(answer),
         metrics: Arc::clone(&metrics),
+        audit: Arc::default(),
         nodes: Nodes::default(),
         tasks: TaskTracker::new(),
         patience,
@@ -132,11 +133,34 @@ async fn half_open(from: &str, to: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(to).await
 }
 
-#[tokio::test]
-async fn an_address_with_thousands_of_half_open_connections_keeps_nobody_else_out() {
-    // Both ends of each connection are in this process.
+impl Listening {
+    /// Does a handshake and a call, three times; answers how long they took.
+    async fn serves(&self) -> Duration {
+        let begin = Instant::now();
+        for _ in 0..3 {
+            let io = TokioIo::new(self.connect().await);
+            let (mut requests, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            let connection = tokio::spawn(connection);
+            let uri = "https://control-plane.loden.loden/";
+            let request = Request::get(uri).body(Empty::<Bytes>::new()).unwrap();
+            assert_eq!(requests.send_request(request).await.unwrap().status(), 200);
+            drop(requests);
+            connection.await.unwrap().unwrap();
+        }
+        begin.elapsed()
+    }
+}
+
+/// Both ends of each connection are in this process.
+fn have_many_descriptors() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+}
+
+#[tokio::test]
+async fn an_address_with_thousands_of_half_open_connections_keeps_nobody_else_out() {
+    have_many_descriptors();
     let listening = listen(Patience::default()).await;
     let mut flood = Vec::new();
     while listening.metrics.connections_turned_away.get() == 0 {
@@ -145,21 +169,33 @@ async fn an_address_with_thousands_of_half_open_connections_keeps_nobody_else_ou
         assert!(flood.len() < 5000, "one address has no limit");
     }
     assert!(flood.len() > 2000, "{} are too few for a site behind one address", flood.len());
-    let begin = Instant::now();
-    for _ in 0..3 {
-        let tls = listening.connect().await;
-        let io = TokioIo::new(tls);
-        let (mut requests, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-        let connection = tokio::spawn(connection);
-        let request = Request::get("https://control-plane.loden.loden/").body(Empty::<Bytes>::new()).unwrap();
-        assert_eq!(requests.send_request(request).await.unwrap().status(), 200);
-        drop(requests);
-        connection.await.unwrap().unwrap();
-    }
-    let took = begin.elapsed();
+    let took = listening.serves().await;
     assert!(took < Patience::default().handshake, "others waited for the flood: {took:?}");
     assert_eq!(listening.metrics.handshakes_failed.get(), 0, "the flood was still there");
+}
+
+#[tokio::test]
+async fn ten_thousand_half_open_connections_from_everywhere_keep_nobody_out() {
+    have_many_descriptors();
+    // They do not give up meanwhile.
+    let patience = Patience { handshake: Duration::from_secs(600), ..Patience::default() };
+    let listening = listen(patience).await;
+    let mut flood = Vec::new();
+    for number in 0..10_000 {
+        // Whoever is turned away may be reset before it knows that it is connected.
+        let Ok(mut one) = half_open(&format!("127.0.9.{}", number % 20), listening.address).await else {
+            continue;
+        };
+        if number % 2 == 0 {
+            // As far as to the middle of its first record.
+            drop(one.write_all(&[22, 3, 1]).await);
+        }
+        flood.push(one);
+    }
+    let took = listening.serves().await;
+    assert!(took < Patience::default().handshake, "others waited for the flood: {took:?}");
+    assert_eq!(listening.metrics.handshakes_failed.get(), 0, "the flood was still there");
+    assert!(listening.metrics.connections_turned_away.get() > 1_800, "so many have made room");
 }
 
 #[tokio::test]

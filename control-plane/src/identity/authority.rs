@@ -124,7 +124,9 @@ impl Authority {
         let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| refuse(&error))?;
         let cluster = cluster_of(&der)
             .ok_or_else(|| refuse(&"names no cluster; a URI spiffe://<cluster> is required"))?;
-        let key = KeyPair::from_pem(key)?;
+        let key = KeyPair::from_pem(key).map_err(|_| {
+            refuse(&"has a key, in ca.key, that is none in PKCS #8 (PEM, \"BEGIN PRIVATE KEY\")")
+        })?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(refuse(&"does not belong to the key in ca.key"));
         }
@@ -156,6 +158,18 @@ impl Authority {
     pub(super) fn certify_next(&self, next: &Self, now: SystemTime) -> Result<String, AuthorityError> {
         let params = ca_params(&self.cluster, 0, now, self.expires)?;
         Ok(params.signed_by(next.issuer.key(), &self.issuer)?.pem())
+    }
+
+    /// When it ends.
+    #[must_use]
+    pub const fn expires(&self) -> SystemTime {
+        self.expires
+    }
+
+    /// How long a certificate can live, if not as long as that: no longer than the CA.
+    #[must_use]
+    pub fn most(&self, validity: Duration, now: SystemTime) -> Duration {
+        validity.min(self.expires.duration_since(now).unwrap_or_default())
     }
 
     /// Where the change to the next one stands.
@@ -260,14 +274,14 @@ impl Authority {
         validity: Duration,
         now: SystemTime,
     ) -> Result<CertificateParams, AuthorityError> {
-        let shown = humantime::format_duration(validity);
+        let shown = humantime::format_duration(validity).to_string();
+        let not_after = now.checked_add(validity).filter(|end| *end <= self.expires).ok_or_else(|| {
+            let rule = format!("ends after the CA, on {}", humantime::format_rfc3339_seconds(self.expires));
+            AuthorityError::Validity(InvalidValue::new(&shown, rule))
+        })?;
         if validity < MIN_VALIDITY {
             return Err(AuthorityError::Validity(InvalidValue::new(shown, "must be at least 1s")));
         }
-        let not_after = now.checked_add(validity).filter(|end| *end <= self.expires).ok_or_else(|| {
-            let rule = format!("ends after the CA, on {}", humantime::format_rfc3339_seconds(self.expires));
-            AuthorityError::Validity(InvalidValue::new(shown, rule))
-        })?;
         let mut params = CertificateParams::default();
         let (subject_name, usage) = match &role {
             Role::ControlPlane(_) => ("control plane", ExtendedKeyUsagePurpose::ServerAuth),

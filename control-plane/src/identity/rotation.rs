@@ -3,7 +3,7 @@
 //! ```text
 //!  steady             ca.key ca.crt
 //!  ── prepare ──▶     ca.key ca.crt                          next/ca.key next/ca.crt
-//!  ── issue ────▶     ca.key ca.crt (those of next)          previous.crt cross.crt
+//!  ── issue ────▶     ca.key ca.crt (those of next)          previous.crt cross.crt previous.until
 //!  ── retire ───▶     ca.key ca.crt
 //! ```
 //!
@@ -13,13 +13,17 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use loden_transport::cluster_of;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use super::authority::Phase;
-use super::{Authority, CA_CERTIFICATE, CA_KEY, PkiError, file};
+use super::{Authority, AuthorityError, CA_CERTIFICATE, CA_KEY, PkiError, file, lifetime};
 
 const NEXT: &str = "next";
-const PREVIOUS: &str = "previous.crt";
+pub(super) const PREVIOUS: &str = "previous.crt";
 const CROSS: &str = "cross.crt";
 const SWITCH: &str = "switch";
 
@@ -53,17 +57,24 @@ pub(super) fn load(directory: &Path) -> Result<Authority, PkiError> {
     let previous = file::read_text(&directory.join(PREVIOUS))?;
     let authority = pair(if is_begun { &next } else { directory })?;
     if let Some(previous) = previous {
+        check_other(&authority, &previous, &directory.join(PREVIOUS))?;
         let cross = file::read_text(&directory.join(CROSS))?;
         return Ok(authority.beside(Phase::Issuing, previous, cross));
     }
-    match file::read_text(&next.join(CA_CERTIFICATE))? {
-        Some(next) => Ok(authority.beside(Phase::Prepared, next, None)),
-        None => Ok(authority),
-    }
+    let path = next.join(CA_CERTIFICATE);
+    let Some(next) = file::read_text(&path)? else { return Ok(authority) };
+    check_other(&authority, &next, &path)?;
+    Ok(authority.beside(Phase::Prepared, next, None))
 }
 
-/// Does a step; what is there now must allow it.
-pub(super) fn step(directory: &Path, now: &Authority, step: Step, time: SystemTime) -> Result<(), PkiError> {
+/// Does a step; what is there now must allow it. `life`: of the certificates that are made.
+pub(super) fn step(
+    directory: &Path,
+    now: &Authority,
+    step: Step,
+    life: Duration,
+    time: SystemTime,
+) -> Result<(), PkiError> {
     let next = directory.join(NEXT);
     match step {
         Step::Prepare => {
@@ -76,21 +87,19 @@ pub(super) fn step(directory: &Path, now: &Authority, step: Step, time: SystemTi
         }
         Step::Issue => {
             let cross = now.certify_next(&pair(&next)?, time)?;
+            lifetime::end(directory, life, time)?;
             file::write_private(&directory.join(CROSS), cross.as_bytes())?;
             file::write_private(&directory.join(PREVIOUS), now.certificate_pem().as_bytes())?;
             file::write_private(&next.join(SWITCH), b"")?;
-            finish(directory)
+            finish(directory)?;
+            lifetime::begin(directory, life)
         }
         Step::Retire => {
             remove(&directory.join(PREVIOUS))?;
-            remove(&directory.join(CROSS))
+            remove(&directory.join(CROSS))?;
+            remove(&directory.join(lifetime::UNTIL))
         }
     }
-}
-
-/// When the CA of before has issued for the last time, while it is trusted.
-pub(super) fn switched(directory: &Path) -> Option<SystemTime> {
-    fs::metadata(directory.join(PREVIOUS)).and_then(|metadata| metadata.modified()).ok()
 }
 
 /// Puts the next CA in the place of the present one, if that was begun. The caller holds the lock.
@@ -116,6 +125,16 @@ fn pair(directory: &Path) -> Result<Authority, PkiError> {
     let certificate = file::read_text(&certificate_path)?.ok_or_else(|| absent(certificate_path.clone()))?;
     let key = file::read_text(&key_path)?.ok_or(PkiError::KeyMissing { path: key_path })?;
     Ok(Authority::load(&certificate, &key, &certificate_path)?)
+}
+
+/// Whether another CA (PEM, from that file) can be trusted beside this one.
+fn check_other(authority: &Authority, other: &str, path: &Path) -> Result<(), AuthorityError> {
+    let der = CertificateDer::from_pem_slice(other.as_bytes()).ok();
+    if der.and_then(|der| cluster_of(&der)).as_ref() == Some(authority.cluster()) {
+        return Ok(());
+    }
+    let rule = format!("is no CA's certificate with the URI spiffe://{}", authority.cluster());
+    Err(AuthorityError::Certificate { path: path.to_owned(), rule })
 }
 
 fn absent(path: PathBuf) -> PkiError {

@@ -28,7 +28,7 @@ impl Signer {
     /// A node's certificate for a key of its own.
     ///
     /// # Errors
-    /// The CA ends sooner.
+    /// The CA has ended.
     pub fn certify(
         &self,
         node: NodeId,
@@ -37,10 +37,11 @@ impl Signer {
         now: SystemTime,
     ) -> Result<v1::Certificate, AuthorityError> {
         let authority = self.pki.authority();
+        let validity = authority.most(self.validity, now);
         Ok(v1::Certificate {
-            chain: authority.certify(node, request, epoch, self.validity, now)?,
+            chain: authority.certify(node, request, epoch, validity, now)?,
             trust: authority.trust_pem(),
-            expire_time: Some(timestamp(now + self.validity)),
+            expire_time: Some(timestamp(now + validity)),
         })
     }
 

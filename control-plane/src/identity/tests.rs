@@ -91,3 +91,20 @@ fn what_is_wrong_is_named() {
     let error = Pki::open_or_create(state.path(), &cluster(), SystemTime::now()).unwrap_err();
     assert!(error.to_string().contains("ca.key is missing"), "{error}");
 }
+
+#[test]
+fn nothing_outlives_a_ca_that_ends_soon_and_nothing_fails_for_that() {
+    let state = tempfile::tempdir().unwrap();
+    let pki = open(state.path());
+    let soon = pki.authority().expires() - Duration::from_secs(3600);
+    let server = pki.server(&"one".parse().unwrap(), &[], VALIDITY, soon).unwrap();
+    assert_eq!(server.holder().unwrap().expires, pki.authority().expires());
+    assert_eq!(pki.server(&"one".parse().unwrap(), &[], VALIDITY, soon).unwrap(), server, "once is enough");
+    fs::remove_dir_all(state.path().join("admin")).unwrap();
+    pki.rotate(Step::Prepare, VALIDITY, soon).unwrap();
+    let admin = Bundle::read(&state.path().join("admin")).unwrap();
+    assert_eq!(admin.holder().unwrap().expires, pki.authority().expires());
+    let late = pki.authority().expires() + Duration::from_secs(1);
+    let error = pki.server(&"two".parse().unwrap(), &[], VALIDITY, late).unwrap_err().to_string();
+    assert!(error.contains("ends after the CA"), "{error}");
+}

@@ -179,6 +179,8 @@ pub struct Joiner {
     pub node: Option<NodeId>,
     /// SHA-256 of its public key, in hexadecimal digits.
     pub key: String,
+    /// Whether a node of that name is connected.
+    pub connected: bool,
 }
 
 /// What becomes of the leases of a node that is shut out.

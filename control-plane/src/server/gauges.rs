@@ -68,7 +68,8 @@ impl Collector for Gauges {
             held.metric_type(),
         )?)?;
         let now = Instant::now();
-        for (name, help, lag) in [
+        let ends = shared.signer.pki().authority().expires();
+        for (name, help, time) in [
             (
                 "loden_watch_lag",
                 "Longest time that a client has left its watch unread",
@@ -79,9 +80,14 @@ impl Collector for Gauges {
                 "Longest time that a client has left an answer unread",
                 shared.held.worst_lag(now),
             ),
+            (
+                "loden_ca_expires",
+                "When the CA that issues ends, since 1970",
+                ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            ),
         ] {
-            let lag = ConstGauge::new(lag.as_secs_f64());
-            lag.encode(encoder.encode_descriptor(name, help, Some(&Unit::Seconds), lag.metric_type())?)?;
+            let time = ConstGauge::new(time.as_secs_f64());
+            time.encode(encoder.encode_descriptor(name, help, Some(&Unit::Seconds), time.metric_type())?)?;
         }
         Ok(())
     }

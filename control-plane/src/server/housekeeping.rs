@@ -135,7 +135,7 @@ pub(super) async fn renew_certificate(
             _ = look.tick() => {}
             () = pki.changed() => {}
         }
-        if let Err(error) = pki.refresh() {
+        if let Err(error) = pki.refresh(SystemTime::now()) {
             error!(%error, "what is in the CA's directory cannot be used");
         }
         let bundle = match pki.server(&config.name, &config.advertise_names, validity, SystemTime::now()) {

@@ -8,7 +8,6 @@ use loden_proto::convert::{beyond, count, timestamp};
 use loden_proto::names::{self, NodeId};
 use loden_proto::reason::{self, Reason};
 use loden_proto::v1::{self, AuthorityPhase, RotateAuthorityRequest, RotationStep};
-use loden_transport::SpiffeId;
 use tonic::{Code, Status};
 
 use super::Shared;
@@ -39,7 +38,7 @@ pub(super) fn view(shared: &Shared) -> v1::Authority {
         nodes_current: count(current.len()),
         nodes_behind: behind.iter().take(NAMED).map(names::node).collect(),
         nodes_behind_left_out: beyond(behind.len(), NAMED),
-        retire_time: pki.switched().map(|switched| timestamp(switched + shared.signer.validity())),
+        retire_time: pki.previous_until(shared.signer.validity()).map(timestamp),
     }
 }
 
@@ -57,11 +56,7 @@ fn connected(shared: &Shared, generation: u32) -> (BTreeSet<NodeId>, BTreeSet<No
 }
 
 /// Does a step.
-pub(super) fn rotate(
-    shared: &Shared,
-    caller: &SpiffeId,
-    request: &RotateAuthorityRequest,
-) -> Result<v1::Authority, Status> {
+pub(super) fn rotate(shared: &Shared, request: &RotateAuthorityRequest) -> Result<v1::Authority, Status> {
     let step = match request.step() {
         RotationStep::Prepare => Step::Prepare,
         RotationStep::Issue => Step::Issue,
@@ -73,7 +68,7 @@ pub(super) fn rotate(
         would_shut_out(shared, step, now)?;
     }
     let issuing = shared.signer.pki().authority().generation();
-    shared.signer.pki().rotate(step, now).map_err(|error| match error {
+    shared.signer.pki().rotate(step, shared.signer.validity(), now).map_err(|error| match error {
         PkiError::Step { .. } => reason::status(Code::FailedPrecondition, Reason::InUse, error.to_string()),
         error => {
             tracing::error!(%error, "the CA cannot be changed");
@@ -83,7 +78,6 @@ pub(super) fn rotate(
     if step == Step::Retire {
         end_retired(shared, issuing);
     }
-    shared.audit.done(caller, "RotateAuthority", request.step().as_str_name());
     Ok(view(shared))
 }
 
@@ -116,7 +110,7 @@ fn would_shut_out(shared: &Shared, step: Step, now: SystemTime) -> Result<(), St
             names::node(first)
         ));
     }
-    let until = pki.switched().map(|switched| switched + shared.signer.validity());
+    let until = pki.previous_until(shared.signer.validity());
     if let Some(until) = until.filter(|until| step == Step::Retire && now < *until) {
         let until = humantime::format_rfc3339_seconds(until);
         return refuse(format!(

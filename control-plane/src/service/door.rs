@@ -31,6 +31,7 @@ use super::network::Networks;
 use super::node::Nodes;
 use super::peer::Peers;
 use super::{Shared, watch};
+use crate::audit::is_denial;
 use crate::gate;
 use crate::registry::{Client, Link};
 
@@ -91,10 +92,43 @@ impl Door {
 
     /// A call that is not let in.
     fn deny(&self, client: &Client, path: &str, status: Status) -> Response<Body> {
-        self.shared.metrics.denied.inc();
-        self.shared.audit.denied(client, path, status.message());
+        let what = Rpc::of_path(path).map_or("an unknown call", Rpc::method);
+        note_denial(&self.shared, client, what, &status);
         status.into_http()
     }
+}
+
+fn note_denial(shared: &Shared, client: &Client, what: &'static str, status: &Status) {
+    shared.metrics.denied.inc();
+    shared.audit.denied(client, what, status.message());
+}
+
+/// Has a call answered that the table lets through: whose resource it is, is seen there.
+async fn answer(
+    shared: Arc<Shared>,
+    routes: Routes,
+    caller: Caller,
+    link: Arc<Link>,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let rpc = caller.rpc();
+    shared.metrics.called(rpc.method());
+    let client = link.client.clone();
+    let response = if rpc == Rpc::WatchPeers {
+        watch::serve(Arc::clone(&shared), caller, link, request).await
+    } else {
+        request.extensions_mut().insert(caller);
+        let held = shared.held.clone();
+        match rpc {
+            Rpc::Health => exchange::watching(held, link, routes, request).await,
+            Rpc::Reflection => exchange::conversing(held, link, routes, request).await,
+            _ => exchange::unary(held, link, routes, request).await,
+        }
+    };
+    if let Some(status) = Status::from_header_map(response.headers()).filter(is_denial) {
+        note_denial(&shared, &client, rpc.method(), &status);
+    }
+    response
 }
 
 impl Service<Request<Incoming>> for Door {
@@ -106,7 +140,7 @@ impl Service<Request<Incoming>> for Door {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let Some(link) = request.extensions().get::<Arc<Link>>().cloned() else {
             let status = Status::unauthenticated("the connection has no identity");
             return Box::pin(async move { Ok(status.into_http()) });
@@ -131,20 +165,7 @@ impl Service<Request<Incoming>> for Door {
             }
         };
         let Some(caller) = caller else { return Box::pin(self.routes.call(request)) };
-        let rpc = caller.rpc();
-        self.shared.metrics.called(rpc.method());
         let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
-        if rpc == Rpc::WatchPeers {
-            return Box::pin(async move { Ok(watch::serve(shared, caller, link, request).await) });
-        }
-        request.extensions_mut().insert(caller);
-        let held = shared.held.clone();
-        match rpc {
-            Rpc::Health => Box::pin(async move { Ok(exchange::watching(held, link, routes, request).await) }),
-            Rpc::Reflection => {
-                Box::pin(async move { Ok(exchange::conversing(held, link, routes, request).await) })
-            }
-            _ => Box::pin(async move { Ok(exchange::unary(held, link, routes, request).await) }),
-        }
+        Box::pin(async move { Ok(answer(shared, routes, caller, link, request).await) })
     }
 }

@@ -16,6 +16,7 @@ use loden_proto::v1::{
 use rand::RngCore;
 use tonic::{Code, Request, Response, Status};
 
+use super::access::Caller;
 use super::network::wrong_answer;
 use super::page::Page;
 use super::refusal::failed;
@@ -36,10 +37,9 @@ impl IdentityService for Identities {
         let link = request.extensions().get::<Arc<Link>>().cloned();
         let link = link.ok_or_else(|| Status::internal("the call came over no connection"))?;
         let joined = self.let_in(&link, request.into_inner()).await;
-        let from = format!("a host at {}", link.remote);
         match &joined {
-            Ok(response) => self.0.audit.done(&from, "Join", &response.node),
-            Err(status) => self.0.audit.denied(&from, "Join", status.message()),
+            Ok(joined) => self.0.audit.done(&format_args!("a host at {}", link.remote), "Join", &joined.node),
+            Err(status) => self.0.audit.turned_away(link.remote, None, "Join", status.message()),
         }
         joined.map(Response::new)
     }
@@ -50,16 +50,11 @@ impl IdentityService for Identities {
     ) -> Result<Response<v1::Certificate>, Status> {
         let caller = caller(&request)?;
         let node = caller.node()?;
-        let shared = &self.0;
-        shared.limits.renew(node).map_err(|wait| limited(&caller.id.to_string(), wait))?;
-        let request = read(&request.get_ref().certificate_request)?;
-        // It may have been shut out since its call began. Whoever is from here on is so with this certificate too.
-        if caller.epoch < shared.clerk.read(|ledger| ledger.identity_epoch(node)) {
-            return Err(failed(Refusal::from(Shut::Revoked(node.clone())).into()));
-        }
-        let certificate = self.certify(node, &request, caller.epoch)?;
-        shared.audit.done(&caller.id, "RenewCertificate", &names::node(node));
-        Ok(Response::new(certificate))
+        let renewed = self.renew(&caller, node, request.get_ref());
+        self.0
+            .audit
+            .outcome(&caller.id, caller.rpc().method(), &names::node(node), renewed)
+            .map(Response::new)
     }
 
     async fn create_join_token(
@@ -68,24 +63,10 @@ impl IdentityService for Identities {
     ) -> Result<Response<v1::JoinToken>, Status> {
         let caller = caller(&request)?;
         let order = TokenOrder::try_from(request.into_inner())?;
-        let root = self.0.signer.root().map_err(unmade)?;
-        for _ in 0..NAMES {
-            let mut secret = [0; 16];
-            rand::rng().fill_bytes(&mut secret);
-            let token = JoinToken { id: TokenId(rand::random()), secret: Secret(secret), root };
-            let command =
-                Command::CreateToken { id: token.id, secret: hash(token.secret), order: order.clone() };
-            match self.0.clerk.submit(command).await {
-                Ok(Answer::Token(made)) => {
-                    self.0.audit.done(&caller.id, "CreateJoinToken", &names::token(token.id));
-                    return Ok(Response::new(v1::JoinToken { token: token.to_string(), ..to_wire(&made) }));
-                }
-                Ok(other) => return Err(wrong_answer(&other)),
-                Err(SubmitError::Refused(Refusal::Exists(_))) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Err(Status::internal("no name for a token was free"))
+        let whose = order.node.as_ref().map_or_else(|| "any new node".to_owned(), names::node);
+        let made = self.create(order).await;
+        let to = made.as_ref().map_or_else(|_| whose.clone(), |token| format!("{} for {whose}", token.name));
+        self.0.audit.outcome(&caller.id, caller.rpc().method(), &to, made).map(Response::new)
     }
 
     async fn list_join_tokens(
@@ -115,7 +96,10 @@ impl IdentityService for Identities {
         request: Request<RotateAuthorityRequest>,
     ) -> Result<Response<v1::Authority>, Status> {
         let caller = caller(&request)?;
-        authority::rotate(&self.0, &caller.id, request.get_ref()).map(Response::new)
+        let request = request.get_ref();
+        let rotated = authority::rotate(&self.0, request);
+        let to = request.step().as_str_name();
+        self.0.audit.outcome(&caller.id, caller.rpc().method(), to, rotated).map(Response::new)
     }
 
     async fn delete_join_token(
@@ -125,8 +109,8 @@ impl IdentityService for Identities {
         let caller = caller(&request)?;
         let name = request.into_inner().name;
         let id = names::parse_token(&name).map_err(|invalid| invalid.at("name"))?;
-        self.0.clerk.submit(Command::DeleteToken { id }).await.map_err(failed)?;
-        self.0.audit.done(&caller.id, "DeleteJoinToken", &name);
+        let deleted = self.0.clerk.submit(Command::DeleteToken { id }).await.map_err(failed);
+        self.0.audit.outcome(&caller.id, caller.rpc().method(), &name, deleted)?;
         Ok(Response::new(()))
     }
 }
@@ -144,13 +128,50 @@ impl Identities {
         let node = node.transpose()?;
         let request = read(&certificate_request)?;
         let key = request.hash().to_owned();
-        let joiner = Joiner { token: token.id, secret: hash(token.secret), node, key };
+        let connected = node.as_ref().is_some_and(|node| self.0.registry.holds(node));
+        let joiner = Joiner { token: token.id, secret: hash(token.secret), node, key, connected };
         let member = match self.0.clerk.submit(Command::Join(joiner)).await.map_err(failed)? {
             Answer::Member(member) => member,
             other => return Err(wrong_answer(&other)),
         };
         let certificate = self.certify(&member.node, &request, member.epoch)?;
         Ok(JoinResponse { node: names::node(&member.node), certificate: Some(certificate) })
+    }
+
+    async fn create(&self, order: TokenOrder) -> Result<v1::JoinToken, Status> {
+        let root = self.0.signer.root().map_err(unmade)?;
+        for _ in 0..NAMES {
+            let mut secret = [0; 16];
+            rand::rng().fill_bytes(&mut secret);
+            let token = JoinToken { id: TokenId(rand::random()), secret: Secret(secret), root };
+            let command =
+                Command::CreateToken { id: token.id, secret: hash(token.secret), order: order.clone() };
+            match self.0.clerk.submit(command).await {
+                Ok(Answer::Token(made)) => {
+                    return Ok(v1::JoinToken { token: token.to_string(), ..to_wire(&made) });
+                }
+                Ok(other) => return Err(wrong_answer(&other)),
+                Err(SubmitError::Refused(Refusal::Exists(_))) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(Status::internal("no name for a token was free"))
+    }
+
+    fn renew(
+        &self,
+        caller: &Caller,
+        node: &NodeId,
+        request: &RenewCertificateRequest,
+    ) -> Result<v1::Certificate, Status> {
+        let shared = &self.0;
+        shared.limits.renew(node).map_err(|wait| limited(&caller.id.to_string(), wait))?;
+        let request = read(&request.certificate_request)?;
+        // It may have been shut out since its call began. Whoever is from here on is so with this certificate too.
+        if caller.epoch < shared.clerk.read(|ledger| ledger.identity_epoch(node)) {
+            return Err(failed(Refusal::from(Shut::Revoked(node.clone())).into()));
+        }
+        self.certify(node, &request, caller.epoch)
     }
 
     fn certify(

@@ -88,7 +88,9 @@ impl LeaseService for Leases {
                 "the leases held before the store was lost are being collected; a node keeps its own";
             return Err(reason::status(Code::Unavailable, Reason::Adopting, message));
         }
-        self.0.clerk.submit(Command::ReleaseLease { name, epoch }).await.map_err(failed)?;
+        let to = name.to_string();
+        let released = self.0.clerk.submit(Command::ReleaseLease { name, epoch }).await.map_err(failed);
+        self.0.audit.outcome(&caller.id, caller.rpc().method(), &to, released)?;
         Ok(Response::new(()))
     }
 
@@ -123,6 +125,7 @@ impl LeaseService for Leases {
         &self,
         request: Request<CreateReservationRequest>,
     ) -> Result<Response<v1::Reservation>, Status> {
+        let caller = caller(&request)?;
         let CreateReservationRequest { reservation, request_id } = request.into_inner();
         let wire = reservation.ok_or_else(|| InvalidValue::missing("reservation"))?;
         let at = |invalid: InvalidValue| invalid.at("reservation");
@@ -131,7 +134,8 @@ impl LeaseService for Leases {
         let name = LeaseName { network: name.0, node: name.1 };
         let request_id = parse_request_id(request_id)?;
         let command = Command::CreateReservation { name, subnets, request_id };
-        match self.0.clerk.submit(command).await.map_err(failed)? {
+        let made = self.0.clerk.submit(command).await.map_err(failed);
+        match self.0.audit.outcome(&caller.id, caller.rpc().method(), &wire.name, made)? {
             Answer::Reservation(reservation) => Ok(Response::new(reservation_to_wire(&reservation))),
             other => Err(wrong_answer(&other)),
         }
@@ -157,10 +161,12 @@ impl LeaseService for Leases {
         &self,
         request: Request<DeleteReservationRequest>,
     ) -> Result<Response<()>, Status> {
+        let caller = caller(&request)?;
         let name = &request.get_ref().name;
         let (network, node) = names::parse_reservation(name).map_err(|invalid| invalid.at("name"))?;
         let command = Command::DeleteReservation { name: LeaseName { network, node } };
-        self.0.clerk.submit(command).await.map_err(failed)?;
+        let deleted = self.0.clerk.submit(command).await.map_err(failed);
+        self.0.audit.outcome(&caller.id, caller.rpc().method(), name, deleted)?;
         Ok(Response::new(()))
     }
 }

@@ -15,9 +15,10 @@ use loden_proto::v1::{
 use loden_proto::{InvalidValue, v1};
 use tonic::{Code, Request, Response, Status};
 
-use super::Shared;
+use super::access::Caller;
 use super::page::Page;
 use super::refusal::failed;
+use super::{Shared, caller};
 use crate::clerk::Answer;
 use crate::ledger::{Command, NetworkChange, OffloadChange};
 
@@ -41,11 +42,13 @@ impl NetworkService for Networks {
         &self,
         request: Request<CreateNetworkRequest>,
     ) -> Result<Response<Network>, Status> {
+        let caller = caller(&request)?;
         let CreateNetworkRequest { network, request_id } = request.into_inner();
         let wire = network.ok_or_else(|| InvalidValue::missing("network"))?;
         let spec = NetworkSpec::try_from(wire).map_err(|invalid| invalid.at("network"))?;
         let request_id = parse_request_id(request_id)?;
-        self.submit(Command::CreateNetwork { spec, request_id }).await
+        let name = names::network(&spec.id);
+        self.submit(&caller, &name, Command::CreateNetwork { spec, request_id }).await
     }
 
     async fn get_network(&self, request: Request<GetNetworkRequest>) -> Result<Response<Network>, Status> {
@@ -74,20 +77,31 @@ impl NetworkService for Networks {
         &self,
         request: Request<UpdateNetworkRequest>,
     ) -> Result<Response<Network>, Status> {
-        self.submit(update(request.into_inner())?).await
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let name = request.network.as_ref().map(|network| network.name.clone()).unwrap_or_default();
+        self.submit(&caller, &name, update(request)?).await
     }
 
     async fn delete_network(&self, request: Request<DeleteNetworkRequest>) -> Result<Response<()>, Status> {
+        let caller = caller(&request)?;
         let DeleteNetworkRequest { name, force } = request.into_inner();
         let id = names::parse_network(&name).map_err(|invalid| invalid.at("name"))?;
-        self.0.clerk.submit(Command::DeleteNetwork { id, force }).await.map_err(failed)?;
+        let deleted = self.0.clerk.submit(Command::DeleteNetwork { id, force }).await.map_err(failed);
+        self.0.audit.outcome(&caller.id, caller.rpc().method(), &name, deleted)?;
         Ok(Response::new(()))
     }
 }
 
 impl Networks {
-    async fn submit(&self, command: Command) -> Result<Response<Network>, Status> {
-        match self.0.clerk.submit(command).await.map_err(failed)? {
+    async fn submit(
+        &self,
+        caller: &Caller,
+        name: &str,
+        command: Command,
+    ) -> Result<Response<Network>, Status> {
+        let changed = self.0.clerk.submit(command).await.map_err(failed);
+        match self.0.audit.outcome(&caller.id, caller.rpc().method(), name, changed)? {
             Answer::Network(network) => Ok(Response::new((&network).into())),
             other => Err(wrong_answer(&other)),
         }

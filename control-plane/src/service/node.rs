@@ -43,31 +43,16 @@ impl NodeService for Nodes {
         let caller = caller(&request)?;
         let RevokeNodeRequest { name, allow_missing } = request.into_inner();
         let node = names::parse_node(&name).map_err(|invalid| invalid.at("name"))?;
-        if !allow_missing && !self.knows(&node) {
-            return Err(not_found(&name));
-        }
-        let active = self.0.clerk.read(|ledger| {
-            let leases = ledger.leases(None, None);
-            leases.filter(|lease| lease.name.node == node && lease.state == LeaseState::Active).count()
-        });
-        let member = self.shut_out(&node, Farewell::Hold).await?;
-        self.0.audit.done(&caller.id, "RevokeNode", &name);
-        Ok(Response::new(RevokeNodeResponse { epoch: member.epoch, leases: count(active) }))
+        let revoked = self.revoke(&node, allow_missing).await;
+        self.0.audit.outcome(&caller.id, caller.rpc().method(), &name, revoked).map(Response::new)
     }
 
     async fn delete_node(&self, request: Request<DeleteNodeRequest>) -> Result<Response<()>, Status> {
         let caller = caller(&request)?;
         let name = request.into_inner().name;
         let node = names::parse_node(&name).map_err(|invalid| invalid.at("name"))?;
-        if !self.knows(&node) {
-            return Err(not_found(&name));
-        }
-        if self.0.nodes.connected().contains(&node) {
-            let message = format!("{name} is connected; revoke it first");
-            return Err(reason::status(Code::FailedPrecondition, Reason::InUse, message));
-        }
-        self.shut_out(&node, Farewell::Release).await?;
-        self.0.audit.done(&caller.id, "DeleteNode", &name);
+        let deleted = self.delete(&node).await;
+        self.0.audit.outcome(&caller.id, caller.rpc().method(), &name, deleted)?;
         Ok(Response::new(()))
     }
 
@@ -98,7 +83,30 @@ impl Nodes {
     fn knows(&self, node: &NodeId) -> bool {
         self.0.node_ids().contains(node)
             || self.0.clerk.read(|ledger| ledger.member(node).is_some_and(|member| !member.deleted))
-            || self.0.registry.links().iter().any(|link| link.client.node() == Some(node))
+            || self.0.registry.holds(node)
+    }
+
+    async fn revoke(&self, node: &NodeId, allow_missing: bool) -> Result<RevokeNodeResponse, Status> {
+        if !allow_missing && !self.knows(node) {
+            return Err(not_found(&names::node(node)));
+        }
+        let active = self.0.clerk.read(|ledger| {
+            let leases = ledger.leases(None, None);
+            leases.filter(|lease| lease.name.node == *node && lease.state == LeaseState::Active).count()
+        });
+        let member = self.shut_out(node, Farewell::Hold).await?;
+        Ok(RevokeNodeResponse { epoch: member.epoch, leases: count(active) })
+    }
+
+    async fn delete(&self, node: &NodeId) -> Result<Member, Status> {
+        if !self.knows(node) {
+            return Err(not_found(&names::node(node)));
+        }
+        if self.0.nodes.connected().contains(node) {
+            let message = format!("{} is connected; revoke it first", names::node(node));
+            return Err(reason::status(Code::FailedPrecondition, Reason::InUse, message));
+        }
+        self.shut_out(node, Farewell::Release).await
     }
 
     /// Shuts a node out. Its connections end as soon as that is applied, by `gate`.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use loden_tests::deployment::{Deployment, Node};
 use loden_tests::hosts::{Host, route_prefix};
@@ -45,7 +45,10 @@ async fn joined(deployment: &Deployment, name: &str, number: u8) -> anyhow::Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_joins_is_shut_out_and_comes_back_to_its_own_subnet() -> anyhow::Result<()> {
-    let deployment = Deployment::start("joining", &[]).await?;
+    let mut deployment = Deployment::prepare("joining", &[]).await?;
+    let log = deployment.lab.directory().join("decisions");
+    deployment.control.log = Some(log.clone());
+    deployment.control.start().await?;
     deployment.create_network("default", "10.244.0.0/16").await?;
     let a = joined(&deployment, "a", 11).await?;
     let b = joined(&deployment, "b", 12).await?;
@@ -88,6 +91,56 @@ async fn a_host_joins_is_shut_out_and_comes_back_to_its_own_subnet() -> anyhow::
     ping.reach(SOON).await?;
     let again = b.join(&own).await?;
     ensure!(!again.status.success(), "the token was spent");
+    decisions(&std::fs::read_to_string(log)?, &own)
+}
+
+/// Looks whether every decision is in the control plane's log, and no secret.
+fn decisions(log: &str, token: &str) -> anyhow::Result<()> {
+    for (parts, count) in [
+        (
+            [
+                "spiffe://demo/admin/admin",
+                r#"what="CreateNetwork""#,
+                r#"to="networks/default" decision="allowed""#,
+            ],
+            1,
+        ),
+        (["spiffe://demo/admin/admin", r#"what="CreateJoinToken""#, r#"for nodes/b" decision="allowed""#], 2),
+        (["a host at 192.0.2.12", r#"what="Join""#, r#"to="nodes/b" decision="allowed""#], 2),
+        (
+            [
+                "a host at 192.0.2.12",
+                r#"what="Join""#,
+                r#"decision="denied" reason="node: \"b\" is known already"#,
+            ],
+            1,
+        ),
+        (["a host at 192.0.2.12", r#"what="Join""#, r#"decision="denied" reason="token: "#], 1),
+        (["spiffe://demo/admin/admin", r#"what="RevokeNode""#, r#"to="nodes/b" decision="allowed""#], 1),
+        (
+            [
+                "spiffe://demo/node/b",
+                r#"what="stay connected""#,
+                r#"decision="denied" reason="the node was revoked""#,
+            ],
+            1,
+        ),
+        (
+            [
+                "as spiffe://demo/node/b",
+                r#"what="handshake""#,
+                r#"decision="denied" reason="invalid peer certificate: "#,
+            ],
+            1,
+        ),
+    ] {
+        let has_all =
+            |line: &&str| line.contains("loden::audit") && parts.iter().all(|part| line.contains(part));
+        let found = log.lines().filter(has_all).count();
+        ensure!(found >= count, "{parts:?} is there {found} times");
+    }
+    let secret = token.split('.').nth(1).context("a token without a secret")?;
+    ensure!(!log.contains(secret) && !log.contains("PRIVATE KEY"), "a secret is in the log");
     Ok(())
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loden_transport::{
-    Bundle, ConnectOptions, Credentials, HandshakeError, Holder, Role, ServerAddress, ServerTls, SpiffeId,
-    accept, connect, connect_lazy, explain, is_unreachable,
+    Bundle, ConnectOptions, Credentials, HandshakeError, Hello, Holder, Role, ServerAddress, ServerTls,
+    SpiffeId, connect, connect_lazy, explain, is_unreachable,
 };
-use rcgen::date_time_ymd;
+use rcgen::{CertificateParams, date_time_ymd};
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -56,7 +56,8 @@ async fn serve(bundle: &Bundle, accept_http1: bool) -> Running {
     tokio::spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
-            match accept(&tls, socket).await {
+            let handshake = async { Hello::of(socket).await?.accept(&tls).await };
+            match handshake.await {
                 Ok((stream, id)) => {
                     seen.send(id).await.unwrap();
                     accepted.send(Ok::<_, std::io::Error>(stream)).await.unwrap();
@@ -109,15 +110,36 @@ async fn a_client_of_another_ca_learns_why_it_is_refused() {
 }
 
 #[tokio::test]
-async fn an_expired_client_learns_why_it_is_refused() {
+async fn a_client_whose_certificate_is_over_or_yet_to_come_learns_why_it_is_refused() {
     let authority = Authority::new();
     let mut server = serve(&authority.server(), false).await;
-    let (certificate, key) = authority
-        .issue(&["spiffe://demo/node/a"], &[], |params| params.not_after = date_time_ymd(2001, 1, 1));
-    let client = Bundle::from_pem(authority.pem(), certificate, key).unwrap();
-    let message = refusal(&server, &client).await;
-    assert!(message.contains("the server refused our certificate: it is expired"), "{message}");
-    assert!(!server.hears_of_another_ca().await);
+    let over = |params: &mut CertificateParams| params.not_after = date_time_ymd(2001, 1, 1);
+    let to_come = |params: &mut CertificateParams| params.not_before = date_time_ymd(3001, 1, 1);
+    let uris = ["spiffe://demo/node/a"];
+    for (certificate, key) in [authority.issue(&uris, &[], over), authority.issue(&uris, &[], to_come)] {
+        let client = Bundle::from_pem(authority.pem(), certificate, key).unwrap();
+        let message = refusal(&server, &client).await;
+        let told = "the server refused our certificate: it is expired, or the clocks differ";
+        assert!(message.contains(told), "{message}");
+        assert!(!server.hears_of_another_ca().await);
+    }
+}
+
+#[tokio::test]
+async fn a_server_whose_certificate_is_over_or_yet_to_come_is_refused() {
+    let authority = Authority::new();
+    let over = |params: &mut CertificateParams| params.not_after = date_time_ymd(2001, 1, 1);
+    let to_come = |params: &mut CertificateParams| params.not_before = date_time_ymd(3001, 1, 1);
+    let uris = ["spiffe://demo/control-plane/cp-1"];
+    let names = [SERVER_NAME];
+    for (certificate, key) in [authority.issue(&uris, &names, over), authority.issue(&uris, &names, to_come)]
+    {
+        let bundle = Bundle::from_pem(authority.pem(), certificate, key).unwrap();
+        let server = serve(&bundle, false).await;
+        let message = refusal(&server, &authority.bundle("node/a", &[])).await;
+        assert!(message.contains("we refused the server's certificate"), "{message}");
+        assert!(message.contains("is our clock right?"), "{message}");
+    }
 }
 
 #[tokio::test]

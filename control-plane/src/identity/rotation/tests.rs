@@ -3,6 +3,8 @@ use std::time::Duration;
 use super::super::{Pki, Role};
 use super::*;
 
+const LIFE: Duration = Duration::from_secs(3600);
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -30,7 +32,7 @@ fn each_step_comes_after_the_one_before_and_changes_the_generation() {
     let first = pki.authority();
     let mut generations = vec![first.generation()];
     let after = |step| {
-        pki.rotate(step, now).unwrap();
+        pki.rotate(step, LIFE, now).unwrap();
         assert_eq!(
             open(state.path()).authority().trust_pem(),
             pki.authority().trust_pem(),
@@ -41,7 +43,7 @@ fn each_step_comes_after_the_one_before_and_changes_the_generation() {
         pki.authority()
     };
     for wrong in [Step::Issue, Step::Retire] {
-        let error = pki.rotate(wrong, now).unwrap_err().to_string();
+        let error = pki.rotate(wrong, LIFE, now).unwrap_err().to_string();
         assert!(error.contains("cannot be done while the CA is Steady"), "{error}");
     }
     let prepared = after(Step::Prepare);
@@ -69,9 +71,9 @@ fn a_switch_that_was_cut_off_is_done_again_or_has_not_begun() {
     let state = tempfile::tempdir().unwrap();
     let (before, after) = (state.path().join("before"), state.path().join("after"));
     let now = SystemTime::now();
-    open(&before).rotate(Step::Prepare, now).unwrap();
+    open(&before).rotate(Step::Prepare, LIFE, now).unwrap();
     copy(&before, &after);
-    open(&after).rotate(Step::Issue, now).unwrap();
+    open(&after).rotate(Step::Issue, LIFE, now).unwrap();
     // In the order in which they come.
     let writes = ["cross.crt", "previous.crt", "next/switch", "ca.key", "ca.crt"];
     for done in 0..=writes.len() {
@@ -102,18 +104,63 @@ fn a_ca_that_somebody_has_put_there_is_taken_up() {
     let state = tempfile::tempdir().unwrap();
     let (own, other) = (state.path().join("own"), state.path().join("other"));
     let (pki, theirs) = (open(&own), open(&other));
-    pki.refresh().unwrap();
+    pki.refresh(SystemTime::now()).unwrap();
     let before = pki.authority();
     fs::copy(own.join(CA_CERTIFICATE), own.join(PREVIOUS)).unwrap();
     fs::copy(other.join(CA_CERTIFICATE), own.join(CA_CERTIFICATE)).unwrap();
-    let error = pki.refresh().unwrap_err().to_string();
+    let error = pki.refresh(SystemTime::now()).unwrap_err().to_string();
     assert!(error.contains("does not belong to the key"), "half of it: {error}");
     assert_eq!(pki.authority().generation(), before.generation(), "what was there stays");
     fs::copy(other.join(CA_KEY), own.join(CA_KEY)).unwrap();
-    pki.refresh().unwrap();
+    pki.refresh(SystemTime::now()).unwrap();
     let found = pki.authority();
     assert_eq!(found.certificate_pem(), theirs.authority().certificate_pem());
     assert_eq!((found.phase(), certificates(&found.trust_pem())), (Phase::Issuing, 2));
+    assert_eq!(admin_trusts(&own), found.trust_pem());
+}
+
+/// With the key of before, which certifies it: nodes that are away for all of it still believe it.
+#[test]
+fn a_ca_from_elsewhere_is_the_next_one() {
+    let state = tempfile::tempdir().unwrap();
+    let (own, other) = (state.path().join("own"), state.path().join("other"));
+    let (pki, theirs, now) = (open(&own), open(&other), SystemTime::now());
+    fs::create_dir(own.join(NEXT)).unwrap();
+    fs::write(own.join(NEXT).join(CA_CERTIFICATE), "-----BEGIN CERT").unwrap();
+    let error = pki.refresh(now).unwrap_err().to_string();
+    assert!(error.ends_with("next/ca.crt: is no CA's certificate with the URI spiffe://loden"), "{error}");
+    for name in [CA_KEY, CA_CERTIFICATE] {
+        fs::copy(other.join(name), own.join(NEXT).join(name)).unwrap();
+    }
+    pki.refresh(now).unwrap();
+    assert_eq!(pki.authority().phase(), Phase::Prepared);
+    pki.rotate(Step::Issue, LIFE, now).unwrap();
+    let found = pki.authority();
+    assert_eq!(found.certificate_pem(), theirs.authority().certificate_pem());
+    let role = Role::ControlPlane("one".parse().unwrap());
+    let server = found.issue(role, &[], 0, LIFE, now).unwrap();
+    assert_eq!(certificates(server.certificate_pem()), 2, "with what leads to the CA of before");
+    assert_eq!(admin_trusts(&own), found.trust_pem());
+}
+
+/// A crash after a step and before the admin's bundle.
+#[test]
+fn a_start_makes_the_first_admin_trust_what_is_trusted() {
+    let state = tempfile::tempdir().unwrap();
+    let pki = open(state.path());
+    let before = state.path().join("before");
+    copy(&state.path().join("admin"), &before);
+    pki.rotate(Step::Prepare, LIFE, SystemTime::now()).unwrap();
+    fs::remove_dir_all(state.path().join("admin")).unwrap();
+    copy(&before, &state.path().join("admin"));
+    let trusted = pki.authority().trust_pem();
+    assert_ne!(admin_trusts(state.path()), trusted);
+    drop((pki, open(state.path())));
+    assert_eq!(admin_trusts(state.path()), trusted);
+}
+
+fn admin_trusts(directory: &Path) -> String {
+    loden_transport::Bundle::read(&directory.join("admin")).unwrap().ca_pem().to_owned()
 }
 
 /// Those who look meanwhile change nothing.
@@ -127,7 +174,7 @@ fn a_ca_is_changed_while_many_look() {
         for _ in 0..3 {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
-                    pki.refresh().unwrap();
+                    pki.refresh(SystemTime::now()).unwrap();
                     // Without a lock: it may come between two files.
                     drop(load(state.path()));
                 }
@@ -135,7 +182,7 @@ fn a_ca_is_changed_while_many_look() {
         }
         for _ in 0..10 {
             for step in [Step::Prepare, Step::Issue, Step::Retire] {
-                pki.rotate(step, SystemTime::now()).unwrap();
+                pki.rotate(step, LIFE, SystemTime::now()).unwrap();
                 assert_eq!(load(state.path()).unwrap().generation(), pki.authority().generation());
             }
         }

@@ -85,7 +85,7 @@ impl Ledger {
         self.extend(&mut draft, entry, &name.node, &lease.subnets, context);
         draft.guard(&RecordKey::Network(name.network.clone()), Some(entry.revision()));
         draft.guard(&RecordKey::Cluster, revision_of(self.cluster.as_ref()));
-        self.let_in(&mut draft, &name.node, context);
+        self.let_in(&mut draft, &name.node, identity_epoch, context);
         Ok(draft.finish(Want::Lease(name.clone())))
     }
 

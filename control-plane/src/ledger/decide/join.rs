@@ -79,7 +79,7 @@ impl Ledger {
         if token.record.left == 0 {
             return Err(Shut::Spent(id).into());
         }
-        if token.record.node.is_none() && self.knows(node) {
+        if token.record.node.is_none() && (joiner.connected || self.knows(node)) {
             return Err(Shut::Known(node.clone()).into());
         }
         let mut draft = Draft::default();
@@ -93,11 +93,14 @@ impl Ledger {
         Ok(draft.finish(Want::Member(node.clone())))
     }
 
-    /// Whether a name is some node's: of one that has joined, or that has a lease.
+    /// Whether a name is some node's: of one that has joined, has a lease, or is expected.
     fn knows(&self, node: &NodeId) -> bool {
         let identity = self.members.identities.get(node);
         identity.is_some_and(|identity| identity.record.standing != Standing::Deleted)
-            || self.networks.values().any(|entry| entry.leases.contains_key(node))
+            || self
+                .networks
+                .values()
+                .any(|entry| entry.leases.contains_key(node) || entry.reservations.contains_key(node))
     }
 
     /// Whether a node may have a lease in a network, with a certificate of this epoch.
@@ -118,18 +121,20 @@ impl Ledger {
         check_network(name, &identity.record)
     }
 
-    /// A node whose certificate is good is a member: one that was shut out may have been issued by hand.
-    pub(super) fn let_in(&self, draft: &mut Draft, node: &NodeId, context: &Context<'_>) {
+    /// A node whose certificate is good is a member: one that was shut out may have been issued by hand, and with a
+    /// higher epoch than was ever given here. The next revocation is above that.
+    pub(super) fn let_in(&self, draft: &mut Draft, node: &NodeId, epoch: u32, context: &Context<'_>) {
         let key = RecordKey::Identity(node.clone());
         let identity = self.members.identities.get(node);
-        match identity.filter(|identity| identity.record.standing != Standing::Member) {
-            Some(identity) => {
-                let (standing, since) = (Standing::Member, context.now.into());
-                let record = IdentityRecord { standing, since, ..identity.record.clone() };
-                draft.put(&key, &record, Some(identity.revision));
-            }
-            None => draft.guard(&key, revision_of(identity)),
+        let before = identity.map(|identity| &identity.record);
+        let is_member = before.is_none_or(|record| record.standing == Standing::Member);
+        if is_member && epoch <= before.map_or(0, |record| record.epoch) {
+            return draft.guard(&key, revision_of(identity));
         }
+        let networks = before.and_then(|record| record.networks.clone());
+        let record =
+            IdentityRecord { epoch, networks, standing: Standing::Member, since: context.now.into() };
+        draft.put(&key, &record, revision_of(identity));
     }
 }
 

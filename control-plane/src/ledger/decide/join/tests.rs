@@ -29,7 +29,7 @@ fn token(node: Option<&str>, networks: &[&str], uses: u32) -> Command {
 
 fn join(node: Option<&str>, key: &str) -> Command {
     let node = node.map(|node| node.parse().unwrap());
-    Command::Join(Joiner { token: ID, secret: "secret".into(), node, key: key.into() })
+    Command::Join(Joiner { token: ID, secret: "secret".into(), node, key: key.into(), connected: false })
 }
 
 fn shut_out(rig: &Rig, node: &str, farewell: Farewell) -> Command {
@@ -78,7 +78,9 @@ fn who_does_not_know_the_secret_learns_nothing_of_the_token() {
     let mut rig = rig();
     let unknown = shut(&mut rig, join(Some("a"), "k"));
     rig.must(token(Some("a"), &[], 1));
-    let wrong = Command::Join(Joiner { token: ID, secret: "guess".into(), node: None, key: "k".into() });
+    let mut wrong = join(None, "k");
+    let Command::Join(Joiner { secret, .. }) = &mut wrong else { panic!() };
+    *secret = "guess".into();
     assert_eq!(shut(&mut rig, wrong.clone()), unknown);
     rig.pass(TTL);
     assert_eq!(shut(&mut rig, wrong), unknown, "not even that it has expired");
@@ -97,11 +99,22 @@ fn a_token_for_a_node_lets_in_that_node_alone() {
 }
 
 #[test]
-fn a_node_that_has_a_lease_is_no_new_one() {
+fn a_node_that_has_a_lease_or_is_expected_or_is_there_is_no_new_one() {
     let mut rig = rig();
     rig.must(acquire("blue", "a", 1));
+    rig.must(reserve("red", "b", "10.2.1.0/24"));
     rig.must(token(None, &[], 1));
     assert_eq!(shut(&mut rig, join(Some("a"), "k")), Shut::Known("a".parse().unwrap()));
+    assert_eq!(shut(&mut rig, join(Some("b"), "k")), Shut::Known("b".parse().unwrap()));
+    let mut connected = join(Some("c"), "k");
+    let Command::Join(joiner) = &mut connected else { panic!() };
+    joiner.connected = true;
+    assert_eq!(shut(&mut rig, connected.clone()), Shut::Known("c".parse().unwrap()));
+    rig.must(Command::DeleteToken { id: ID });
+    rig.must(token(Some("c"), &[], 1));
+    rig.must(connected);
+    rig.must(Command::DeleteToken { id: ID });
+    rig.must(token(None, &[], 1));
     let unnamed = rig.refused(join(None, "k")).to_string();
     assert_eq!(unnamed, "node: is required");
 }
@@ -169,6 +182,20 @@ fn a_node_that_was_issued_a_certificate_of_the_new_epoch_by_hand_is_back() {
     rig.must(with_epoch("blue", "a", 1));
     assert_eq!(member(&rig, "a").shut_out, None);
     rig.must(renew("blue", "a"));
+    rig.check();
+}
+
+#[test]
+fn a_revocation_is_above_what_was_issued_by_hand_and_used() {
+    let mut rig = rig();
+    rig.must(with_epoch("blue", "a", 7));
+    assert_eq!((member(&rig, "a").epoch, member(&rig, "a").networks), (7, None));
+    assert!(rig.must(with_epoch("blue", "a", 7)).changes.is_empty());
+    let command = shut_out(&rig, "a", Farewell::Hold);
+    rig.must(command);
+    assert!(matches!(rig.refused(with_epoch("blue", "a", 7)), Refusal::Shut(Shut::Revoked(_))));
+    rig.must(with_epoch("blue", "a", 9));
+    assert_eq!((member(&rig, "a").epoch, member(&rig, "a").shut_out), (9, None));
     rig.check();
 }
 
