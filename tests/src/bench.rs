@@ -13,6 +13,7 @@ mod by_hand;
 mod carry;
 mod datapath;
 mod fanout;
+mod identity;
 mod metric;
 mod report;
 mod scale;
@@ -45,11 +46,14 @@ pub enum Bench {
     Datapath,
     /// A fleet on one control plane: joining, changes, coming back
     Fanout,
+    /// Joining with a token, and being out at once
+    Identity,
 }
 
 impl Bench {
     /// All of them, in the order in which they run.
-    pub const ALL: &[Self] = &[Self::Throughput, Self::Tunnel, Self::Datapath, Self::Store, Self::Fanout];
+    pub const ALL: &[Self] =
+        &[Self::Throughput, Self::Tunnel, Self::Datapath, Self::Store, Self::Fanout, Self::Identity];
 
     /// As on the command line and in the name of the result's file.
     #[must_use]
@@ -60,6 +64,7 @@ impl Bench {
             Self::Datapath => "datapath",
             Self::Store => "store",
             Self::Fanout => "fanout",
+            Self::Identity => "identity",
         }
     }
 
@@ -74,6 +79,7 @@ impl Bench {
             Self::Datapath => datapath::run(scale, say).await,
             Self::Store => store::run(scale, say).await,
             Self::Fanout => fanout::run(scale, say).await,
+            Self::Identity => identity::run(scale, say).await,
         }
     }
 }

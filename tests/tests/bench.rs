@@ -10,7 +10,7 @@ use loden_tests::bench::{Bench, Report};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_loden-bench");
 
 /// Names that others rely on, by benchmark; there may be more.
-const AGREED: [(Bench, &[&str]); 5] = [
+const AGREED: [(Bench, &[&str]); 6] = [
     (
         Bench::Throughput,
         &[
@@ -94,6 +94,7 @@ const AGREED: [(Bench, &[&str]); 5] = [
             "snapshot_encodings_reconnect",
         ],
     ),
+    (Bench::Identity, &["join_to_first_peer", "joins_20", "revoke_p99", "revoke_last"]),
 ];
 
 #[test]

@@ -96,6 +96,11 @@ pub enum Order {
         /// The pause before each.
         pause: Duration,
     },
+    /// One node is revoked, so many times, each once everybody has forgotten it; then it comes back.
+    Revoke {
+        /// How many times.
+        count: u16,
+    },
     /// Remembers which streams are open.
     Mark,
     /// Everybody has opened a stream since the mark, and has applied what it told.

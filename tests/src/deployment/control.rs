@@ -151,6 +151,24 @@ impl ControlPlane {
         self.state.join("pki/admin")
     }
 
+    /// Runs something on its own host.
+    ///
+    /// # Errors
+    /// When nothing can be run there.
+    pub async fn run_inside<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let inside = match self.inside.get() {
+            Some(inside) => inside,
+            None => {
+                let inside = self.host.runtime()?;
+                self.inside.get_or_init(|| inside)
+            }
+        };
+        Ok(inside.run(work).await?)
+    }
+
     /// A channel to it from its own host, as whoever the certificate in `identity` names. It
     /// connects again by itself, also to a later process, and ends with this control plane.
     ///
@@ -160,14 +178,7 @@ impl ControlPlane {
         let server: ServerAddress = self.address().to_string().parse()?;
         let credentials = Credentials::watched(identity)?;
         let connecting = async move { connect(&[server], &credentials, &ConnectOptions::default()).await };
-        let inside = match self.inside.get() {
-            Some(inside) => inside,
-            None => {
-                let inside = self.host.runtime()?;
-                self.inside.get_or_init(|| inside)
-            }
-        };
-        Ok(inside.run(connecting).await??)
+        Ok(self.run_inside(connecting).await??)
     }
 
     /// Issues a certificate for a `node`, `admin` or `reader` into a directory.

@@ -208,10 +208,15 @@ impl Datapath for Watched {
     async fn execute(&mut self, plan: &Plan) -> Report {
         let report = self.fake.execute(plan).await;
         for step in plan.steps() {
-            if let Step::SetFdb(_, entry) = step
-                && let Some(change) = sightings::change(entry.destination)
-            {
-                self.sightings.saw(self.member, change);
+            match step {
+                Step::SetFdb(_, entry) => {
+                    if let Some(change) = sightings::change(entry.destination) {
+                        self.sightings.saw(self.member, change);
+                    }
+                }
+                // Nobody but the driver ever goes.
+                Step::UnsetFdb(_) => self.sightings.saw(self.member, sightings::GONE),
+                _ => {}
             }
         }
         report

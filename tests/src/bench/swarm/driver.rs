@@ -1,4 +1,4 @@
-//! The one node whose address changes.
+//! The one node whose address changes, or that is revoked.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use loden_proto::names::{self, NetworkId};
 use loden_proto::v1;
 use loden_proto::v1::lease_service_client::LeaseServiceClient;
+use loden_proto::v1::node_service_client::NodeServiceClient;
+use loden_transport::Role;
 use tonic::transport::Channel;
 
 use super::members::{self, Members};
@@ -13,6 +15,8 @@ use super::sightings::{self, Sightings};
 
 /// How long everybody may take to see a change.
 const SEEN: Duration = Duration::from_secs(60);
+/// The driver's name.
+pub(super) const NAME: &str = "driver";
 /// The driver's number among the members: above all of them.
 const INDEX: u16 = u16::MAX;
 
@@ -27,19 +31,25 @@ pub(super) struct Driver {
 impl Driver {
     /// Takes a lease.
     pub(super) async fn join(members: &Members, network: &NetworkId) -> anyhow::Result<Self> {
-        let mut leases = LeaseServiceClient::new(members.connect(&"driver".parse()?)?);
+        Self::join_again(members, &names::network(network), 0, 0).await
+    }
+
+    /// With a certificate of an identity epoch, after so many changes.
+    async fn join_again(members: &Members, network: &str, epoch: u32, change: u16) -> anyhow::Result<Self> {
+        let channel = members.connect_as(Role::Node(NAME.parse()?), epoch)?;
+        let mut leases = LeaseServiceClient::new(channel);
         let first = v1::Endpoint { address_v4: sightings::address(0).to_string(), ..Default::default() };
         let request = v1::AcquireLeaseRequest {
             boot_id: String::new(),
             underlay_prefixes: Vec::new(),
-            network: names::network(network),
+            network: network.to_owned(),
             instance_id: format!("{:032x}", u128::from(INDEX)),
             claim: Vec::new(),
             endpoint: Some(first),
         };
         let answer = leases.acquire_lease(request).await?.into_inner();
         let (lease, network) = (answer.lease.unwrap_or_default(), answer.network.unwrap_or_default());
-        let mut driver = Self { leases, lease, network, change: 0 };
+        let mut driver = Self { leases, lease, network, change };
         driver.move_on().await?;
         Ok(driver)
     }
@@ -61,6 +71,32 @@ impl Driver {
             self.move_on().await?;
             let seen = sightings.all(SEEN).await?;
             latencies.extend(seen.into_iter().map(|at| (at - begin).as_secs_f64() * 1e3));
+        }
+        Ok(latencies)
+    }
+
+    /// Is revoked so many times, and comes back each time once all `count` members have forgotten it; answers how
+    /// long after the call that revokes it each of them had, in ms.
+    pub(super) async fn revocations(
+        &mut self,
+        members: &Members,
+        sightings: &Arc<Sightings>,
+        watchers: usize,
+        count: u16,
+    ) -> anyhow::Result<Vec<f64>> {
+        let admin = members.connect_as(Role::Admin("bench".parse()?), 0)?;
+        let mut nodes = NodeServiceClient::new(admin);
+        let mut latencies = Vec::new();
+        for _ in 0..count {
+            sightings.expect(sightings::GONE, watchers);
+            let begin = Instant::now();
+            let request = v1::RevokeNodeRequest { name: format!("nodes/{NAME}"), allow_missing: false };
+            let epoch = nodes.revoke_node(request).await?.into_inner().epoch;
+            let seen = sightings.all(SEEN).await?;
+            latencies.extend(seen.into_iter().map(|at| (at - begin).as_secs_f64() * 1e3));
+            sightings.expect(self.change + 1, watchers);
+            *self = Self::join_again(members, &self.network.name, epoch, self.change).await?;
+            sightings.all(SEEN).await?;
         }
         Ok(latencies)
     }

@@ -30,14 +30,19 @@ impl Members {
 
     /// A connection of its own for a node; it connects at its first call.
     pub(super) fn connect(&self, node: &NodeId) -> anyhow::Result<Channel> {
-        let bundle = issue(&self.pki.authority(), node)?;
+        self.connect_as(Role::Node(node.clone()), 0)
+    }
+
+    /// The same for anybody, with an identity epoch.
+    pub(super) fn connect_as(&self, role: Role, epoch: u32) -> anyhow::Result<Channel> {
+        let bundle = issue(&self.pki.authority(), role, epoch)?;
         let credentials = Credentials::fixed(&bundle)?;
         Ok(connect_lazy(&self.server, &credentials, &ConnectOptions::default())?)
     }
 }
 
-fn issue(authority: &Authority, node: &NodeId) -> anyhow::Result<Bundle> {
-    Ok(authority.issue(Role::Node(node.clone()), &[], 0, VALIDITY, SystemTime::now())?)
+fn issue(authority: &Authority, role: Role, epoch: u32) -> anyhow::Result<Bundle> {
+    Ok(authority.issue(role, &[], epoch, VALIDITY, SystemTime::now())?)
 }
 
 /// The name of a member.

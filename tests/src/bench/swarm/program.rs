@@ -67,6 +67,14 @@ impl Program {
                 let latencies = driver.changes(&sightings, members, (count, pause)).await?;
                 Ok(Answer::Changed { latencies })
             }
+            Order::Revoke { count } => {
+                let Self { args, members, joined, .. } = self;
+                let (crowd, driver) = joined.as_mut().ok_or_else(|| anyhow!("nobody has joined"))?;
+                crowd.check()?;
+                let sightings = crowd.sightings();
+                let latencies = driver.revocations(members, &sightings, args.count.into(), count).await?;
+                Ok(Answer::Changed { latencies })
+            }
             Order::Mark => {
                 self.agents()?.mark();
                 Ok(Answer::Done { seconds: 0.0 })

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use tokio::sync::Notify;
 
+/// The change that is no address: the driver is gone.
+pub(super) const GONE: u16 = u16::MAX;
+
 /// The address that stands for a change.
 pub(super) fn address(change: u16) -> Ipv4Addr {
     let [high, low] = change.to_be_bytes();
