@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use loden_transport::{Bundle, ServerTls};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
@@ -111,6 +111,11 @@ fn admin(state: &Path) -> Bundle {
 
 /// A client's TLS on a connection to a server of cluster `loden`.
 pub(crate) async fn secured(tcp: TcpStream, bundle: &Bundle) -> io::Result<TlsStream<TcpStream>> {
+    let (config, name) = client(bundle);
+    TlsConnector::from(config).connect(name, tcp).await
+}
+
+fn client(bundle: &Bundle) -> (Arc<ClientConfig>, ServerName<'static>) {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(bundle.ca_pem().as_bytes()).unwrap()).unwrap();
     let chain = vec![CertificateDer::from_pem_slice(bundle.certificate_pem().as_bytes()).unwrap()];
@@ -122,8 +127,7 @@ pub(crate) async fn secured(tcp: TcpStream, bundle: &Bundle) -> io::Result<TlsSt
         .with_client_auth_cert(chain, key)
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let name = ServerName::try_from("control-plane.loden.loden").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+    (Arc::new(config), ServerName::try_from("control-plane.loden.loden").unwrap())
 }
 
 /// Opens a connection from an address of loopback and says nothing on it.
@@ -196,6 +200,25 @@ async fn ten_thousand_half_open_connections_from_everywhere_keep_nobody_out() {
     assert!(took < Patience::default().handshake, "others waited for the flood: {took:?}");
     assert_eq!(listening.metrics.handshakes_failed.get(), 0, "the flood was still there");
     assert!(listening.metrics.connections_turned_away.get() > 1_800, "so many have made room");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_within_its_handshake_is_ended() {
+    let patience = Patience { handshake: Duration::from_millis(300), ..Patience::default() };
+    let listening = listen(patience).await;
+    let (config, name) = client(&admin(listening.state.path()));
+    let mut hello = Vec::new();
+    ClientConnection::new(config, name).unwrap().write_tls(&mut hello).unwrap();
+    for (ended, sent) in (1..).zip([&[][..], &hello[..9], &hello]) {
+        let mut slow = half_open("127.0.0.1", listening.address).await.unwrap();
+        slow.write_all(sent).await.unwrap();
+        let read = async { while matches!(slow.read(&mut [0; 1024]).await, Ok(1..)) {} };
+        timeout(LONG, read).await.unwrap();
+        while listening.metrics.handshakes_failed.get() < ended {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(listening.metrics.handshakes_failed.get(), 3);
 }
 
 #[tokio::test]

@@ -113,11 +113,19 @@ fn set(nets: &[IpNet]) -> String {
     format!("{{ {} }}", nets.join(", "))
 }
 
-/// Whether a listing has as many rules as a table, each of which has a comment.
+/// Whether a listing has as many rules as a table, each of which has a comment, and no other ones.
 #[must_use]
 pub fn is_whole(listing: Option<&str>, table: Option<&str>) -> bool {
     let rules = |text: &str| text.matches(COMMENT).count();
-    listing.map(rules) == table.map(rules)
+    let has_others = listing.is_some_and(|listing| listing.lines().any(is_foreign));
+    listing.map(rules) == table.map(rules) && !has_others
+}
+
+/// Whether a line of a listing is somebody else's rule: it is neither one of ours nor what holds them.
+fn is_foreign(line: &str) -> bool {
+    let line = line.trim();
+    let holds = line.is_empty() || line.ends_with('{') || line == "}" || line.starts_with("type ");
+    !holds && !line.contains(COMMENT)
 }
 
 /// The networks that a listing of the table has rules of.
@@ -206,6 +214,8 @@ table inet loden {
         let (one, two) = (table(&members[..1]), table(&members));
         assert!(is_whole(two.as_deref(), two.as_deref()) && is_whole(None, None));
         assert!(!is_whole(one.as_deref(), two.as_deref()) && !is_whole(None, one.as_deref()));
+        let slipped_in = two.clone().unwrap().replacen("accept;\n", "accept;\n\t\taccept\n", 1);
+        assert!(!is_whole(Some(&slipped_in), two.as_deref()), "between putting it there and looking");
         assert!(networks("table inet loden { }").is_empty());
     }
 }
