@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  half of its life, other CAs ─▶ new key, request ─▶ RenewCertificate ─▶ identity directory ─┐
-//!  somebody has put another one there ─────────────────────────────────────────────┴─▶ new connection
+//!  somebody has put another one there ─────────────────────────────────────────────┴─▶ new connection,
+//!                                                                                       until there is one
 //! ```
 //!
 //! As long as none comes the old one is used, and said to end; one that has ended keeps nobody from forwarding.
@@ -30,6 +31,8 @@ use crate::control::answered;
 const LOOK: Duration = Duration::from_secs(30);
 /// In how many parts of its life.
 const PARTS: u32 = 50;
+/// How often a connection is tried to be made with the present certificate.
+const REDIAL: Duration = Duration::from_secs(5);
 /// How often it is looked whether it is time to ask for other CAs.
 const SHORTLY: Duration = Duration::from_millis(250);
 /// Over how long a fleet asks at most, after it has heard of other CAs.
@@ -90,80 +93,143 @@ fn look(holder: &Holder) -> Duration {
     (holder.life() / PARTS).clamp(Duration::from_millis(20), LOOK)
 }
 
+/// Where the certificate stands.
+struct Course {
+    /// What was in the directory when it was looked at.
+    seen: Bundle,
+    /// The present one: the same, unless the directory cannot be written.
+    used: Bundle,
+    holder: Holder,
+    /// The connection was made with another one.
+    behind: bool,
+    /// How often it was tried to make one with this one.
+    dialled: u32,
+    /// When in the middle of its life it is renewed.
+    chance: f64,
+    /// When other CAs were first heard of.
+    heard: Option<SystemTime>,
+    failed: u32,
+    /// No attempt to renew it before.
+    next: Instant,
+}
+
+impl Course {
+    /// With what is in the directory.
+    fn of(found: Bundle, behind: bool) -> Option<Self> {
+        let holder = found.holder().ok()?;
+        let (chance, next) = (rand::random(), Instant::now());
+        Some(Self {
+            seen: found.clone(),
+            used: found,
+            holder,
+            behind,
+            dialled: 0,
+            chance,
+            heard: None,
+            failed: 0,
+            next,
+        })
+    }
+
+    fn is_kept(&self) -> bool {
+        self.seen == self.used
+    }
+
+    /// How long until it is looked again.
+    fn look(&self) -> Duration {
+        let look = look(&self.holder);
+        match (self.behind, self.heard) {
+            (true, _) => look.min(REDIAL),
+            (false, Some(_)) => look.min(SHORTLY),
+            (false, None) => look,
+        }
+    }
+}
+
 impl Renewal {
     /// Runs for ever.
     pub async fn run(mut self) {
-        let mut used = Bundle::read(&self.identity).ok();
-        let mut chance = rand::random();
-        let mut failed = 0;
-        let mut asked = None;
-        let mut not_before = Instant::now();
+        let mut course = loop {
+            match Bundle::read(&self.identity).ok().and_then(|found| Course::of(found, false)) {
+                Some(course) => break course,
+                None => sleep(LOOK).await,
+            }
+        };
         loop {
-            let Some(holder) = used.as_ref().and_then(|bundle| bundle.holder().ok()) else {
-                sleep(LOOK).await;
-                used = Bundle::read(&self.identity).ok();
-                continue;
-            };
-            self.metrics.expires.set(seconds(holder.expires));
-            let shortly = if asked.is_some() { look(&holder).min(SHORTLY) } else { look(&holder) };
+            self.metrics.expires.set(seconds(course.holder.expires));
             tokio::select! {
-                () = sleep(shortly) => {}
+                () = sleep(course.look()) => {}
                 Ok(()) = self.generation.changed() => {}
             }
-            let found = Bundle::read(&self.identity).ok();
-            if found.is_some() && found != used {
-                info!("another certificate is in the identity directory");
-                used = found;
-                self.replace_connection().await;
-                continue;
+            self.take_up(&mut course);
+            if course.behind {
+                self.replace_connection(&mut course).await;
             }
             let now = SystemTime::now();
-            let is_time = due(&holder, chance) <= now || self.other_trust(&holder, now, &mut asked, chance);
-            let Some(before) =
-                used.as_ref().filter(|_| self.renews && is_time && not_before <= Instant::now())
-            else {
-                continue;
-            };
-            match self.renew(before).await {
-                Ok(Some(bundle)) => {
-                    self.metrics.renewals.inc();
-                    debug!(id = %bundle.id(), "certificate renewed");
-                    used = Some(bundle);
-                    (chance, failed, asked) = (rand::random(), 0, None);
-                    self.replace_connection().await;
+            let is_time = due(&course.holder, course.chance) <= now || self.other_trust(&mut course, now);
+            if self.renews && is_time && course.next <= Instant::now() {
+                self.renew_in_time(&mut course, now).await;
+            }
+        }
+    }
+
+    /// Takes up what somebody has put into the directory, and keeps there what could not be kept.
+    fn take_up(&self, course: &mut Course) {
+        let Ok(found) = Bundle::read(&self.identity) else { return };
+        if found != course.seen {
+            if let Some(other) = Course::of(found, true) {
+                info!("another certificate is in the identity directory");
+                *course = other;
+            }
+            return;
+        }
+        if !course.is_kept() && course.used.replace(&self.identity, &course.seen).is_ok_and(|kept| kept) {
+            info!("the certificate is in the identity directory now");
+            course.seen = course.used.clone();
+        }
+    }
+
+    async fn renew_in_time(&self, course: &mut Course, now: SystemTime) {
+        match self.renew(&course.used).await {
+            Ok((bundle, holder)) => {
+                self.metrics.renewals.inc();
+                debug!(id = %bundle.id(), "certificate renewed");
+                match bundle.replace(&self.identity, &course.seen) {
+                    Ok(true) => course.seen = bundle.clone(),
+                    // The next look takes up what is there.
+                    Ok(false) => return,
+                    // It is good without a file as long as this process lives.
+                    Err(error) => warn!(%error, "the renewed certificate cannot be kept yet"),
                 }
-                // The next look takes it up.
-                Ok(None) => debug!("the certificate is not renewed: there is another identity"),
-                Err(problem) => {
-                    self.metrics.failures.inc();
-                    tell(&holder, &problem, now);
-                    failed += 1;
-                    // Half of its life is left for attempts.
-                    not_before = Instant::now() + look(&holder) * failed.min(10);
-                }
+                (course.used, course.holder) = (bundle, holder);
+                (course.chance, course.failed, course.heard) = (rand::random(), 0, None);
+                course.behind = true;
+                self.replace_connection(course).await;
+            }
+            Err(problem) => {
+                self.metrics.failures.inc();
+                tell(&course.holder, &problem, now);
+                course.failed += 1;
+                // Half of its life is left for attempts.
+                course.next = Instant::now() + look(&course.holder) * course.failed.min(10);
             }
         }
     }
 
     /// Whether other CAs are to be trusted than came with the certificate, and it is time to ask for them: not all
     /// nodes at once.
-    fn other_trust(
-        &self,
-        holder: &Holder,
-        now: SystemTime,
-        heard: &mut Option<SystemTime>,
-        chance: f64,
-    ) -> bool {
+    fn other_trust(&self, course: &mut Course, now: SystemTime) -> bool {
         let generation = *self.generation.borrow();
-        if generation == 0 || generation == holder.generation {
-            *heard = None;
+        if generation == 0 || generation == course.holder.generation {
+            course.heard = None;
             return false;
         }
-        now >= *heard.get_or_insert(now) + spread(holder).mul_f64(chance)
+        let heard = *course.heard.get_or_insert(now);
+        now >= heard + spread(&course.holder).mul_f64(course.chance)
     }
 
-    /// Gets another certificate in the place of that of `before`; none where that has another one by then.
-    async fn renew(&self, before: &Bundle) -> Result<Option<Bundle>, String> {
+    /// Gets another certificate for the node of `before`.
+    async fn renew(&self, before: &Bundle) -> Result<(Bundle, Holder), String> {
         let request = KeyRequest::new().map_err(|error| error.to_string())?;
         let wanted = v1::RenewCertificateRequest { certificate_request: request.der().to_vec() };
         let mut client = IdentityServiceClient::new(self.channels.borrow().clone());
@@ -171,19 +237,35 @@ impl Renewal {
         let certificate = answer.map_err(|status| explain(&status))?;
         let bundle = Bundle::from_pem(certificate.trust, certificate.chain, request.key_pem().to_owned());
         let bundle = bundle.map_err(|error| error.to_string())?;
-        if *bundle.id() != self.credentials.id() {
+        if bundle.id() != before.id() {
             return Err(format!("the control plane has sent a certificate of {}", bundle.id()));
         }
-        let replaced = bundle.replace(&self.identity, before).map_err(|error| error.to_string())?;
-        Ok(Some(bundle).filter(|_| replaced))
+        let holder = bundle.holder().map_err(|error| error.to_string())?;
+        Ok((bundle, holder))
     }
 
-    /// Connects with what is in the directory now, and lets everybody use that.
-    async fn replace_connection(&self) {
-        match connect(&self.servers, &self.credentials, &self.options).await {
-            Ok(channel) => drop(self.channels.send_replace(channel)),
-            // The old one goes on, and dials with the new certificate when it is lost.
-            Err(error) => warn!(%error, "no connection with the new certificate yet"),
+    /// Connects with the present certificate, and lets everybody use that; until it succeeds the connection is
+    /// behind: calls over it end with the certificate that it was made with.
+    async fn replace_connection(&self, course: &mut Course) {
+        let credentials = match course.is_kept() {
+            true => Ok(self.credentials.clone()),
+            false => Credentials::fixed(&course.used),
+        };
+        let connected = match credentials {
+            Ok(credentials) => connect(&self.servers, &credentials, &self.options).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Ok(channel) => {
+                (course.behind, course.dialled) = (false, 0);
+                drop(self.channels.send_replace(channel));
+            }
+            Err(error) => {
+                if course.dialled == 0 {
+                    warn!(%error, "no connection with the new certificate yet");
+                }
+                course.dialled = course.dialled.saturating_add(1);
+            }
         }
     }
 }
