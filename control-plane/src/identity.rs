@@ -16,6 +16,7 @@
 //! `issue` needs nothing but the CA's two files, so it works beside a running server and without a store.
 
 mod authority;
+mod certificate;
 mod file;
 mod issue;
 mod lifetime;
@@ -344,7 +345,12 @@ fn open_authority(directory: &Path, cluster: &ClusterName, now: SystemTime) -> R
         file::write_private(&certificate_path, authority.certificate_pem().as_bytes())?;
         info!(%cluster, directory = %directory.display(), "cluster CA made");
     }
-    let authority = rotation::load(directory)?;
+    // What comes before or after it is no reason not to serve.
+    let authority = rotation::load(directory).or_else(|error| {
+        let alone = rotation::load_alone(directory)?;
+        warn!(%error, "what is beside the CA cannot be used, and is not trusted");
+        Ok::<_, PkiError>(alone)
+    })?;
     if authority.cluster() != cluster {
         return Err(PkiError::Cluster {
             path: certificate_path,

@@ -8,20 +8,13 @@ use std::time::{Duration, SystemTime};
 use loden_proto::InvalidValue;
 use loden_proto::model::RootHash;
 use loden_proto::names::{ClusterName, NodeId};
-use loden_transport::{
-    BACK_DATED, Bundle, BundleError, Role, SERIAL_RANDOM, SpiffeId, cluster_of, key_hash, serial,
-};
-use rand::RngCore;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
-};
+use loden_transport::{BACK_DATED, Bundle, BundleError, Role, SpiffeId, cluster_of, key_hash};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::certificate::{ca_params, check_ca, date, generation_of, new_serial, subject, system_time};
 use super::request::CertificateRequest;
 use super::server_name::ServerName;
 
@@ -34,6 +27,7 @@ const MIN_VALIDITY: Duration = Duration::from_secs(1);
 pub struct Authority {
     cluster: ClusterName,
     certificate: String,
+    begins: SystemTime,
     expires: SystemTime,
     issuer: Issuer<'static, KeyPair>,
     phase: Phase,
@@ -130,10 +124,13 @@ impl Authority {
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(refuse(&"does not belong to the key in ca.key"));
         }
-        let expires = system_time(&parsed.validity().not_after);
+        check_ca(&parsed).map_err(|rule| refuse(&rule))?;
+        let validity = parsed.validity();
+        let (begins, expires) = (system_time(&validity.not_before), system_time(&validity.not_after));
         Ok(Self {
             cluster,
             certificate: certificate.to_owned(),
+            begins,
             expires,
             issuer: Issuer::from_ca_cert_pem(certificate, key)?,
             phase: Phase::Steady,
@@ -158,6 +155,28 @@ impl Authority {
     pub(super) fn certify_next(&self, next: &Self, now: SystemTime) -> Result<String, AuthorityError> {
         let params = ca_params(&self.cluster, 0, now, self.expires)?;
         Ok(params.signed_by(next.issuer.key(), &self.issuer)?.pem())
+    }
+
+    /// Whether a certificate (PEM, from that file) is of another CA of the cluster: not one with the key of this one.
+    ///
+    /// # Errors
+    /// It is of none.
+    pub(super) fn is_beside(&self, pem: &str, path: &Path) -> Result<bool, AuthorityError> {
+        let refuse = |rule: String| AuthorityError::Certificate { path: path.to_owned(), rule };
+        let none = || refuse(format!("is no CA's certificate with the URI spiffe://{}", self.cluster));
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| none())?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| none())?;
+        if cluster_of(&der).as_ref() != Some(&self.cluster) {
+            return Err(none());
+        }
+        check_ca(&parsed).map_err(|rule| refuse(rule.to_owned()))?;
+        Ok(parsed.public_key().subject_public_key.data.as_ref() != self.issuer.key().public_key_raw())
+    }
+
+    /// When it begins to be good.
+    #[must_use]
+    pub const fn begins(&self) -> SystemTime {
+        self.begins
     }
 
     /// When it ends.
@@ -341,51 +360,4 @@ impl Authority {
         let wanted: HashSet<_> = names.iter().cloned().collect();
         (has != wanted).then(|| "it was for other names".to_owned())
     }
-}
-
-/// Of a CA with so many others below it.
-fn ca_params(
-    cluster: &ClusterName,
-    below: u8,
-    now: SystemTime,
-    until: SystemTime,
-) -> Result<CertificateParams, AuthorityError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = subject(&format!("CA of {cluster}"));
-    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{cluster}").try_into()?)];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.serial_number = Some(new_serial(0, 0));
-    params.not_before = date(now - BACK_DATED);
-    params.not_after = date(until);
-    Ok(params)
-}
-
-fn subject(common_name: &str) -> DistinguishedName {
-    let mut subject = DistinguishedName::new();
-    subject.push(DnType::OrganizationName, "Loden");
-    // At most 64 characters (RFC 5280 appendix A.1, ub-common-name); the identity is the URI.
-    subject.push(DnType::CommonName, common_name.chars().take(64).collect::<String>());
-    subject
-}
-
-/// Never 0. `trust`: all that are trusted, PEM, the one that issues first.
-fn generation_of(trust: &str) -> u32 {
-    let hash = Sha256::digest(trust);
-    u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]).max(1)
-}
-
-fn new_serial(epoch: u32, generation: u32) -> SerialNumber {
-    let mut random = [0; SERIAL_RANDOM];
-    rand::rng().fill_bytes(&mut random);
-    SerialNumber::from_slice(&serial(epoch, generation, random))
-}
-
-fn date(time: SystemTime) -> OffsetDateTime {
-    OffsetDateTime::from(time).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
-fn system_time(time: &x509_parser::time::ASN1Time) -> SystemTime {
-    let seconds = u64::try_from(time.timestamp()).unwrap_or_default();
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }

@@ -8,16 +8,13 @@
 //! ```
 //!
 //! `next/switch` says that a switch was begun: it is done again from `next/`, by whoever holds the lock. All others only
-//! read, and take what is in `next/` for what issues.
+//! read, and take what is in `next/` for what issues. A CA before or after the present one that has its key is none: it
+//! is what a step that was cut off has left, and goes with the next one.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
-
-use loden_transport::cluster_of;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
 use super::authority::Phase;
 use super::{Authority, AuthorityError, CA_CERTIFICATE, CA_KEY, PkiError, file, lifetime};
@@ -54,17 +51,20 @@ impl Step {
 pub(super) fn load(directory: &Path) -> Result<Authority, PkiError> {
     let next = directory.join(NEXT);
     let is_begun = file::read(&next.join(SWITCH))?.is_some();
-    let previous = file::read_text(&directory.join(PREVIOUS))?;
     let authority = pair(if is_begun { &next } else { directory })?;
-    if let Some(previous) = previous {
-        check_other(&authority, &previous, &directory.join(PREVIOUS))?;
+    if let Some(previous) = other(&authority, &directory.join(PREVIOUS))? {
         let cross = file::read_text(&directory.join(CROSS))?;
         return Ok(authority.beside(Phase::Issuing, previous, cross));
     }
-    let path = next.join(CA_CERTIFICATE);
-    let Some(next) = file::read_text(&path)? else { return Ok(authority) };
-    check_other(&authority, &next, &path)?;
-    Ok(authority.beside(Phase::Prepared, next, None))
+    match other(&authority, &next.join(CA_CERTIFICATE))? {
+        Some(next) => Ok(authority.beside(Phase::Prepared, next, None)),
+        None => Ok(authority),
+    }
+}
+
+/// The CA in a directory alone, whatever is beside it.
+pub(super) fn load_alone(directory: &Path) -> Result<Authority, PkiError> {
+    pair(directory)
 }
 
 /// Does a step; what is there now must allow it. `life`: of the certificates that are made.
@@ -86,7 +86,18 @@ pub(super) fn step(
             file::write_private(&next.join(CA_CERTIFICATE), authority.certificate_pem().as_bytes())
         }
         Step::Issue => {
-            let cross = now.certify_next(&pair(&next)?, time)?;
+            let authority = pair(&next)?;
+            if authority.cluster() != now.cluster() {
+                return Err(refuse(&next, format!("is of cluster \"{}\"", authority.cluster())));
+            }
+            if authority.begins() > time || authority.most(life, time) < life {
+                let rule = format!(
+                    "is not good from now on for longer than certificates live, {}",
+                    humantime::format_duration(life)
+                );
+                return Err(refuse(&next, rule));
+            }
+            let cross = now.certify_next(&authority, time)?;
             lifetime::end(directory, life, time)?;
             file::write_private(&directory.join(CROSS), cross.as_bytes())?;
             file::write_private(&directory.join(PREVIOUS), now.certificate_pem().as_bytes())?;
@@ -127,14 +138,15 @@ fn pair(directory: &Path) -> Result<Authority, PkiError> {
     Ok(Authority::load(&certificate, &key, &certificate_path)?)
 }
 
-/// Whether another CA (PEM, from that file) can be trusted beside this one.
-fn check_other(authority: &Authority, other: &str, path: &Path) -> Result<(), AuthorityError> {
-    let der = CertificateDer::from_pem_slice(other.as_bytes()).ok();
-    if der.and_then(|der| cluster_of(&der)).as_ref() == Some(authority.cluster()) {
-        return Ok(());
-    }
-    let rule = format!("is no CA's certificate with the URI spiffe://{}", authority.cluster());
-    Err(AuthorityError::Certificate { path: path.to_owned(), rule })
+/// The certificate (PEM) of another CA than this one, in that file.
+fn other(authority: &Authority, path: &Path) -> Result<Option<String>, PkiError> {
+    let Some(pem) = file::read_text(path)? else { return Ok(None) };
+    let is_another = authority.is_beside(&pem, path)?;
+    Ok(Some(pem).filter(|_| is_another))
+}
+
+fn refuse(directory: &Path, rule: String) -> PkiError {
+    AuthorityError::Certificate { path: directory.join(CA_CERTIFICATE), rule }.into()
 }
 
 fn absent(path: PathBuf) -> PkiError {

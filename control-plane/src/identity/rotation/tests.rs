@@ -65,7 +65,7 @@ fn each_step_comes_after_the_one_before_and_changes_the_generation() {
     assert_eq!(generations.len(), 4, "each is another one");
 }
 
-/// What a crash leaves between any two writes of a switch.
+/// What a crash leaves between any two writes or removals of a switch.
 #[test]
 fn a_switch_that_was_cut_off_is_done_again_or_has_not_begun() {
     let state = tempfile::tempdir().unwrap();
@@ -74,29 +74,79 @@ fn a_switch_that_was_cut_off_is_done_again_or_has_not_begun() {
     open(&before).rotate(Step::Prepare, LIFE, now).unwrap();
     copy(&before, &after);
     open(&after).rotate(Step::Issue, LIFE, now).unwrap();
-    // In the order in which they come.
-    let writes = ["cross.crt", "previous.crt", "next/switch", "ca.key", "ca.crt"];
-    for done in 0..=writes.len() {
+    let (old, new) = (load(&before).unwrap(), load(&after).unwrap());
+    // In the order in which they come: those that are not there afterwards are written empty, and removed in the end.
+    let writes = ["previous.until", "cross.crt", "previous.crt", "next/switch", "ca.key", "ca.crt"];
+    let removals = ["next/switch", "next/ca.crt", "next/ca.key"];
+    for done in 0..=writes.len() + removals.len() {
         let cut = state.path().join(format!("cut-{done}"));
         copy(&before, &cut);
-        for name in &writes[..done] {
-            match fs::read(after.join(name)) {
-                Ok(bytes) => fs::write(cut.join(name), bytes).unwrap(),
-                Err(_) => fs::write(cut.join(name), "").unwrap(),
-            }
+        for name in writes.iter().take(done) {
+            let bytes = fs::read(after.join(name)).unwrap_or_default();
+            fs::write(cut.join(name), bytes).unwrap();
         }
-        if done == 2 {
-            // Somebody's own `previous.crt` is no switch; ours is written just before it.
-            assert_eq!(load(&cut).unwrap().certificate_pem(), load(&before).unwrap().certificate_pem());
-            continue;
+        for name in removals.iter().take(done.saturating_sub(writes.len())) {
+            fs::remove_file(cut.join(name)).unwrap();
         }
         let authority = load(&cut).unwrap();
-        let expected = if done < 2 { &before } else { &after };
-        assert_eq!(authority.trust_pem(), load(expected).unwrap().trust_pem(), "after {done} writes");
-        finish(&cut).unwrap();
-        assert_eq!(load(&cut).unwrap().generation(), authority.generation());
-        assert_eq!(pair(&cut).unwrap().certificate_pem(), load(expected).unwrap().certificate_pem());
+        let (phase, expected) = if done < 4 { (Phase::Prepared, &old) } else { (Phase::Issuing, &new) };
+        assert_eq!((authority.phase(), authority.trust_pem()), (phase, expected.trust_pem()), "after {done}");
+
+        // A start goes on, and the whole change comes to its end.
+        let pki = open(&cut);
+        assert_eq!(pki.authority().generation(), authority.generation(), "after {done}");
+        if phase == Phase::Prepared {
+            pki.rotate(Step::Issue, LIFE, now).unwrap();
+        }
+        pki.rotate(Step::Retire, LIFE, now).unwrap();
+        let present = pki.authority();
+        assert_eq!((present.phase(), present.trust_pem().as_str()), (Phase::Steady, new.certificate_pem()));
+        pki.rotate(Step::Prepare, LIFE, now).unwrap();
+        assert_eq!(certificates(&pki.authority().trust_pem()), 2, "after {done}");
     }
+}
+
+/// One that cannot issue would leave the cluster without certificates.
+#[test]
+fn a_next_ca_that_is_no_ca_or_ends_soon_does_not_issue() {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType, date_time_ymd};
+    let state = tempfile::tempdir().unwrap();
+    let (pki, now) = (open(state.path()), SystemTime::now());
+    let before = pki.authority();
+    let put = |is_ca: IsCa, bend: fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = vec![SanType::URI("spiffe://loden".try_into().unwrap())];
+        params.is_ca = is_ca;
+        bend(&mut params);
+        let key = KeyPair::generate().unwrap();
+        fs::create_dir_all(state.path().join(NEXT)).unwrap();
+        fs::write(state.path().join("next/ca.key"), key.serialize_pem()).unwrap();
+        fs::write(state.path().join("next/ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+        pki.refresh(now)
+    };
+    let refused = put(IsCa::NoCa, |_| ()).unwrap_err().to_string();
+    assert!(refused.ends_with("is no CA's certificate (basicConstraints CA:TRUE)"), "{refused}");
+    assert_eq!(
+        open(state.path()).authority().generation(),
+        before.generation(),
+        "a start serves all the same"
+    );
+    for bend in
+        [(|params| params.not_after = date_time_ymd(2001, 1, 1)) as fn(&mut CertificateParams), |params| {
+            params.not_before = date_time_ymd(3001, 1, 1)
+        }]
+    {
+        put(IsCa::Ca(BasicConstraints::Unconstrained), bend).unwrap();
+        let refused = pki.rotate(Step::Issue, LIFE, now).unwrap_err().to_string();
+        assert!(
+            refused.contains("is not good from now on for longer than certificates live, 1h"),
+            "{refused}"
+        );
+        assert_eq!(pki.authority().certificate_pem(), before.certificate_pem());
+    }
+    fs::remove_dir_all(state.path().join(NEXT)).unwrap();
+    pki.refresh(now).unwrap();
+    assert_eq!(pki.authority().phase(), Phase::Steady, "whoever takes it away again has undone it");
 }
 
 #[test]
