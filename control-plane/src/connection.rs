@@ -21,7 +21,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response};
@@ -45,6 +45,7 @@ use tracing::{debug, info, warn};
 use self::admission::{Admission, Limits, Place};
 use self::stream::Watched;
 use crate::audit::Audit;
+use crate::gate::Keeper;
 use crate::knocks::Knocks;
 use crate::metrics::Metrics;
 use crate::registry::{Client, EndReason, Link, Registry};
@@ -103,6 +104,8 @@ pub(crate) struct Acceptor<S> {
     pub(crate) service: S,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) audit: Arc<Audit>,
+    /// Who was shut out while its handshake went on is ended at once.
+    pub(crate) keeper: Option<Keeper>,
     pub(crate) nodes: Nodes,
     pub(crate) tasks: TaskTracker,
     pub(crate) patience: Patience,
@@ -203,6 +206,12 @@ where
     async fn serve(&self, stream: TlsStream<TcpStream>, client: Client, remote: SocketAddr) {
         let link = self.registry.open(client, remote);
         self.metrics.connections_opened.inc();
+        // From here on whoever shuts it out finds the link.
+        if let Some(reason) =
+            self.keeper.as_ref().and_then(|keeper| keeper.ends(&link.client, SystemTime::now()))
+        {
+            link.end(reason);
+        }
         debug!(client = %link.client, %remote, "connected");
         let reset = Arc::new(AtomicBool::new(false));
         let begun = CancellationToken::new();

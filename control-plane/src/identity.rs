@@ -36,7 +36,7 @@ use arc_swap::ArcSwap;
 use loden_proto::names::ClusterName;
 use loden_transport::{Bundle, BundleError, Principal, Role};
 use rand::RngCore;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub use self::authority::{Authority, AuthorityError, Phase};
@@ -67,8 +67,8 @@ pub type TokenKey = [u8; 32];
 pub struct Pki {
     directory: PathBuf,
     authority: ArcSwap<Authority>,
-    /// Told of every change of it.
-    changed: Notify,
+    /// Its generation, for those who wait for changes.
+    changed: watch::Sender<u32>,
 }
 
 /// An identity cannot be read, made or kept.
@@ -140,8 +140,9 @@ impl Pki {
         }
         rotation::finish(directory)?;
         let authority = open_authority(directory, cluster, now)?;
+        let changed = watch::Sender::new(authority.generation());
         let authority = ArcSwap::from_pointee(authority);
-        let pki = Self { directory: directory.to_owned(), authority, changed: Notify::new() };
+        let pki = Self { directory: directory.to_owned(), authority, changed };
         if pki.directory.join(ADMIN).exists() {
             pki.keep_admin(now);
         } else {
@@ -163,9 +164,10 @@ impl Pki {
         self.authority.load_full()
     }
 
-    /// Waits until the CA, or what is trusted beside it, has changed.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    /// Tells of changes of the CA, and of what is trusted beside it.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u32> {
+        self.changed.subscribe()
     }
 
     /// Does the next step of the change to another CA. `life`: of the certificates that are made.
@@ -225,9 +227,9 @@ impl Pki {
     }
 
     fn take_up(&self, authority: Authority) {
+        let generation = authority.generation();
         self.authority.store(Arc::new(authority));
-        self.changed.notify_waiters();
-        self.changed.notify_one();
+        self.changed.send_replace(generation);
     }
 
     /// Has the first admin trust what is trusted: it is the cluster's own, and must not be shut out by a change of the

@@ -231,6 +231,7 @@ impl Server {
             marker: pki.incarnation_marker(),
             knocks: knocks.clone(),
         };
+        let keeper = Keeper::new(handle.clone(), Arc::clone(&pki));
         let adoption =
             Adoption::start(handle.clone(), feeds.clone(), streams.clone(), &settling, adoption_options, now);
         let shared = Arc::new(Shared {
@@ -246,6 +247,7 @@ impl Server {
             held: Held::default(),
             registry: Registry::default(),
             signer: Signer::new(Arc::clone(&pki), config.certificate_validity),
+            keeper,
             limits: Limits::default(),
             audit: Arc::default(),
             metrics: Arc::new(Metrics::default()),
@@ -259,7 +261,7 @@ impl Server {
         let Parts { ports: Ports { listener, operations }, pki, clerk, shared } = parts;
         let validity = config.certificate_validity;
         let bundle = pki.server(&config.name, &config.advertise_names, validity, SystemTime::now())?;
-        let gate: Arc<dyn Gate> = Arc::new(Keeper(shared.clerk.clone()));
+        let gate: Arc<dyn Gate> = Arc::new(shared.keeper.clone());
         let tls = ServerTls::new(&bundle, Some(Arc::clone(&gate)))?;
         let tls = Arc::new(ArcSwap::from_pointee(tls));
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -284,6 +286,7 @@ impl Server {
             service: door,
             metrics: Arc::clone(&shared.metrics),
             audit: Arc::clone(&shared.audit),
+            keeper: Some(shared.keeper.clone()),
             nodes: shared.nodes.clone(),
             tasks: server.connections.clone(),
             patience: Patience::default(),

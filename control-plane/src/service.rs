@@ -39,6 +39,7 @@ use crate::adoption::Adoption;
 use crate::audit::Audit;
 use crate::clerk::{ClerkHandle, Settling};
 use crate::feed::Feeds;
+use crate::gate::Keeper;
 use crate::held::Held;
 use crate::identity::Signer;
 use crate::joins::Limits;
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) held: Held,
     pub(crate) registry: Registry,
     pub(crate) signer: Signer,
+    pub(crate) keeper: Keeper,
     pub(crate) limits: Limits,
     pub(crate) audit: Arc<Audit>,
     pub(crate) metrics: Arc<Metrics>,

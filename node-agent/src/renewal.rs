@@ -299,7 +299,7 @@ mod tests {
         let life = Duration::from_secs(24 * 3600);
         let id = "spiffe://demo/node/a".parse().unwrap();
         let (begins, expires) = (made - BACK_DATED, made + life);
-        let holder = Holder { id, epoch: 0, generation: 0, begins, expires };
+        let holder = Holder { id, epoch: 0, generation: 0, root: None, begins, expires };
         let after =
             |chance| due(&holder, chance).duration_since(made).unwrap().as_secs_f64() / life.as_secs_f64();
         for (chance, part) in [(0.0, 0.45), (0.5, 0.5), (1.0, 0.55)] {

@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use loden_proto::model::RootHash;
 use loden_proto::names::ClusterName;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::Acceptor;
@@ -27,8 +28,17 @@ use crate::spiffe::{IdentityError, Role, SpiffeId};
 use crate::tls_reason::tls;
 
 tokio::task_local! {
-    /// Who a refused certificate says that its owner is: the verifier knows no connection.
-    static REFUSED: RefCell<Option<SpiffeId>>;
+    /// What the verifier has seen: it knows no connection.
+    static SEEN: RefCell<Seen>;
+}
+
+/// What there is to say of a client's certificate.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Who one that is refused says that its owner is.
+    refused: Option<SpiffeId>,
+    /// Whose CA has made one that is good.
+    root: Option<RootHash>,
 }
 
 /// A handshake that came to nothing.
@@ -131,12 +141,13 @@ impl Hello {
         let dialled = begun.client_hello().server_name().map(str::to_owned);
         let joins = dialled.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(JOIN_NAME));
         let config = Arc::clone(if joins { &tls.joining } else { &tls.usual });
-        let (accepted, shown) = REFUSED
+        let (accepted, seen) = SEEN
             .scope(RefCell::default(), async {
                 let accepted = begun.into_stream(config).await;
-                (accepted, REFUSED.with(RefCell::take))
+                (accepted, SEEN.with(RefCell::take))
             })
             .await;
+        let Seen { refused: shown, root } = seen;
         let stream = accepted.map_err(|error| HandshakeError { error, dialled, shown })?;
         if joins {
             return Ok((stream, None));
@@ -145,36 +156,55 @@ impl Hello {
         let leaf =
             certificates.first().ok_or(rustls::Error::NoCertificatesPresented).map_err(io::Error::other)?;
         let holder = Holder::of_certificate(leaf).map_err(io::Error::other)?;
-        Ok((stream, Some(holder)))
+        Ok((stream, Some(Holder { root, ..holder })))
     }
 }
 
 /// A verifier that asks a gate as well, and leaves word of whom it has refused with the handshake that asks.
 #[derive(Debug)]
 pub(crate) struct Watchful {
-    pub(crate) inner: Arc<dyn ClientCertVerifier>,
+    /// Of all CAs that are trusted.
+    pub(crate) all: Arc<dyn ClientCertVerifier>,
+    /// Of each alone.
+    pub(crate) each: Vec<(RootHash, Arc<dyn ClientCertVerifier>)>,
     pub(crate) gate: Option<Arc<dyn Gate>>,
 }
 
 impl Watchful {
+    /// Whose CA has made a certificate that is good.
+    fn root_of(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Option<RootHash> {
+        if let [(root, _)] = self.each[..] {
+            return Some(root);
+        }
+        let made = |(_, one): &&(RootHash, Arc<dyn ClientCertVerifier>)| {
+            one.verify_client_cert(leaf, intermediates, now).is_ok()
+        };
+        self.each.iter().find(made).map(|(root, _)| *root)
+    }
+
     /// Whoever cannot be told is told so after the handshake.
-    fn lets_in(&self, leaf: &CertificateDer<'_>) -> bool {
-        let holder = Holder::of_certificate(leaf);
+    fn lets_in(&self, leaf: &CertificateDer<'_>, root: Option<RootHash>) -> bool {
+        let holder = Holder::of_certificate(leaf).map(|holder| Holder { root, ..holder });
         self.gate.as_ref().is_none_or(|gate| holder.is_ok_and(|holder| gate.lets_in(&holder)))
     }
 }
 
 impl ClientCertVerifier for Watchful {
     fn offer_client_auth(&self) -> bool {
-        self.inner.offer_client_auth()
+        self.all.offer_client_auth()
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.inner.client_auth_mandatory()
+        self.all.client_auth_mandatory()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
+        self.all.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -183,14 +213,16 @@ impl ClientCertVerifier for Watchful {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.inner.verify_client_cert(leaf, intermediates, now).and_then(|verified| {
+        let mut root = None;
+        let verified = self.all.verify_client_cert(leaf, intermediates, now).and_then(|verified| {
+            root = self.root_of(leaf, intermediates, now);
             let revoked = rustls::Error::InvalidCertificate(CertificateError::Revoked);
-            if self.lets_in(leaf) { Ok(verified) } else { Err(revoked) }
+            if self.lets_in(leaf, root) { Ok(verified) } else { Err(revoked) }
         });
-        verified.inspect_err(|_| {
-            // Whoever does handshakes in another way does not ask.
-            let _ = REFUSED.try_with(|refused| refused.replace(SpiffeId::of_certificate(leaf).ok()));
-        })
+        let refused = verified.as_ref().err().and_then(|_| SpiffeId::of_certificate(leaf).ok());
+        // Whoever does handshakes in another way does not ask.
+        let _ = SEEN.try_with(|seen| seen.replace(Seen { refused, root }));
+        verified
     }
 
     fn verify_tls12_signature(
@@ -199,7 +231,7 @@ impl ClientCertVerifier for Watchful {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
+        self.all.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -208,11 +240,11 @@ impl ClientCertVerifier for Watchful {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
+        self.all.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.all.supported_verify_schemes()
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use loden_proto::model::RootHash;
 use x509_parser::parse_x509_certificate;
 
 use crate::spiffe::{IdentityError, SpiffeId};
@@ -26,6 +27,8 @@ pub struct Holder {
     pub epoch: u32,
     /// Which CAs were told to be trusted with it. 0 in certificates without one.
     pub generation: u32,
+    /// Whose CA has made it: SHA-256 of that one's public key. None until somebody has verified it.
+    pub root: Option<RootHash>,
     /// From when it is good.
     pub begins: SystemTime,
     /// Until when.
@@ -51,6 +54,7 @@ impl Holder {
             id,
             epoch,
             generation,
+            root: None,
             begins: time(validity.not_before),
             expires: time(validity.not_after),
         })

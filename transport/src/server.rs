@@ -3,13 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::TLS13;
+use rustls::{RootCertStore, ServerConfig};
 
 use crate::accept::Watchful;
 use crate::bundle::{Bundle, BundleError};
 use crate::holder::Holder;
+use crate::pinned::key_hash;
 
 /// The name that a host dials (TLS SNI) which has a token and no certificate yet.
 pub const JOIN_NAME: &str = "join.loden";
@@ -49,12 +50,21 @@ impl ServerTls {
     /// The bundle's certificates or key are not usable.
     pub fn new(bundle: &Bundle, gate: Option<Arc<dyn Gate>>) -> Result<Self, ServerConfigError> {
         let provider = crate::provider();
-        let roots = Arc::new(bundle.roots()?);
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()?;
+        let verifier = |roots| {
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()
+        };
+        let mut each = Vec::new();
+        for root in bundle.root_certificates()? {
+            let mut alone = RootCertStore::empty();
+            let hash = key_hash(&root);
+            alone.add(root)?;
+            each.extend(hash.map(|hash| verifier(alone).map(|verifier| (hash, verifier))).transpose()?);
+        }
+        let watchful = Watchful { all: verifier(bundle.roots()?)?, each, gate };
         let builder =
             || ServerConfig::builder_with_provider(crate::provider()).with_protocol_versions(&[&TLS13]);
         let usual = builder()?
-            .with_client_cert_verifier(Arc::new(Watchful { inner: verifier, gate }))
+            .with_client_cert_verifier(Arc::new(watchful))
             .with_single_cert(bundle.chain()?, bundle.key()?)?;
         let mut chain = bundle.chain()?;
         chain.extend(bundle.root_certificates()?);

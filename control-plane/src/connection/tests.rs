@@ -66,6 +66,7 @@ async fn listen(patience: Patience) -> Listening {
         service: tower::service_fn(answer),
         metrics: Arc::clone(&metrics),
         audit: Arc::default(),
+        keeper: None,
         nodes: Nodes::default(),
         tasks: TaskTracker::new(),
         patience,

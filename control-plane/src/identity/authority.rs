@@ -37,6 +37,8 @@ pub struct Authority {
     cross: Option<String>,
     /// Tells what is trusted, and who issues, from anything else.
     generation: u32,
+    /// Hashes of the keys of all that are trusted.
+    trusted: Vec<RootHash>,
 }
 
 /// Where the change from one CA to the next stands.
@@ -137,6 +139,7 @@ impl Authority {
             other: None,
             cross: None,
             generation: generation_of(certificate),
+            trusted: key_hash(&der).into_iter().collect(),
         })
     }
 
@@ -144,7 +147,9 @@ impl Authority {
     #[must_use]
     pub(super) fn beside(self, phase: Phase, other: String, cross: Option<String>) -> Self {
         let generation = generation_of(&format!("{}{other}", self.certificate));
-        Self { phase, other: Some(other), cross, generation, ..self }
+        let der = CertificateDer::from_pem_slice(other.as_bytes()).ok();
+        let trusted = self.trusted.iter().copied().chain(der.and_then(|der| key_hash(&der))).collect();
+        Self { phase, other: Some(other), cross, generation, trusted, ..self }
     }
 
     /// Certifies the key of the next CA (PEM, until this one ends): those who trust this one believe what that one
@@ -207,6 +212,12 @@ impl Authority {
     #[must_use]
     pub const fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// Whether the CA with a public key of this hash is trusted.
+    #[must_use]
+    pub fn trusts(&self, root: RootHash) -> bool {
+        self.trusted.contains(&root)
     }
 
     /// The certificates that are trusted, this one first.

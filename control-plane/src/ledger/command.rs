@@ -144,6 +144,13 @@ pub enum Command {
     },
     /// Spends a token for a node.
     Join(Joiner),
+    /// Keeps in mind of which epoch a certificate is that a node has shown.
+    See {
+        /// Which.
+        node: NodeId,
+        /// Of its certificate.
+        epoch: u32,
+    },
     /// Shuts a node out.
     ShutOut {
         /// Which.

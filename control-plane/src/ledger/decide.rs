@@ -63,6 +63,7 @@ impl Ledger {
             Command::DeleteToken { id } => self.delete_token(*id),
             Command::Join(joiner) => self.join(joiner, context),
             Command::ShutOut { node, epoch, farewell } => Ok(self.shut_out(node, *epoch, *farewell, context)),
+            Command::See { node, epoch } => Ok(self.see(node, *epoch, context)),
             Command::EndAdoption => Ok(self.end_adoption(context)),
             Command::Tidy => Ok(self.tidy(context)),
         }

@@ -14,6 +14,7 @@ pub(crate) fn client(id: &str) -> Client {
         id,
         epoch: 0,
         generation: 0,
+        root: None,
         begins,
         expires: begins + Duration::from_secs(3600),
     })

@@ -129,11 +129,12 @@ pub(super) async fn renew_certificate(
     let validity = config.certificate_validity;
     let mut look = interval(CERTIFICATE.min(validity / PARTS));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changes = pki.changes();
     let mut current = None;
     loop {
         tokio::select! {
             _ = look.tick() => {}
-            () = pki.changed() => {}
+            Ok(()) = changes.changed() => {}
         }
         if let Err(error) = pki.refresh(SystemTime::now()) {
             error!(%error, "what is in the CA's directory cannot be used");

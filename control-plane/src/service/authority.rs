@@ -11,8 +11,9 @@ use loden_proto::v1::{self, AuthorityPhase, RotateAuthorityRequest, RotationStep
 use tonic::{Code, Status};
 
 use super::Shared;
+use crate::gate;
 use crate::identity::{Phase, PkiError, Step};
-use crate::registry::{Client, EndReason};
+use crate::registry::Client;
 
 /// Nodes that are named.
 const NAMED: usize = 100;
@@ -67,7 +68,6 @@ pub(super) fn rotate(shared: &Shared, request: &RotateAuthorityRequest) -> Resul
     if !request.force {
         would_shut_out(shared, step, now)?;
     }
-    let issuing = shared.signer.pki().authority().generation();
     shared.signer.pki().rotate(step, shared.signer.validity(), now).map_err(|error| match error {
         PkiError::Step { .. } => reason::status(Code::FailedPrecondition, Reason::InUse, error.to_string()),
         error => {
@@ -76,22 +76,9 @@ pub(super) fn rotate(shared: &Shared, request: &RotateAuthorityRequest) -> Resul
         }
     })?;
     if step == Step::Retire {
-        end_retired(shared, issuing);
+        gate::end_who_is_out(shared, now);
     }
     Ok(view(shared))
-}
-
-/// Ends connections that are open with certificates of the CA that is trusted no more: all but those of the generation
-/// in which the present one has issued.
-fn end_retired(shared: &Shared, issuing: u32) {
-    for link in shared.registry.links() {
-        if let Client::Holder(holder) = &link.client
-            && holder.generation != issuing
-        {
-            shared.audit.denied(&link.client, "stay connected", &EndReason::Retired.to_string());
-            link.end(EndReason::Retired);
-        }
-    }
 }
 
 /// Whether somebody who is let in now would not be after a step.

@@ -21,6 +21,7 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::Service;
+use tracing::warn;
 
 use super::access::{Caller, Rpc};
 use super::cluster::Clusters;
@@ -32,7 +33,7 @@ use super::node::Nodes;
 use super::peer::Peers;
 use super::{Shared, watch};
 use crate::audit::is_denial;
-use crate::gate;
+use crate::ledger::Command;
 use crate::registry::{Client, Link};
 
 /// Largest request of health and reflection, in bytes: a name.
@@ -79,7 +80,7 @@ impl Door {
 
     /// Who calls what, if it may. `None`: nothing that we serve; tonic says so.
     fn admit(&self, holder: &Holder, path: &str) -> Result<Option<Caller>, Status> {
-        gate::check(&self.shared.clerk, holder, SystemTime::now())?;
+        self.shared.keeper.check(holder, SystemTime::now())?;
         match Rpc::of_path(path) {
             Some(rpc) => Caller::admit(holder, &self.shared.cluster, rpc).map(Some),
             None if matches!(holder.id.role, Role::ControlPlane(_)) => {
@@ -103,6 +104,18 @@ fn note_denial(shared: &Shared, client: &Client, what: &'static str, status: &St
     shared.audit.denied(client, what, status.message());
 }
 
+/// Keeps in mind of which epoch a node's certificate is, if that is higher than was ever given here: the next
+/// revocation has to be above it.
+async fn see(shared: &Shared, caller: &Caller) {
+    let Role::Node(node) = &caller.id.role else { return };
+    if caller.epoch > shared.clerk.read(|ledger| ledger.identity_epoch(node)) {
+        let command = Command::See { node: node.clone(), epoch: caller.epoch };
+        if let Err(error) = shared.clerk.submit(command).await {
+            warn!(%node, epoch = caller.epoch, %error, "a revocation may not cover the certificate of this node");
+        }
+    }
+}
+
 /// Has a call answered that the table lets through: whose resource it is, is seen there.
 async fn answer(
     shared: Arc<Shared>,
@@ -114,6 +127,7 @@ async fn answer(
     let rpc = caller.rpc();
     shared.metrics.called(rpc.method());
     let client = link.client.clone();
+    see(&shared, &caller).await;
     let response = if rpc == Rpc::WatchPeers {
         watch::serve(Arc::clone(&shared), caller, link, request).await
     } else {

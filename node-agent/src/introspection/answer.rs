@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn an_agent_that_forwards_tells_who_it_is_and_what_it_has() {
         let id = "spiffe://demo/node/node-9".parse().unwrap();
-        let holder = Holder { id, epoch: 0, generation: 0, begins: at(0), expires: at(7) };
+        let holder = Holder { id, epoch: 0, generation: 0, root: None, begins: at(0), expires: at(7) };
         let lease = Some((Held { subnets: peer(9).subnets, epoch: Epoch(1) }, network()));
         let failure = Failure { message: "it overlaps".to_owned(), since: at(3) };
         let applied = Applied {

@@ -3,9 +3,9 @@
 use loden_proto::InvalidValue;
 use loden_proto::convert::TokenOrder;
 use loden_proto::model::{LeaseName, TokenId};
-use loden_proto::names::NodeId;
+use loden_proto::names::{NetworkId, NodeId};
 
-use super::draft::{Draft, revision_of};
+use super::draft::{Draft, STEP, revision_of};
 use crate::ledger::Ledger;
 use crate::ledger::command::{Context, Decision, Joiner, Want};
 use crate::ledger::key::RecordKey;
@@ -71,10 +71,15 @@ impl Ledger {
         let identity = self.members.identities.get(node);
         let epoch = identity.map_or(0, |identity| identity.record.epoch);
         let spent = self.members.spent.get(&(id, joiner.key.clone()));
+        let want = Want::Member(node.clone());
+        let networks = token.record.networks.as_deref();
         if let Some(spent) = spent {
-            let before = SpentRecord { node: node.clone(), epoch };
-            let answered = Draft::default().finish(Want::Member(node.clone()));
-            return if spent.record == before { Ok(answered) } else { Err(Shut::Spent(id).into()) };
+            if spent.record != (SpentRecord { node: node.clone(), epoch }) {
+                return Err(Shut::Spent(id).into());
+            }
+            let mut draft = Draft::default();
+            self.keep_to(&mut draft, node, networks, context);
+            return Ok(if draft.len() >= STEP { draft.step(want) } else { draft.finish(want) });
         }
         if token.record.left == 0 {
             return Err(Shut::Spent(id).into());
@@ -90,7 +95,34 @@ impl Ledger {
         let networks = token.record.networks.clone();
         let record = IdentityRecord { epoch, networks, standing: Standing::Member, since: now };
         draft.put(&RecordKey::Identity(node.clone()), &record, revision_of(identity));
-        Ok(draft.finish(Want::Member(node.clone())))
+        self.keep_to(&mut draft, node, token.record.networks.as_deref(), context);
+        Ok(if draft.len() >= STEP { draft.step(want) } else { draft.finish(want) })
+    }
+
+    /// Has a node's peers forget it in all other networks than these: it may have leases from before.
+    fn keep_to(
+        &self,
+        draft: &mut Draft,
+        node: &NodeId,
+        networks: Option<&[NetworkId]>,
+        context: &Context<'_>,
+    ) {
+        let Some(networks) = networks else { return };
+        for (id, entry) in self.networks.iter().filter(|(id, _)| !networks.contains(id)) {
+            let is_active = entry.leases.get(node).is_some_and(|lease| lease.record.held_since.is_none());
+            if is_active && draft.len() < STEP {
+                self.hold(draft, &LeaseName { network: id.clone(), node: node.clone() }, context);
+            }
+        }
+    }
+
+    /// A node has come with a certificate of a higher epoch than was ever given here: it was issued by hand.
+    pub(super) fn see(&self, node: &NodeId, epoch: u32, context: &Context<'_>) -> Decision {
+        let mut draft = Draft::default();
+        if epoch > self.identity_epoch(node) {
+            self.let_in(&mut draft, node, epoch, context);
+        }
+        draft.finish(Want::Nothing)
     }
 
     /// Whether a name is some node's: of one that has joined, has a lease, or is expected.

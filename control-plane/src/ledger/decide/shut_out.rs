@@ -1,6 +1,6 @@
 //! Shutting a node out: its certificates, its tokens, its leases.
 
-use loden_proto::model::LeaseName;
+use loden_proto::model::{LeaseName, TokenId};
 use loden_proto::names::NodeId;
 
 use super::draft::{Draft, STEP, revision_of};
@@ -33,8 +33,15 @@ impl Ledger {
             let record = IdentityRecord { epoch, networks, standing, since: now };
             draft.put(&RecordKey::Identity(node.clone()), &record, revision_of(identity));
         }
+        let has_joined_with = |id: &TokenId| {
+            let spent = self.members.spent.range((*id, String::new())..).take_while(|((of, _), _)| of == id);
+            spent.into_iter().any(|(_, spent)| spent.record.node == *node)
+        };
+        // Whoever has the host may have those that it has joined with as well.
         let tokens = self.members.tokens.iter();
-        for (id, token) in tokens.filter(|(_, token)| token.record.node.as_ref() == Some(node)) {
+        for (id, token) in
+            tokens.filter(|(id, token)| token.record.node.as_ref() == Some(node) || has_joined_with(id))
+        {
             if draft.len() < STEP {
                 draft.delete(&RecordKey::Token(*id), token.revision);
             }

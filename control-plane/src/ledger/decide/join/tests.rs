@@ -170,7 +170,7 @@ fn who_was_let_in_and_then_shut_out_is_not_let_in_again_by_the_answer_that_was_l
     rig.must(join(Some("a"), "k"));
     let command = shut_out(&rig, "a", Farewell::Hold);
     rig.must(command);
-    assert_eq!(shut(&mut rig, join(Some("a"), "k")), Shut::Spent(ID));
+    assert_eq!(shut(&mut rig, join(Some("a"), "k")), Shut::NoToken(ID));
 }
 
 #[test]
@@ -196,6 +196,47 @@ fn a_revocation_is_above_what_was_issued_by_hand_and_used() {
     assert!(matches!(rig.refused(with_epoch("blue", "a", 7)), Refusal::Shut(Shut::Revoked(_))));
     rig.must(with_epoch("blue", "a", 9));
     assert_eq!((member(&rig, "a").epoch, member(&rig, "a").shut_out), (9, None));
+    rig.check();
+}
+
+#[test]
+fn whoever_comes_with_a_higher_epoch_is_remembered_though_it_acquires_nothing() {
+    let mut rig = rig();
+    let see = |epoch| Command::See { node: "a".parse().unwrap(), epoch };
+    rig.must(see(5));
+    assert_eq!(member(&rig, "a").epoch, 5);
+    let command = shut_out(&rig, "a", Farewell::Hold);
+    rig.must(command);
+    assert!(rig.must(see(5)).changes.is_empty() && rig.must(see(6)).changes.is_empty());
+    assert!(member(&rig, "a").shut_out.is_some() && rig.ledger.identity_epoch(&"a".parse().unwrap()) == 6);
+    rig.check();
+}
+
+#[test]
+fn tokens_that_a_node_has_joined_with_go_with_it() {
+    let mut rig = rig();
+    rig.must(token(None, &[], 5));
+    rig.must(join(Some("a"), "key of a"));
+    rig.must(join(Some("b"), "key of b"));
+    let command = shut_out(&rig, "a", Farewell::Hold);
+    rig.must(command);
+    assert_eq!(rig.ledger.token(ID), None, "whoever has the host has the token");
+    assert_eq!(shut(&mut rig, join(Some("c"), "key of c")), Shut::NoToken(ID));
+    assert_eq!(member(&rig, "b").shut_out, None);
+    rig.check();
+}
+
+#[test]
+fn a_node_that_is_kept_to_networks_leaves_the_others() {
+    let mut rig = rig();
+    for network in ["blue", "red"] {
+        rig.must(acquire(network, "a", 1));
+    }
+    rig.must(token(Some("a"), &["red"], 1));
+    rig.must(join(None, "k"));
+    assert!(matches!(rig.lease("blue", "a").state, LeaseState::Held { .. }));
+    assert_eq!(rig.lease("red", "a").state, LeaseState::Active);
+    assert!(matches!(rig.refused(renew("blue", "a")), Refusal::Shut(Shut::Network { .. })));
     rig.check();
 }
 
