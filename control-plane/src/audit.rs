@@ -8,17 +8,23 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use loden_process::logging::AUDIT;
 use loden_process::source::Source;
 use loden_transport::SpiffeId;
 use tonic::{Code, Status};
+use tracing::field::display;
 use tracing::{info, warn};
 
-use crate::registry::{Client, Party};
+use crate::registry::{Link, Party};
+use crate::service::access::Caller;
 
 /// Refusals of one party and one kind that are written: at once, and then per second.
 const OF_PARTY: [NonZeroU32; 2] = [NonZeroU32::new(20).unwrap(), NonZeroU32::new(1).unwrap()];
 /// Refusals of all together who have shown nothing that is proven, per second.
 const OF_STRANGERS: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+/// Who has shown nothing.
+pub(crate) const A_HOST: &str = "a host";
 
 /// Writes security decisions.
 #[derive(Debug)]
@@ -41,14 +47,20 @@ impl Default for Audit {
 }
 
 impl Audit {
-    /// Somebody has done something to something.
-    pub(crate) fn done(&self, who: &dyn Display, what: &str, to: &str) {
-        info!(target: "loden::audit", %who, what, to, decision = "allowed");
+    /// Something has been done to something.
+    pub(crate) fn done(&self, who: &dyn Display, from: Option<SocketAddr>, what: &str, to: &str) {
+        let from = from.map(display);
+        info!(target: AUDIT, %who, from, what, to, decision = "allowed");
+    }
+
+    /// Somebody is connected.
+    pub(crate) fn let_in(&self, link: &Link) {
+        info!(target: AUDIT, who = %link.client, from = %link.remote, what = "connect", decision = "allowed");
     }
 
     /// The other side of a connection may not do something.
-    pub(crate) fn denied(&self, client: &Client, what: &'static str, reason: &str) {
-        self.refuse(client.party(), client, what, "", reason);
+    pub(crate) fn denied(&self, link: &Link, what: &'static str, reason: &str) {
+        self.refuse(link.client.party(), &link.client, link.remote, what, "", reason);
     }
 
     /// Somebody who has proven nothing may not do something. `shown`: who it says that it is.
@@ -57,32 +69,42 @@ impl Audit {
         from: SocketAddr,
         shown: Option<&SpiffeId>,
         what: &'static str,
+        to: &str,
         reason: &str,
     ) {
         let party = Party::Source(Source::from(from.ip()));
         match shown {
-            Some(id) => self.refuse(party, &format_args!("a host at {from} as {id}"), what, "", reason),
-            None => self.refuse(party, &format_args!("a host at {from}"), what, "", reason),
+            Some(id) => self.refuse(party, &format_args!("a host as {id}"), from, what, to, reason),
+            None => self.refuse(party, &A_HOST, from, what, to, reason),
         }
     }
 
     /// What became of a call that changes something. That somebody may not call it has been written already.
     pub(crate) fn outcome<T>(
         &self,
-        who: &SpiffeId,
-        what: &'static str,
+        caller: &Caller,
         to: &str,
         result: Result<T, Status>,
     ) -> Result<T, Status> {
+        let Caller { id, from, .. } = caller;
+        let what = caller.rpc().method();
         match &result {
-            Ok(_) => self.done(who, what, to),
+            Ok(_) => self.done(id, Some(*from), what, to),
             Err(status) if is_denial(status) => {}
-            Err(status) => self.refuse(Party::Identity(who.clone()), who, what, to, status.message()),
+            Err(status) => self.refuse(Party::Identity(id.clone()), id, *from, what, to, status.message()),
         }
         result
     }
 
-    fn refuse(&self, party: Party, who: &dyn Display, what: &'static str, to: &str, reason: &str) {
+    fn refuse(
+        &self,
+        party: Party,
+        who: &dyn Display,
+        from: SocketAddr,
+        what: &'static str,
+        to: &str,
+        reason: &str,
+    ) {
         let is_stranger = matches!(party, Party::Source(_));
         // First its own: what it has too much of is nobody else's.
         let is_left_out = self.parties.check_key(&(party, what)).is_err()
@@ -92,7 +114,7 @@ impl Audit {
             return;
         }
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        warn!(target: "loden::audit", %who, what, to, decision = "denied", reason, left_out);
+        warn!(target: AUDIT, %who, %from, what, to, decision = "denied", reason, left_out);
     }
 
     /// Forgets those who were not refused for long.
@@ -109,6 +131,14 @@ pub(crate) fn is_denial(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::Client;
+    use crate::registry::testing::client;
+    use crate::service::access::Rpc;
+
+    fn caller(id: &str, rpc: Rpc) -> Caller {
+        let Client::Holder(holder) = client(id) else { panic!() };
+        Caller::admit(&holder, &"loden".parse().unwrap(), rpc, "192.0.2.9:1".parse().unwrap()).unwrap()
+    }
 
     fn left_out(audit: &Audit) -> u64 {
         audit.left_out.load(Ordering::Relaxed)
@@ -119,15 +149,15 @@ mod tests {
         let audit = Audit::default();
         let from = |host: u8| SocketAddr::from(([192, 0, 2, host], 1));
         for _ in 0..60 {
-            audit.turned_away(from(1), None, "Join", "no token");
+            audit.turned_away(from(1), None, "Join", "", "no token");
         }
         assert!(left_out(&audit) >= 30, "{}", left_out(&audit));
         // What is written tells how many were not.
-        audit.turned_away(from(1), None, "handshake", "no certificate");
+        audit.turned_away(from(1), None, "handshake", "", "no certificate");
         assert_eq!(left_out(&audit), 0);
-        audit.turned_away(from(2), None, "Join", "no token");
-        let id: SpiffeId = "spiffe://demo/admin/ann".parse().unwrap();
-        let refused = audit.outcome::<()>(&id, "RevokeNode", "nodes/a", Err(Status::not_found("nobody")));
+        audit.turned_away(from(2), None, "Join", "", "no token");
+        let ann = caller("admin/ann", Rpc::RevokeNode);
+        let refused = audit.outcome::<()>(&ann, "nodes/a", Err(Status::not_found("nobody")));
         assert_eq!(refused.unwrap_err().code(), Code::NotFound);
         assert_eq!(left_out(&audit), 0);
     }
@@ -136,16 +166,11 @@ mod tests {
     fn strangers_from_everywhere_are_limited_together_and_leave_room_for_who_is_known() {
         let audit = Audit::default();
         for host in 0..=255 {
-            audit.turned_away(SocketAddr::from(([192, 0, 2, host], 1)), None, "Join", "no token");
+            audit.turned_away(SocketAddr::from(([192, 0, 2, host], 1)), None, "Join", "", "no token");
         }
         assert!(left_out(&audit) >= 100, "{}", left_out(&audit));
-        let id: SpiffeId = "spiffe://demo/node/a".parse().unwrap();
-        drop(audit.outcome::<()>(
-            &id,
-            "RenewCertificate",
-            "nodes/a",
-            Err(Status::resource_exhausted("often")),
-        ));
+        let a = caller("node/a", Rpc::RenewCertificate);
+        drop(audit.outcome::<()>(&a, "nodes/a", Err(Status::resource_exhausted("often"))));
         assert_eq!(left_out(&audit), 0);
     }
 }

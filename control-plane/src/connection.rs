@@ -178,7 +178,7 @@ where
             self.knocks.knock(remote, Instant::now());
         }
         if error.is_refusal() {
-            self.audit.turned_away(remote, error.shown(), "handshake", &error.to_string());
+            self.audit.turned_away(remote, error.shown(), "handshake", "", &error.to_string());
         }
         debug!(%remote, %error, "TLS handshake failed");
     }
@@ -211,6 +211,9 @@ where
             self.keeper.as_ref().and_then(|keeper| keeper.ends(&link.client, SystemTime::now()))
         {
             link.end(reason);
+        }
+        if link.client.id().is_some() {
+            self.audit.let_in(&link);
         }
         debug!(client = %link.client, %remote, "connected");
         let reset = Arc::new(AtomicBool::new(false));

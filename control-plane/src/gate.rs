@@ -103,7 +103,7 @@ impl Keeper {
 pub(crate) fn end_who_is_out(shared: &Shared, now: SystemTime) {
     for link in shared.registry.links() {
         if let Some(reason) = shared.keeper.ends(&link.client, now) {
-            shared.audit.denied(&link.client, "stay connected", &reason.to_string());
+            shared.audit.denied(&link, "stay connected", &reason.to_string());
             link.end(reason);
         }
     }
@@ -120,7 +120,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         let is_time = tokio::select! {
             _ = look.tick() => true,
-            Ok(()) = trust.changed() => true,
+            Ok(()) = trust.changed() => {
+                let trusted: Vec<_> = shared.signer.pki().authority().described().map(|(key, _)| key).collect();
+                shared.audit.done(&"the CA's directory", None, "trust", &trusted.join(" "));
+                true
+            }
             changed = revisions.changed() => match changed {
                 Ok(()) => false,
                 // The server is ending.

@@ -92,6 +92,7 @@ impl Shared {
 
     /// Keeps that another agent with a node's identity was refused, and says so once.
     fn copied(&self, node: &NodeId, instance: InstanceId, link: &Link) {
+        self.audit.denied(link, "act as its node", "another agent with this identity is connected");
         if self.nodes.refused(node, instance, link.remote, SystemTime::now()) {
             let connected = self.nodes.address(node).map(|address| address.to_string());
             warn!(

@@ -4,9 +4,12 @@ use std::error::Error;
 use std::io;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{fmt, registry};
+
+/// The target of lines that tell of security decisions.
+pub const AUDIT: &str = "loden::audit";
 
 /// The flags of logging, for `#[command(flatten)]`.
 #[derive(Args, Clone, Debug)]
@@ -69,8 +72,8 @@ impl LogArgs {
 /// # Errors
 /// The filter is not valid, or logging was started before.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), LoggingError> {
-    let filter: Targets =
-        filter.parse().map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })?;
+    let filter =
+        targets(filter).map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })?;
     // Else an error would be printed to the same place, by a macro that panics when that fails too.
     let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     let lines = match format {
@@ -82,7 +85,14 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), LoggingError> {
 
 /// A filter that is known to be valid, as text.
 fn filter(text: &str) -> Result<String, ParseError> {
-    text.parse().map(|_: Targets| text.to_owned())
+    targets(text).map(|_| text.to_owned())
+}
+
+/// What is logged. Security decisions are, unless somebody says otherwise of them by name.
+fn targets(text: &str) -> Result<Targets, ParseError> {
+    let targets: Targets = text.parse()?;
+    let is_named = targets.iter().any(|(target, _)| target == AUDIT);
+    Ok(if is_named { targets } else { targets.with_target(AUDIT, LevelFilter::INFO) })
 }
 
 #[cfg(test)]
@@ -117,5 +127,15 @@ mod tests {
     fn a_wrong_filter_is_refused_where_it_is_given() {
         assert!(filter("info,loden_agent=debug").is_ok());
         assert!(filter("info,loden_agent=loud").is_err());
+    }
+
+    #[test]
+    fn security_decisions_are_told_unless_they_are_named() {
+        let told = |text: &str, level| targets(text).unwrap().would_enable(AUDIT, &level);
+        for text in ["warn", "off", "loden_control_plane=debug"] {
+            assert!(told(text, tracing::Level::INFO), "{text}");
+        }
+        assert!(!told("info,loden::audit=warn", tracing::Level::INFO));
+        assert!(told("info,loden::audit=warn", tracing::Level::WARN));
     }
 }

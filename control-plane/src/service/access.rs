@@ -10,6 +10,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
+
 use loden_proto::names::{ClusterName, NodeId};
 use loden_proto::reason::{self, Reason};
 use loden_transport::{Holder, Role, SpiffeId};
@@ -298,6 +300,8 @@ pub struct Caller {
     pub id: SpiffeId,
     /// Of a node, from its certificate.
     pub epoch: u32,
+    /// Where it calls from.
+    pub from: SocketAddr,
     rpc: Rpc,
     access: Access,
 }
@@ -307,7 +311,7 @@ impl Caller {
     ///
     /// # Errors
     /// PERMISSION_DENIED, saying who may.
-    pub fn admit(holder: &Holder, cluster: &ClusterName, rpc: Rpc) -> Result<Self, Status> {
+    pub fn admit(holder: &Holder, cluster: &ClusterName, rpc: Rpc, from: SocketAddr) -> Result<Self, Status> {
         let (id, epoch) = (&holder.id, holder.epoch);
         if id.cluster != *cluster {
             let message = format!("{id} is not of this cluster, \"{cluster}\"");
@@ -315,7 +319,7 @@ impl Caller {
         }
         match rule(rpc, &id.role) {
             Access::Never => Err(denied(id, rpc, "")),
-            access => Ok(Self { id: id.clone(), epoch, rpc, access }),
+            access => Ok(Self { id: id.clone(), epoch, from, rpc, access }),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The one way in: identity, role table, then the service. Whoever shows no certificate comes to join.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -79,10 +80,10 @@ impl Door {
     }
 
     /// Who calls what, if it may. `None`: nothing that we serve; tonic says so.
-    fn admit(&self, holder: &Holder, path: &str) -> Result<Option<Caller>, Status> {
+    fn admit(&self, holder: &Holder, from: SocketAddr, path: &str) -> Result<Option<Caller>, Status> {
         self.shared.keeper.check(holder, SystemTime::now())?;
         match Rpc::of_path(path) {
-            Some(rpc) => Caller::admit(holder, &self.shared.cluster, rpc).map(Some),
+            Some(rpc) => Caller::admit(holder, &self.shared.cluster, rpc, from).map(Some),
             None if matches!(holder.id.role, Role::ControlPlane(_)) => {
                 let message = format!("{} is a server's identity and may call nothing", holder.id);
                 Err(reason::status(Code::PermissionDenied, Reason::NotAllowed, message))
@@ -92,16 +93,16 @@ impl Door {
     }
 
     /// A call that is not let in.
-    fn deny(&self, client: &Client, path: &str, status: Status) -> Response<Body> {
+    fn deny(&self, link: &Link, path: &str, status: Status) -> Response<Body> {
         let what = Rpc::of_path(path).map_or("an unknown call", Rpc::method);
-        note_denial(&self.shared, client, what, &status);
+        note_denial(&self.shared, link, what, &status);
         status.into_http()
     }
 }
 
-fn note_denial(shared: &Shared, client: &Client, what: &'static str, status: &Status) {
+fn note_denial(shared: &Shared, link: &Link, what: &'static str, status: &Status) {
     shared.metrics.denied.inc();
-    shared.audit.denied(client, what, status.message());
+    shared.audit.denied(link, what, status.message());
 }
 
 /// Keeps in mind of which epoch a node's certificate is, if that is higher than was ever given here: the next
@@ -126,7 +127,7 @@ async fn answer(
 ) -> Response<Body> {
     let rpc = caller.rpc();
     shared.metrics.called(rpc.method());
-    let client = link.client.clone();
+    let asked = Arc::clone(&link);
     see(&shared, &caller).await;
     let response = if rpc == Rpc::WatchPeers {
         watch::serve(Arc::clone(&shared), caller, link, request).await
@@ -140,7 +141,7 @@ async fn answer(
         }
     };
     if let Some(status) = Status::from_header_map(response.headers()).filter(is_denial) {
-        note_denial(&shared, &client, rpc.method(), &status);
+        note_denial(&shared, &asked, rpc.method(), &status);
     }
     response
 }
@@ -161,7 +162,7 @@ impl Service<Request<Incoming>> for Door {
         };
         let path = request.uri().path();
         let admitted = match &link.client {
-            Client::Holder(holder) => self.admit(holder, path),
+            Client::Holder(holder) => self.admit(holder, link.remote, path),
             Client::Joining(_) if Rpc::of_path(path) == Some(Rpc::Join) => {
                 let (held, routes) = (self.shared.held.clone(), self.routes.clone());
                 self.shared.metrics.called(Rpc::Join.method());
@@ -174,7 +175,7 @@ impl Service<Request<Incoming>> for Door {
         let caller = match admitted {
             Ok(caller) => caller,
             Err(status) => {
-                let denied = self.deny(&link.client, path, status);
+                let denied = self.deny(&link, path, status);
                 return Box::pin(async move { Ok(denied) });
             }
         };

@@ -21,6 +21,7 @@ use super::network::wrong_answer;
 use super::page::Page;
 use super::refusal::failed;
 use super::{Shared, authority, caller};
+use crate::audit::A_HOST;
 use crate::clerk::{Answer, SubmitError};
 use crate::identity::{AuthorityError, CertificateRequest};
 use crate::ledger::{Command, Joiner, Refusal, Shut, Token, digest};
@@ -36,10 +37,15 @@ impl IdentityService for Identities {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let link = request.extensions().get::<Arc<Link>>().cloned();
         let link = link.ok_or_else(|| Status::internal("the call came over no connection"))?;
-        let joined = self.let_in(&link, request.into_inner()).await;
+        let request = request.into_inner();
+        let token = request.token.parse().map(|token: JoinToken| format!(" with {}", names::token(token.id)));
+        let to = |node: &str| format!("{node}{}", token.unwrap_or_default());
+        let asked = request.node.clone();
+        let joined = self.let_in(&link, request).await;
+        let (audit, from) = (&self.0.audit, link.remote);
         match &joined {
-            Ok(joined) => self.0.audit.done(&format_args!("a host at {}", link.remote), "Join", &joined.node),
-            Err(status) => self.0.audit.turned_away(link.remote, None, "Join", status.message()),
+            Ok(joined) => audit.done(&A_HOST, Some(from), "Join", &to(&joined.node)),
+            Err(status) => audit.turned_away(from, None, "Join", &to(&asked), status.message()),
         }
         joined.map(Response::new)
     }
@@ -51,10 +57,7 @@ impl IdentityService for Identities {
         let caller = caller(&request)?;
         let node = caller.node()?;
         let renewed = self.renew(&caller, node, request.get_ref());
-        self.0
-            .audit
-            .outcome(&caller.id, caller.rpc().method(), &names::node(node), renewed)
-            .map(Response::new)
+        self.0.audit.outcome(&caller, &names::node(node), renewed).map(Response::new)
     }
 
     async fn create_join_token(
@@ -66,7 +69,7 @@ impl IdentityService for Identities {
         let whose = order.node.as_ref().map_or_else(|| "any new node".to_owned(), names::node);
         let made = self.create(order).await;
         let to = made.as_ref().map_or_else(|_| whose.clone(), |token| format!("{} for {whose}", token.name));
-        self.0.audit.outcome(&caller.id, caller.rpc().method(), &to, made).map(Response::new)
+        self.0.audit.outcome(&caller, &to, made).map(Response::new)
     }
 
     async fn list_join_tokens(
@@ -99,7 +102,7 @@ impl IdentityService for Identities {
         let request = request.get_ref();
         let rotated = authority::rotate(&self.0, request);
         let to = request.step().as_str_name();
-        self.0.audit.outcome(&caller.id, caller.rpc().method(), to, rotated).map(Response::new)
+        self.0.audit.outcome(&caller, to, rotated).map(Response::new)
     }
 
     async fn delete_join_token(
@@ -110,7 +113,7 @@ impl IdentityService for Identities {
         let name = request.into_inner().name;
         let id = names::parse_token(&name).map_err(|invalid| invalid.at("name"))?;
         let deleted = self.0.clerk.submit(Command::DeleteToken { id }).await.map_err(failed);
-        self.0.audit.outcome(&caller.id, caller.rpc().method(), &name, deleted)?;
+        self.0.audit.outcome(&caller, &name, deleted)?;
         Ok(Response::new(()))
     }
 }

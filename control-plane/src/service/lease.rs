@@ -90,7 +90,7 @@ impl LeaseService for Leases {
         }
         let to = name.to_string();
         let released = self.0.clerk.submit(Command::ReleaseLease { name, epoch }).await.map_err(failed);
-        self.0.audit.outcome(&caller.id, caller.rpc().method(), &to, released)?;
+        self.0.audit.outcome(&caller, &to, released)?;
         Ok(Response::new(()))
     }
 
@@ -135,7 +135,7 @@ impl LeaseService for Leases {
         let request_id = parse_request_id(request_id)?;
         let command = Command::CreateReservation { name, subnets, request_id };
         let made = self.0.clerk.submit(command).await.map_err(failed);
-        match self.0.audit.outcome(&caller.id, caller.rpc().method(), &wire.name, made)? {
+        match self.0.audit.outcome(&caller, &wire.name, made)? {
             Answer::Reservation(reservation) => Ok(Response::new(reservation_to_wire(&reservation))),
             other => Err(wrong_answer(&other)),
         }
@@ -166,7 +166,7 @@ impl LeaseService for Leases {
         let (network, node) = names::parse_reservation(name).map_err(|invalid| invalid.at("name"))?;
         let command = Command::DeleteReservation { name: LeaseName { network, node } };
         let deleted = self.0.clerk.submit(command).await.map_err(failed);
-        self.0.audit.outcome(&caller.id, caller.rpc().method(), name, deleted)?;
+        self.0.audit.outcome(&caller, name, deleted)?;
         Ok(Response::new(()))
     }
 }

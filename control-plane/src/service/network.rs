@@ -88,7 +88,7 @@ impl NetworkService for Networks {
         let DeleteNetworkRequest { name, force } = request.into_inner();
         let id = names::parse_network(&name).map_err(|invalid| invalid.at("name"))?;
         let deleted = self.0.clerk.submit(Command::DeleteNetwork { id, force }).await.map_err(failed);
-        self.0.audit.outcome(&caller.id, caller.rpc().method(), &name, deleted)?;
+        self.0.audit.outcome(&caller, &name, deleted)?;
         Ok(Response::new(()))
     }
 }
@@ -101,7 +101,7 @@ impl Networks {
         command: Command,
     ) -> Result<Response<Network>, Status> {
         let changed = self.0.clerk.submit(command).await.map_err(failed);
-        match self.0.audit.outcome(&caller.id, caller.rpc().method(), name, changed)? {
+        match self.0.audit.outcome(caller, name, changed)? {
             Answer::Network(network) => Ok(Response::new((&network).into())),
             other => Err(wrong_answer(&other)),
         }

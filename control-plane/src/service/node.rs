@@ -44,7 +44,7 @@ impl NodeService for Nodes {
         let RevokeNodeRequest { name, allow_missing } = request.into_inner();
         let node = names::parse_node(&name).map_err(|invalid| invalid.at("name"))?;
         let revoked = self.revoke(&node, allow_missing).await;
-        self.0.audit.outcome(&caller.id, caller.rpc().method(), &name, revoked).map(Response::new)
+        self.0.audit.outcome(&caller, &name, revoked).map(Response::new)
     }
 
     async fn delete_node(&self, request: Request<DeleteNodeRequest>) -> Result<Response<()>, Status> {
@@ -52,7 +52,7 @@ impl NodeService for Nodes {
         let name = request.into_inner().name;
         let node = names::parse_node(&name).map_err(|invalid| invalid.at("name"))?;
         let deleted = self.delete(&node).await;
-        self.0.audit.outcome(&caller.id, caller.rpc().method(), &name, deleted)?;
+        self.0.audit.outcome(&caller, &name, deleted)?;
         Ok(Response::new(()))
     }
 

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod joining;
+mod redial;
 mod rotation;
 
 use std::time::Duration;

@@ -20,7 +20,7 @@ const LIFE: &str = "4s";
 const ROUNDS: f64 = 100.0;
 const RENEWALS: &str = "loden_agent_certificate_renewals_total";
 /// How late an update may be on a busy machine; what it was is printed.
-const LATE: Duration = Duration::from_secs(3);
+const LATE: Duration = Duration::from_secs(1);
 
 async fn joined(deployment: &Deployment, name: &str, number: u8) -> anyhow::Result<Node> {
     let mut node = deployment.prepare_host(name, number).await?;

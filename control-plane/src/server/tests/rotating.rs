@@ -42,6 +42,7 @@ async fn a_fleet_goes_over_to_another_ca_and_nobody_is_shut_out_who_is_not_away_
     let fixture = start().await;
     let first = joined(&fixture, "a").await;
     let away = joined(&fixture, "away").await;
+    let admin = fixture.bundle(IssuedRole::Admin, "of-before");
     let early =
         token(&fixture, CreateJoinTokenRequest { uses: 2, ..CreateJoinTokenRequest::default() }).await;
     let early_wrong = rotate(&fixture, RotationStep::Issue, false).await.unwrap_err();
@@ -86,11 +87,14 @@ async fn a_fleet_goes_over_to_another_ca_and_nobody_is_shut_out_who_is_not_away_
     };
     assert!(too_early.message().contains("may be good until"), "{too_early}");
     let old = inside(&fixture, &first).await;
+    let mut admin = IdentityServiceClient::new(inside(&fixture, &admin).await);
+    admin.get_authority(GetAuthorityRequest {}).await.expect("its CA is trusted still");
     let retired = rotate(&fixture, RotationStep::Retire, true).await.unwrap();
     assert_eq!((retired.phase(), retired.roots.len()), (AuthorityPhase::Steady, 1));
     until_shown(&fixture, &third).await;
     // An open connection is no way to a certificate of the new CA.
     renew(old).await.expect_err("its CA is trusted no more");
+    admin.get_authority(GetAuthorityRequest {}).await.expect_err("whoever it is");
     let credentials = Credentials::fixed(&first).unwrap();
     let refused = loop {
         match connect(&[address(&fixture)], &credentials, &ConnectOptions::default()).await {

@@ -1,7 +1,11 @@
 //! Every role, every call, its own and others'.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use super::*;
 use crate::registry::Client;
+
+const FROM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 fn holder(role: &str) -> Holder {
     match crate::registry::testing::client(&format!("{role}/one")) {
@@ -55,7 +59,7 @@ fn every_role_may_do_exactly_what_the_table_says() {
         for (role, expected) in
             [("node", node), ("admin", admin), ("reader", reader), ("control-plane", Access::Never)]
         {
-            let caller = Caller::admit(&holder(role), &cluster, rpc);
+            let caller = Caller::admit(&holder(role), &cluster, rpc, FROM);
             assert_eq!(caller.is_ok(), expected != Access::Never, "{role} {rpc:?}");
             let (own, other) = ("one".parse().unwrap(), "two".parse().unwrap());
             match caller {
@@ -78,7 +82,7 @@ fn every_role_may_do_exactly_what_the_table_says() {
 fn another_clusters_certificate_may_nothing() {
     let cluster = "other".parse().unwrap();
     for rpc in Rpc::ALL {
-        assert!(Caller::admit(&holder("admin"), &cluster, rpc).is_err());
+        assert!(Caller::admit(&holder("admin"), &cluster, rpc, FROM).is_err());
     }
 }
 
