@@ -29,6 +29,8 @@ use crate::registry::Link;
 
 /// How often a name is taken at random until it is nobody's.
 const NAMES: usize = 16;
+/// What is kept of a name that may be none, in characters: as long as a DNS name.
+const LONGEST_NAME: usize = 253 + "nodes/".len();
 
 pub(super) struct Identities(pub(super) Arc<Shared>);
 
@@ -40,7 +42,8 @@ impl IdentityService for Identities {
         let request = request.into_inner();
         let token = request.token.parse().map(|token: JoinToken| format!(" with {}", names::token(token.id)));
         let to = |node: &str| format!("{node}{}", token.unwrap_or_default());
-        let asked = request.node.clone();
+        // Whatever a stranger sends is in a log.
+        let asked: String = request.node.chars().take(LONGEST_NAME).collect();
         let joined = self.let_in(&link, request).await;
         let (audit, from) = (&self.0.audit, link.remote);
         match &joined {

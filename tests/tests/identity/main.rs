@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod expired;
 mod joining;
 mod redial;
 mod rotation;
