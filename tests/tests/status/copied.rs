@@ -61,7 +61,8 @@ async fn a_copy_is_refused_and_named_and_the_node_goes_on() -> anyhow::Result<()
         let both = line(&text, &["a"]).unwrap_or_default();
         ensure!(both.contains("192.0.2.11:") && both.contains(&address), "{text}");
         let log = deployment.control.process.as_ref().context("the control plane runs")?.log().text()?;
-        let warned = log.lines().filter(|line| line.contains("identity") && line.contains(&address)).count();
+        let warns = |line: &&str| line.contains("two agents have one identity") && line.contains(&address);
+        let warned = log.lines().filter(warns).count();
         ensure!(warned == 1, "the server's log names the copy {warned} times:\n{log}");
         copy.stop().await?;
     }
