@@ -98,15 +98,8 @@ async fn all_current(connection: &Connection) -> Result<v1::Authority, Failure> 
 
 /// How far a step is.
 fn progress(authority: v1::Authority) -> String {
-    let AuthorityView { phase, nodes_current, mut nodes_behind, nodes_behind_left_out, .. } =
-        authority.into();
-    let more = nodes_behind.len().saturating_sub(NAMED);
-    nodes_behind.truncate(NAMED);
-    let more = match nodes_behind_left_out as usize + more {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    format!("{phase}: {nodes_current} nodes are there; waiting for {}{more}", nodes_behind.join(" "))
+    let view = AuthorityView::from(authority);
+    format!("{}: {} nodes are there; waiting for {}", view.phase, view.nodes_current, view.behind(NAMED))
 }
 
 /// The CAs as shown.
@@ -170,7 +163,7 @@ impl View for AuthorityView {
                 age::relative(root.expires.as_ref(), now),
                 role(index).to_owned(),
                 of_all(self.nodes_current.to_string()),
-                of_all(or_dash(self.behind())),
+                of_all(or_dash(self.behind(usize::MAX))),
                 of_all(or_dash(self.retire_time.clone().unwrap_or_default())),
             ]
         };
@@ -179,12 +172,15 @@ impl View for AuthorityView {
 }
 
 impl AuthorityView {
-    fn behind(&self) -> String {
-        let mut named = self.nodes_behind.join(" ");
-        if self.nodes_behind_left_out > 0 {
-            named.push_str(&format!(" and {} more", self.nodes_behind_left_out));
+    /// At most so many by name.
+    fn behind(&self, most: usize) -> String {
+        let (named, others) = self.nodes_behind.split_at(most.min(self.nodes_behind.len()));
+        let mut text = named.join(" ");
+        let more = others.len() + self.nodes_behind_left_out as usize;
+        if more > 0 {
+            text.push_str(&format!(" and {more} more"));
         }
-        named
+        text
     }
 }
 

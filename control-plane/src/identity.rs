@@ -349,7 +349,7 @@ fn open_authority(directory: &Path, cluster: &ClusterName, now: SystemTime) -> R
     }
     // What comes before or after it is no reason not to serve.
     let authority = rotation::load(directory).or_else(|error| {
-        let alone = rotation::load_alone(directory)?;
+        let alone = rotation::pair(directory)?;
         warn!(%error, "what is beside the CA cannot be used, and is not trusted");
         Ok::<_, PkiError>(alone)
     })?;

@@ -102,8 +102,8 @@ struct Course {
     holder: Holder,
     /// The connection was made with another one.
     behind: bool,
-    /// How often it was tried to make one with this one.
-    dialled: u32,
+    /// That it is so was told.
+    told: bool,
     /// When in the middle of its life it is renewed.
     chance: f64,
     /// When other CAs were first heard of.
@@ -123,7 +123,7 @@ impl Course {
             used: found,
             holder,
             behind,
-            dialled: 0,
+            told: false,
             chance,
             heard: None,
             failed: 0,
@@ -257,14 +257,14 @@ impl Renewal {
         };
         match connected {
             Ok(channel) => {
-                (course.behind, course.dialled) = (false, 0);
+                (course.behind, course.told) = (false, false);
                 drop(self.channels.send_replace(channel));
             }
             Err(error) => {
-                if course.dialled == 0 {
+                if !course.told {
                     warn!(%error, "no connection with the new certificate yet");
                 }
-                course.dialled = course.dialled.saturating_add(1);
+                course.told = true;
             }
         }
     }

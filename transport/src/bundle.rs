@@ -148,14 +148,13 @@ impl Bundle {
             rule: "is not the name of a directory".to_owned(),
         })?;
         let parent = parent(directory);
-        refuse_foreign(directory)?;
         create_directory(parent).map_err(at(parent))?;
         let lock = File::open(parent).map_err(at(parent))?;
         flock(&lock, FlockOperation::LockExclusive).map_err(|error| at(parent)(error.into()))?;
+        let exists = refuse_foreign(directory)?;
         if !wanted() {
             return Ok(false);
         }
-        let exists = refuse_foreign(directory)?;
         let new = parent.join(format!(".{}.new", name.to_string_lossy()));
         remove_bundle(&new).map_err(at(&new))?;
         let flags = if exists { RenameFlags::EXCHANGE } else { RenameFlags::empty() };

@@ -17,7 +17,7 @@ pub(super) const UNTIL: &str = "previous.until";
 
 /// The present CA makes certificates of this life from now on.
 pub(super) fn note(directory: &Path, life: Duration) -> Result<(), PkiError> {
-    if longest(directory)?.is_none_or(|noted| noted < life) { write(directory, life) } else { Ok(()) }
+    if longest(directory)?.is_none_or(|noted| noted < life) { begin(directory, life) } else { Ok(()) }
 }
 
 /// Notes that the present CA has made its last certificate, before another one takes its place.
@@ -29,7 +29,8 @@ pub(super) fn end(directory: &Path, life: Duration, now: SystemTime) -> Result<(
 
 /// Another CA is the present one, whose certificates live that long.
 pub(super) fn begin(directory: &Path, life: Duration) -> Result<(), PkiError> {
-    write(directory, life)
+    let text = humantime::format_duration(life).to_string();
+    file::write_private(&directory.join(LONGEST), text.as_bytes())
 }
 
 /// By when the last certificate of the CA of before has ended, while that is trusted. Of one that somebody has put
@@ -47,11 +48,6 @@ fn longest(directory: &Path) -> Result<Option<Duration>, PkiError> {
     let Some(text) = file::read_text(&path)? else { return Ok(None) };
     let rule = "must be a time such as 24h";
     humantime::parse_duration(text.trim()).map(Some).map_err(|_| PkiError::Content { path, rule })
-}
-
-fn write(directory: &Path, life: Duration) -> Result<(), PkiError> {
-    let text = humantime::format_duration(life).to_string();
-    file::write_private(&directory.join(LONGEST), text.as_bytes())
 }
 
 #[cfg(test)]

@@ -62,11 +62,6 @@ pub(super) fn load(directory: &Path) -> Result<Authority, PkiError> {
     }
 }
 
-/// The CA in a directory alone, whatever is beside it.
-pub(super) fn load_alone(directory: &Path) -> Result<Authority, PkiError> {
-    pair(directory)
-}
-
 /// Does a step; what is there now must allow it. `life`: of the certificates that are made.
 pub(super) fn step(
     directory: &Path,
@@ -87,15 +82,16 @@ pub(super) fn step(
         }
         Step::Issue => {
             let authority = pair(&next)?;
+            let refuse = |rule| AuthorityError::Certificate { path: next.join(CA_CERTIFICATE), rule };
             if authority.cluster() != now.cluster() {
-                return Err(refuse(&next, format!("is of cluster \"{}\"", authority.cluster())));
+                return Err(refuse(format!("is of cluster \"{}\"", authority.cluster())).into());
             }
             if authority.begins() > time || authority.most(life, time) < life {
                 let rule = format!(
                     "is not good from now on for longer than certificates live, {}",
                     humantime::format_duration(life)
                 );
-                return Err(refuse(&next, rule));
+                return Err(refuse(rule).into());
             }
             let cross = now.certify_next(&authority, time)?;
             lifetime::end(directory, life, time)?;
@@ -130,8 +126,8 @@ pub(super) fn finish(directory: &Path) -> Result<(), PkiError> {
     remove(&next.join(CA_KEY))
 }
 
-/// A CA's certificate and key.
-fn pair(directory: &Path) -> Result<Authority, PkiError> {
+/// The CA in a directory alone, whatever is beside it.
+pub(super) fn pair(directory: &Path) -> Result<Authority, PkiError> {
     let (certificate_path, key_path) = (directory.join(CA_CERTIFICATE), directory.join(CA_KEY));
     let certificate = file::read_text(&certificate_path)?.ok_or_else(|| absent(certificate_path.clone()))?;
     let key = file::read_text(&key_path)?.ok_or(PkiError::KeyMissing { path: key_path })?;
@@ -143,10 +139,6 @@ fn other(authority: &Authority, path: &Path) -> Result<Option<String>, PkiError>
     let Some(pem) = file::read_text(path)? else { return Ok(None) };
     let is_another = authority.is_beside(&pem, path)?;
     Ok(Some(pem).filter(|_| is_another))
-}
-
-fn refuse(directory: &Path, rule: String) -> PkiError {
-    AuthorityError::Certificate { path: directory.join(CA_CERTIFICATE), rule }.into()
 }
 
 fn absent(path: PathBuf) -> PkiError {

@@ -5,7 +5,7 @@
 //!                        └──delete──▶ deleted, epoch n + 1 ──any token──▶ member, epoch n + 1
 //! ```
 //!
-//! A certificate says the epoch in which it was made (`identity/serial.rs`); one of a lower epoch than the node's is
+//! A certificate says the epoch in which it was made (`transport/src/holder.rs`); one of a lower epoch than the node's is
 //! refused. A node without a record is let in with any.
 
 use std::collections::BTreeMap;

@@ -7,7 +7,7 @@ use loden_tests::deployment::Deployment;
 use loden_tests::traffic::Ping;
 use loden_tests::wait;
 
-use super::SOON;
+use super::{SOON, joined};
 
 const LIFE: &str = "6s";
 
@@ -17,11 +17,7 @@ async fn nodes_whose_certificates_have_ended_forward_and_come_back_by_a_token() 
     deployment.create_network("default", "10.244.0.0/16").await?;
     let (mut nodes, mut pods) = (Vec::new(), Vec::new());
     for (name, number) in [("a", 11), ("b", 12)] {
-        let mut node = deployment.prepare_host(name, number).await?;
-        let token = deployment.token(&["--node", name]).await?;
-        ensure!(node.join(&token).await?.status.success(), "{name} has not joined");
-        node.start()?;
-        node.ready(SOON).await?;
+        let node = joined(&deployment, name, number).await?;
         pods.push(node.attach(&format!("pod-{name}")).await?);
         nodes.push((node.subnet_env()?.subnet, node));
     }

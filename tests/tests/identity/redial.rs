@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use loden_tests::deployment::Deployment;
 use loden_tests::wait;
 
-use super::SOON;
+use super::{SOON, joined};
 
 /// Renewed after 8 s: three renewals take longer than the certificate lives that the open connection was made with.
 const LIFE: &str = "16s";
@@ -15,11 +15,7 @@ const FAILURES: &str = "loden_agent_certificate_renewal_failures_total";
 async fn a_node_that_cannot_connect_after_a_renewal_does_so_once_it_can() -> anyhow::Result<()> {
     let deployment = Deployment::start("redial", &["--certificate-validity", LIFE]).await?;
     deployment.create_network("default", "10.244.0.0/16").await?;
-    let mut node = deployment.prepare_host("a", 11).await?;
-    let token = deployment.token(&["--node", "a"]).await?;
-    node.set_flags(&["--token", &token]);
-    node.start()?;
-    node.ready(SOON).await?;
+    let node = joined(&deployment, "a", 11).await?;
 
     // What is open stays open.
     deployment.control.host.nft(

@@ -12,7 +12,7 @@ use loden_tests::traffic::Ping;
 use loden_tests::wait;
 use tokio::time::sleep;
 
-use super::SOON;
+use super::{SOON, joined};
 
 /// How long certificates live: renewed after 2 s, and with as much left for a machine that is busy.
 const LIFE: &str = "4s";
@@ -21,15 +21,6 @@ const ROUNDS: f64 = 100.0;
 const RENEWALS: &str = "loden_agent_certificate_renewals_total";
 /// How late an update may be on a busy machine; what it was is printed.
 const LATE: Duration = Duration::from_secs(1);
-
-async fn joined(deployment: &Deployment, name: &str, number: u8) -> anyhow::Result<Node> {
-    let mut node = deployment.prepare_host(name, number).await?;
-    let token = deployment.token(&["--node", name]).await?;
-    node.set_flags(&["--token", &token]);
-    node.start()?;
-    node.ready(SOON).await?;
-    Ok(node)
-}
 
 /// How long until all nodes have a route to a subnet, or none has.
 async fn until_known(nodes: &[&Node], subnet: &str, wanted: bool) -> anyhow::Result<Duration> {

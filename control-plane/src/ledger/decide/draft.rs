@@ -122,6 +122,11 @@ impl Draft {
         Decision { changes: self.changes.into_values().collect(), guards, more: false, want }
     }
 
+    /// The decision, or, when that touches as many records as a step may, that of one step of several.
+    pub(super) fn finish_or_step(self, want: Want) -> Decision {
+        if self.len() >= STEP { self.step(want) } else { self.finish(want) }
+    }
+
     /// The decision of one step of several.
     pub(super) fn step(self, want: Want) -> Decision {
         Decision { more: true, ..self.finish(want) }

@@ -72,14 +72,14 @@ impl Ledger {
         let epoch = identity.map_or(0, |identity| identity.record.epoch);
         let spent = self.members.spent.get(&(id, joiner.key.clone()));
         let want = Want::Member(node.clone());
-        let networks = token.record.networks.as_deref();
+        let networks = &token.record.networks;
         if let Some(spent) = spent {
             if spent.record != (SpentRecord { node: node.clone(), epoch }) {
                 return Err(Shut::Spent(id).into());
             }
             let mut draft = Draft::default();
-            self.keep_to(&mut draft, node, networks, context);
-            return Ok(if draft.len() >= STEP { draft.step(want) } else { draft.finish(want) });
+            self.keep_to(&mut draft, node, networks.as_deref(), context);
+            return Ok(draft.finish_or_step(want));
         }
         if token.record.left == 0 {
             return Err(Shut::Spent(id).into());
@@ -92,11 +92,11 @@ impl Ledger {
         draft.put(&RecordKey::Token(id), &record, Some(token.revision));
         let record = SpentRecord { node: node.clone(), epoch };
         draft.put(&RecordKey::Spent(id, joiner.key.clone()), &record, None);
-        let networks = token.record.networks.clone();
-        let record = IdentityRecord { epoch, networks, standing: Standing::Member, since: now };
+        let record =
+            IdentityRecord { epoch, networks: networks.clone(), standing: Standing::Member, since: now };
         draft.put(&RecordKey::Identity(node.clone()), &record, revision_of(identity));
-        self.keep_to(&mut draft, node, token.record.networks.as_deref(), context);
-        Ok(if draft.len() >= STEP { draft.step(want) } else { draft.finish(want) })
+        self.keep_to(&mut draft, node, networks.as_deref(), context);
+        Ok(draft.finish_or_step(want))
     }
 
     /// Has a node's peers forget it in all other networks than these: it may have leases from before.

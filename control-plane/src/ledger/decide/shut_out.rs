@@ -62,6 +62,6 @@ impl Ledger {
             }
         }
         let want = Want::Member(node.clone());
-        if draft.len() >= STEP { draft.step(want) } else { draft.finish(want) }
+        draft.finish_or_step(want)
     }
 }
