@@ -6,22 +6,25 @@
 //!  load() = records + recent history                      └──▶ follow(after) = every batch after it
 //! ```
 //!
-//! A store knows nothing of leases. It promises four things: a commit is all or nothing and survives a
+//! A store knows nothing of leases. It is one process's own, or shared by several. It promises four things: a commit is all or nothing and survives a
 //! power cut once answered; a guard that does not hold fails only its own commit; every commit has its
 //! own revision, one higher than the last; every follower sees every batch once, in order. Reads come
 //! from memory, never from the disk.
 
 mod commit;
 mod digest;
+mod etcd;
 mod follow;
+mod journal;
 mod memory;
 mod queue;
+mod seal;
 mod sled;
 mod state;
 #[cfg(test)]
 mod suite;
 
-use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
+use std::{borrow::Borrow, collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -33,6 +36,7 @@ pub use self::{
         MAX_VALUE_BYTES,
     },
     digest::RollingHash,
+    etcd::{EtcdAddress, EtcdError, EtcdOptions, EtcdStore},
     memory::MemoryStore,
     sled::{OpenError, Options, SledStore},
 };
@@ -220,6 +224,11 @@ impl fmt::Display for Cause {
 pub enum Health {
     /// Commits are taken.
     Healthy,
+    /// What the store stands on cannot be reached: nothing is taken for now. Reads go on, of what was known.
+    Away {
+        /// What does not answer.
+        cause: Cause,
+    },
     /// A write failed and no further one is tried on this handle. Reads and followers go on.
     Poisoned {
         /// What failed.
@@ -253,6 +262,9 @@ pub enum StoreError {
     },
 }
 
+/// What other processes on the same store tell of themselves, by their names.
+pub type Others = Arc<BTreeMap<String, Bytes>>;
+
 /// Durable, guarded, followed records.
 pub trait Store: Send + Sync + 'static {
     /// Everything, at one revision.
@@ -276,6 +288,18 @@ pub trait Store: Send + Sync + 'static {
         &self,
         after: Revision,
     ) -> impl Stream<Item = Result<Batch, StoreError>> + Send + 'static + use<Self>;
+
+    /// The newest revision, as whoever keeps the store knows it: not what this process has heard of.
+    fn newest(&self) -> impl Future<Output = Result<Revision, Cause>> + Send + 'static + use<Self>;
+
+    /// Whether other processes commit as well, so that what this one knows may be old.
+    fn is_shared(&self) -> bool;
+
+    /// Tells the other processes on this store something of ours, which they hear of within seconds.
+    fn announce(&self, note: Bytes);
+
+    /// What the other processes on this store tell, by their names; of one that is gone nothing, some seconds later.
+    fn others(&self) -> watch::Receiver<Others>;
 
     /// Whether commits are still taken.
     fn health(&self) -> watch::Receiver<Health>;

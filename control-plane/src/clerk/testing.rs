@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::{BoxFuture, FutureExt};
 use loden_proto::model::{Backend, Endpoint, InstanceId, LeaseName, Network, NetworkSpec, Pool, Subnets};
@@ -15,7 +16,8 @@ use crate::feed::{FeedOptions, Feeds, TokenKey};
 use crate::knocks::Knocks;
 use crate::ledger::{Command, Defaults, Lease};
 use crate::store::{
-    Batch, Change, CommitError, Guard, Health, Loaded, MemoryStore, Revision, Store, StoreError,
+    Batch, Cause, Change, CommitError, Guard, Health, Loaded, MemoryStore, Others, Revision, Store,
+    StoreError,
 };
 use crate::watch::Streams;
 
@@ -157,6 +159,7 @@ pub(crate) fn acquire(node: &str, n: u16, claim: Option<Subnets>) -> Command {
 pub(crate) struct Faulty {
     pub(crate) inner: Arc<MemoryStore>,
     faults: Mutex<VecDeque<Fault>>,
+    is_shared: bool,
 }
 
 /// What becomes of one commit.
@@ -174,7 +177,12 @@ pub(crate) enum Fault {
 impl Faulty {
     pub(crate) fn new(faults: impl IntoIterator<Item = Fault>) -> Arc<Self> {
         let faults = Mutex::new(faults.into_iter().collect());
-        Arc::new(Self { inner: Arc::new(MemoryStore::new()), faults })
+        Arc::new(Self { inner: Arc::new(MemoryStore::new()), faults, is_shared: false })
+    }
+
+    /// One of several that commit to a store, and hear of what others commit when they are let.
+    pub(crate) fn sharing(inner: &Arc<MemoryStore>) -> Arc<Self> {
+        Arc::new(Self { inner: Arc::clone(inner), faults: Mutex::default(), is_shared: true })
     }
 
     pub(crate) fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
@@ -220,6 +228,22 @@ impl Store for Faulty {
 
     fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + use<> {
         self.inner.follow(after)
+    }
+
+    fn newest(&self) -> impl Future<Output = Result<Revision, Cause>> + Send + 'static + use<> {
+        self.inner.newest()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    fn announce(&self, note: Bytes) {
+        self.inner.announce(note);
+    }
+
+    fn others(&self) -> watch::Receiver<Others> {
+        self.inner.others()
     }
 
     fn health(&self) -> watch::Receiver<Health> {

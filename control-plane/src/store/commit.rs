@@ -8,8 +8,9 @@ use super::{Cause, Change, Guard, Key, Revision};
 pub const MAX_KEY_BYTES: usize = 384;
 /// Largest value, in bytes.
 pub const MAX_VALUE_BYTES: usize = 16 << 10;
-/// Most changes, and most guards, of one commit (etcd's own limit for a transaction).
-pub const MAX_OPERATIONS: usize = 128;
+/// Most changes, and most guards, of one commit: an etcd takes 128 operations at a time, some of which are the
+/// store's own.
+pub const MAX_OPERATIONS: usize = 120;
 /// Most bytes of keys and values in one commit.
 pub const MAX_COMMIT_BYTES: usize = 256 << 10;
 /// Most commits that wait for a committer.
@@ -27,6 +28,9 @@ pub enum CommitError {
     /// A write failed, this one or an earlier one, and none is tried any more.
     #[error("the store no longer writes: {0}")]
     Poisoned(Cause),
+    /// What the store stands on cannot be reached at the moment; nothing happened.
+    #[error("the store does not write at the moment: {0}")]
+    Away(Cause),
     /// The queue is full; nothing happened.
     #[error("{MAX_QUEUED} commits are already waiting")]
     Busy,
@@ -146,10 +150,10 @@ mod tests {
 
     #[test]
     fn each_limit_is_named_with_field_value_and_rule() {
-        let many: Vec<_> = (0..129).map(|n| put(&format!("k{n}"), 1)).collect();
+        let many: Vec<_> = (0..121).map(|n| put(&format!("k{n}"), 1)).collect();
         let heavy: Vec<_> = (0..17).map(|n| put(&format!("k{n}"), MAX_VALUE_BYTES)).collect();
         assert_eq!(refused(&[], &[]), "a commit needs at least one change");
-        assert_eq!(refused(&many, &[]), "a commit has 129 changes, at most 128 are allowed");
+        assert_eq!(refused(&many, &[]), "a commit has 121 changes, at most 120 are allowed");
         assert_eq!(refused(&[put("a", 1), put("a", 2)], &[]), "key a occurs twice in one commit");
         assert_eq!(refused(&[put("a", 16385)], &[]), "value of a has 16385 bytes, at most 16384 are allowed");
         assert_eq!(

@@ -2,12 +2,13 @@
 
 use std::{future, sync::Mutex};
 
+use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::watch;
 
 use super::{
-    Batch, Cause, Change, CommitError, Guard, HISTORY_BYTES, Health, Loaded, Revision, Store, StoreError,
-    commit,
+    Batch, Cause, Change, CommitError, Guard, HISTORY_BYTES, Health, Loaded, Others, Revision, Store,
+    StoreError, commit,
     follow::Published,
     state::{Staged, State},
 };
@@ -80,6 +81,22 @@ impl Store for MemoryStore {
 
     fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + use<> {
         self.published.follow(after)
+    }
+
+    fn newest(&self) -> impl Future<Output = Result<Revision, Cause>> + Send + 'static + use<> {
+        future::ready(Ok(self.published.state().revision()))
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    fn announce(&self, _note: Bytes) {
+        // Nobody else has it open.
+    }
+
+    fn others(&self) -> watch::Receiver<Others> {
+        watch::channel(Others::default()).1
     }
 
     fn health(&self) -> watch::Receiver<Health> {

@@ -7,11 +7,12 @@
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::{Cause, Change, CommitError, Guard, Health, MAX_QUEUED, Revision, commit};
 
@@ -23,6 +24,17 @@ pub(super) type Answer = oneshot::Sender<Result<Revision, CommitError>>;
 pub(super) struct Command {
     pub(super) changes: Vec<Change>,
     pub(super) guards: Vec<Guard>,
+}
+
+/// How much is taken at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Most commits.
+    pub(super) commits: usize,
+    /// About how many bytes of keys and values.
+    pub(super) bytes: usize,
+    /// Most changes.
+    pub(super) changes: usize,
 }
 
 /// What a supervisor finds.
@@ -42,6 +54,8 @@ pub(super) struct Queue {
     inner: Mutex<Inner>,
     arrived: Condvar,
     closing: Condvar,
+    /// Rings with `arrived`.
+    rung: Notify,
     health: watch::Sender<Health>,
 }
 
@@ -50,8 +64,17 @@ struct Inner {
     waiting: VecDeque<(Command, Answer)>,
     in_flight: Vec<Answer>,
     taken_at: Option<Instant>,
+    /// No commit is taken for now, because of this.
+    suspended: Option<Cause>,
     poisoned: Option<Cause>,
     closed: bool,
+}
+
+impl Inner {
+    /// Whether there is nothing, and may be something later.
+    fn is_waited_for(&self) -> bool {
+        self.waiting.is_empty() && self.poisoned.is_none() && !self.closed
+    }
 }
 
 impl Queue {
@@ -60,6 +83,7 @@ impl Queue {
             inner: Mutex::default(),
             arrived: Condvar::new(),
             closing: Condvar::new(),
+            rung: Notify::new(),
             health: watch::Sender::new(Health::Healthy),
         }
     }
@@ -78,6 +102,9 @@ impl Queue {
         if let Some(cause) = &inner.poisoned {
             return Err(CommitError::Poisoned(cause.clone()));
         }
+        if let Some(cause) = &inner.suspended {
+            return Err(CommitError::Away(cause.clone()));
+        }
         if inner.closed {
             return Err(CommitError::Closed);
         }
@@ -87,25 +114,52 @@ impl Queue {
         inner.waiting.push_back((command, answer));
         drop(inner);
         self.arrived.notify_one();
+        self.rung.notify_waiters();
         Ok(outcome)
     }
 
-    /// The commits that wait, at most `most` and about `bytes`; blocks until there is one. `None` when no more
-    /// will come.
-    pub(super) fn take(&self, most: usize, bytes: usize) -> Option<Vec<Command>> {
-        let mut inner = self
+    /// The commits that wait, within limits, but at least one; blocks until there is one. `None` when no more will
+    /// come.
+    pub(super) fn take(&self, limits: Limits) -> Option<Vec<Command>> {
+        let inner = self
             .arrived
-            .wait_while(self.lock(), |inner| {
-                inner.waiting.is_empty() && inner.poisoned.is_none() && !inner.closed
-            })
+            .wait_while(self.lock(), |inner| inner.is_waited_for())
             .unwrap_or_else(PoisonError::into_inner);
+        Self::take_from(inner, limits)
+    }
+
+    /// As [`Self::take`], for a task.
+    pub(super) async fn next(&self, limits: Limits) -> Option<Vec<Command>> {
+        loop {
+            let mut rung = pin!(self.rung.notified());
+            // What comes after the look rings.
+            rung.as_mut().enable();
+            if let Some(taken) = self.take_now(limits) {
+                return taken;
+            }
+            rung.await;
+        }
+    }
+
+    /// What [`Self::take`] gives, if that does not wait.
+    fn take_now(&self, limits: Limits) -> Option<Option<Vec<Command>>> {
+        let inner = self.lock();
+        if inner.is_waited_for() { None } else { Some(Self::take_from(inner, limits)) }
+    }
+
+    fn take_from(mut inner: MutexGuard<'_, Inner>, limits: Limits) -> Option<Vec<Command>> {
         let mut group = Vec::new();
-        let mut weight = 0;
-        while group.len() < most && weight < bytes {
+        let (mut weight, mut changes) = (0, 0);
+        while group.len() < limits.commits && weight < limits.bytes {
+            let next = inner.waiting.front().map_or(0, |(command, _)| command.changes.len());
+            if !group.is_empty() && changes + next > limits.changes {
+                break;
+            }
             let Some((command, answer)) = inner.waiting.pop_front() else {
                 break;
             };
             weight += commit::weight(&command.changes);
+            changes += command.changes.len();
             group.push(command);
             inner.in_flight.push(answer);
         }
@@ -154,6 +208,28 @@ impl Queue {
             let _ = answer.send(Err(CommitError::Poisoned(cause.clone())));
         }
         self.arrived.notify_all();
+        self.rung.notify_waiters();
+    }
+
+    /// Takes no commits until [`Self::resume`]; those that wait still do. False if that was so already.
+    pub(super) fn suspend(&self, cause: Cause) -> bool {
+        let mut inner = self.lock();
+        if inner.poisoned.is_some() || inner.suspended.is_some() {
+            return false;
+        }
+        inner.suspended = Some(cause.clone());
+        self.health.send_replace(Health::Away { cause });
+        true
+    }
+
+    /// Takes commits again. False if that was so already.
+    pub(super) fn resume(&self) -> bool {
+        let mut inner = self.lock();
+        let resumed = inner.suspended.take().is_some() && inner.poisoned.is_none();
+        if resumed {
+            self.health.send_replace(Health::Healthy);
+        }
+        resumed
     }
 
     /// Says that opening the store anew is worth trying.
@@ -165,6 +241,7 @@ impl Queue {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.arrived.notify_all();
+        self.rung.notify_waiters();
         self.closing.notify_all();
     }
 
@@ -194,6 +271,10 @@ mod tests {
         Command { changes: vec![Change::Delete { key: key.into() }], guards: vec![] }
     }
 
+    const fn limits(commits: usize, bytes: usize, changes: usize) -> Limits {
+        Limits { commits, bytes, changes }
+    }
+
     fn keys(group: Option<Vec<Command>>) -> Vec<String> {
         group.unwrap().iter().map(|command| command.changes[0].key().to_string()).collect()
     }
@@ -202,16 +283,43 @@ mod tests {
     fn a_group_is_what_waits_up_to_its_limits() {
         let queue = Queue::new();
         let _outcomes: Vec<_> = ["aa", "bb", "cc", "dd"].map(|key| queue.push(command(key)).unwrap()).into();
-        assert_eq!(keys(queue.take(1, 100)), ["aa"]);
-        assert_eq!(keys(queue.take(9, 3)), ["bb", "cc"]);
-        assert_eq!(keys(queue.take(9, 100)), ["dd"]);
+        assert_eq!(keys(queue.take(limits(1, 100, 9))), ["aa"]);
+        assert_eq!(keys(queue.take(limits(9, 3, 9))), ["bb", "cc"]);
+        assert_eq!(keys(queue.take(limits(9, 100, 9))), ["dd"]);
+    }
+
+    #[test]
+    fn a_group_has_no_more_changes_than_allowed_but_at_least_one_commit() {
+        let queue = Queue::new();
+        let pair = |key: &str| {
+            let change = |name: String| Change::Delete { key: name.into() };
+            let changes = vec![change(key.to_owned()), change(format!("{key}-"))];
+            Command { changes, guards: vec![] }
+        };
+        let _outcomes: Vec<_> = ["aa", "bb", "cc"].map(|key| queue.push(pair(key)).unwrap()).into();
+        assert_eq!(keys(queue.take(limits(9, 100, 1))), ["aa"]);
+        assert_eq!(keys(queue.take(limits(9, 100, 4))), ["bb", "cc"]);
+    }
+
+    #[test]
+    fn a_suspended_queue_refuses_what_comes_and_keeps_what_waits() {
+        let queue = Queue::new();
+        let _outcome = queue.push(command("a")).unwrap();
+        assert!(queue.suspend("first".into()));
+        assert!(!queue.suspend("second".into()));
+        assert_eq!(queue.push(command("b")).unwrap_err(), CommitError::Away("first".into()));
+        assert_eq!(*queue.health().borrow(), Health::Away { cause: "first".into() });
+        assert_eq!(keys(queue.take(limits(9, 100, 9))), ["a"]);
+        queue.resume();
+        assert_eq!(*queue.health().borrow(), Health::Healthy);
+        assert!(queue.push(command("b")).is_ok());
     }
 
     #[test]
     fn poison_answers_what_was_taken_what_waits_and_what_comes() {
         let queue = Queue::new();
         let mut taken = queue.push(command("a")).unwrap();
-        assert_eq!(keys(queue.take(1, 100)), ["a"]);
+        assert_eq!(keys(queue.take(limits(1, 100, 9))), ["a"]);
         let mut waiting = queue.push(command("b")).unwrap();
         queue.poison("first".into());
         queue.poison("second".into());
@@ -219,7 +327,7 @@ mod tests {
         assert_eq!(taken.try_recv().unwrap(), Err(poisoned.clone()));
         assert_eq!(waiting.try_recv().unwrap(), Err(poisoned.clone()));
         assert_eq!(queue.push(command("c")).unwrap_err(), poisoned);
-        assert!(queue.take(1, 100).is_none());
+        assert!(queue.take(limits(1, 100, 9)).is_none());
         assert_eq!(*queue.health().borrow(), Health::Poisoned { cause: "first".into() });
     }
 
@@ -227,7 +335,7 @@ mod tests {
     fn a_late_success_after_poison_is_not_published() {
         let queue = Queue::new();
         let _outcome = queue.push(command("a")).unwrap();
-        assert_eq!(keys(queue.take(1, 100)), ["a"]);
+        assert_eq!(keys(queue.take(limits(1, 100, 9))), ["a"]);
         queue.poison("stalled".into());
         let mut published = false;
         assert!(!queue.settle(vec![Ok(Revision(1))], || published = true));
@@ -240,9 +348,9 @@ mod tests {
         let _outcome = queue.push(command("a")).unwrap();
         queue.close();
         assert_eq!(queue.push(command("b")).unwrap_err(), CommitError::Closed);
-        assert_eq!(keys(queue.take(9, 100)), ["a"]);
+        assert_eq!(keys(queue.take(limits(9, 100, 9))), ["a"]);
         assert!(queue.settle(vec![Ok(Revision(1))], || ()));
-        assert!(queue.take(9, 100).is_none());
+        assert!(queue.take(limits(9, 100, 9)).is_none());
     }
 
     #[test]

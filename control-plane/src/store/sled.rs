@@ -13,6 +13,7 @@
 
 mod ballast;
 mod committer;
+mod copy;
 mod database;
 mod error;
 mod layout;
@@ -25,12 +26,14 @@ use std::{
     thread,
 };
 
+use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::{oneshot, watch};
 
 pub use self::error::OpenError;
 use super::{
-    Batch, Change, CommitError, Guard, HISTORY_BYTES, Health, Loaded, Revision, Store, StoreError, commit,
+    Batch, Cause, Change, CommitError, Guard, HISTORY_BYTES, Health, Loaded, Others, Revision, Store,
+    StoreError, commit,
     follow::Published,
     queue::{Command, Queue},
     state::State,
@@ -109,6 +112,16 @@ impl SledStore {
         Ok(Self { dir: dir.to_owned(), published, queue, done })
     }
 
+    /// Makes a store in `dir`, where there must be nothing, with the contents of another one.
+    ///
+    /// # Errors
+    /// There is something, or it cannot be written; then there is nothing afterwards.
+    pub async fn create_copy(dir: &Path, loaded: Loaded) -> Result<(), OpenError> {
+        let (here, dir) = (dir.to_owned(), dir.to_owned());
+        let made = tokio::task::spawn_blocking(move || copy::create(&here, &loaded));
+        made.await.map_err(|_| OpenError::Panicked { dir })?
+    }
+
     /// The directory that holds the store.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -147,6 +160,22 @@ impl Store for SledStore {
 
     fn follow(&self, after: Revision) -> impl Stream<Item = Result<Batch, StoreError>> + Send + use<> {
         self.published.follow(after)
+    }
+
+    fn newest(&self) -> impl Future<Output = Result<Revision, Cause>> + Send + 'static + use<> {
+        std::future::ready(Ok(self.published.state().revision()))
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    fn announce(&self, _note: Bytes) {
+        // Nobody else has it open.
+    }
+
+    fn others(&self) -> watch::Receiver<Others> {
+        watch::channel(Others::default()).1
     }
 
     fn health(&self) -> watch::Receiver<Health> {

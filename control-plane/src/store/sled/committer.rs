@@ -13,7 +13,7 @@ use super::{
     super::{
         Cause, CommitError, Revision,
         follow::Published,
-        queue::{Command, Condition, Queue},
+        queue::{Command, Condition, Limits, Queue},
         state::Staged,
     },
     ballast,
@@ -21,11 +21,9 @@ use super::{
     layout,
 };
 
-/// Most commits in one transaction.
-const GROUP: usize = 512;
-/// Most bytes in one transaction (a single commit may be larger). Sled reuses a segment once what replaced it
+/// What goes into one transaction (a single commit may be larger). Sled reuses a segment once what replaced it
 /// is written; a group that fits into one segment never reuses what it replaced before our fdatasync.
-const GROUP_BYTES: usize = 96 << 10;
+const LIMITS: Limits = Limits { commits: 512, bytes: 96 << 10, changes: usize::MAX };
 /// How often the supervisor looks, and probes.
 const PAUSE: Duration = Duration::from_secs(1);
 /// A group that takes longer will not come back: sled waits for ever after a panic in its threads.
@@ -60,7 +58,7 @@ enum Ended {
 }
 
 fn write_all(database: &Database, published: &Published, queue: &Queue) -> Result<Ended, WriteError> {
-    while let Some(group) = queue.take(GROUP, GROUP_BYTES) {
+    while let Some(group) = queue.take(LIMITS) {
         let (staged, outcomes) = write(database, published, group)?;
         if !queue.settle(outcomes, || published.publish(staged)) {
             return Ok(Ended::Poisoned);

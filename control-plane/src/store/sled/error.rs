@@ -20,6 +20,12 @@ pub enum OpenError {
         /// The store's directory.
         dir: PathBuf,
     },
+    /// There is something where one was to be made.
+    #[error("store {}: the directory is not empty", dir.display())]
+    Present {
+        /// The store's directory.
+        dir: PathBuf,
+    },
     /// It was written by another version.
     #[error("store {} has format {found}, this version reads format {FORMAT} only", dir.display())]
     Format {

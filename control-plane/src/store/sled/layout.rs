@@ -3,13 +3,11 @@
 //! ```text
 //!  tree      name                 payload
 //!  records   key, NUL             mod revision u64, value
-//!  journal   first revision (BE)  rolling hash before it u64, then of each batch of the group:
-//!                                 length u32, encoded changes
-//!  meta      "head"               revision u64, rolling hash u64, records digest u64
+//!  journal   first revision (BE)  group (`journal`)
+//!  meta      "head"               head (`journal`)
 //!  meta      "format"             u32, not sealed: any version can read it
 //!
-//!  sealed  = crc32 of name and payload, length of payload u32, payload        (integers little endian)
-//!  stored  = sealed, cut into pieces; piece n under name + n as u16 (BE)
+//!  stored = sealed payload, cut into pieces; piece n under name + n as u16 (BE)
 //! ```
 //!
 //! Pieces, because sled writes a tree node that outgrows a quarter of its segment to a file of its own,
@@ -18,8 +16,8 @@
 use bytes::Bytes;
 
 use super::super::{
-    Batch, Key, Record, Revision, RollingHash, digest,
-    state::{Group, Staged, State},
+    Batch, Key, Record, Revision, RollingHash, journal, seal,
+    state::{Staged, State},
 };
 
 /// The version of this layout.
@@ -36,36 +34,6 @@ pub(super) struct Writes {
     pub(super) records: Vec<Write>,
     pub(super) journal: Vec<Write>,
     pub(super) meta: Vec<Write>,
-}
-
-/// Where the store stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Head {
-    pub(super) revision: Revision,
-    pub(super) hash: RollingHash,
-    pub(super) records_digest: u64,
-}
-
-impl Head {
-    pub(super) fn writes(self) -> Vec<Write> {
-        let mut payload = Vec::with_capacity(24);
-        payload.extend_from_slice(&self.revision.0.to_le_bytes());
-        payload.extend_from_slice(&self.hash.0.to_le_bytes());
-        payload.extend_from_slice(&self.records_digest.to_le_bytes());
-        pieces(HEAD, &payload).collect()
-    }
-
-    /// From a payload.
-    pub(super) fn read(payload: &[u8]) -> Option<Self> {
-        let (revision, rest) = number(payload)?;
-        let (hash, rest) = number(rest)?;
-        let (records_digest, rest) = number(rest)?;
-        rest.is_empty().then_some(Self {
-            revision: Revision(revision),
-            hash: RollingHash(hash),
-            records_digest,
-        })
-    }
 }
 
 /// The name of the head in `meta`.
@@ -87,67 +55,58 @@ pub(super) fn writes(state: &State, staged: &Staged) -> Writes {
         }
         writes.records.extend((new..old).map(|piece| (piece_key(&name, piece), None)));
     }
-    if let Some(group) = Group::of(staged.batches()) {
-        let mut payload = Vec::with_capacity(journal_len(group));
-        payload.extend_from_slice(&state.hash().0.to_le_bytes());
-        for batch in staged.batches() {
-            let changes = digest::encode(&batch.changes);
-            payload.extend_from_slice(&(changes.len() as u32).to_le_bytes());
-            payload.extend_from_slice(&changes);
-        }
-        writes.journal.extend(pieces(&group.first.0.to_be_bytes(), &payload));
+    if !staged.batches().is_empty() {
+        writes.journal.extend(group_writes(state.hash(), staged.batches()));
     }
     for group in state.outgrown(staged) {
         let name = group.first.0.to_be_bytes();
-        let count = piece_count(journal_len(group));
+        let count = piece_count(journal::encoded_len(group));
         writes.journal.extend((0..count).map(|piece| (piece_key(&name, piece), None)));
     }
-    let head =
-        Head { revision: staged.revision(), hash: staged.hash(), records_digest: staged.records_digest() };
-    writes.meta = head.writes();
+    writes.meta = head(journal::Head::after(staged));
     writes
+}
+
+/// What makes a head durable.
+fn head(head: journal::Head) -> Vec<Write> {
+    pieces(HEAD, &head.encode()).collect()
+}
+
+/// What makes a store of it that has a head.
+pub(super) fn meta(of: journal::Head) -> Vec<Write> {
+    let mut meta = head(of);
+    meta.push((FORMAT_NAME.to_vec(), Some(FORMAT.to_le_bytes().to_vec())));
+    meta
+}
+
+/// What makes a record durable that is new.
+pub(super) fn record_writes(record: &Record) -> impl Iterator<Item = Write> + use<> {
+    let payload = [&record.mod_revision.0.to_le_bytes()[..], &record.value].concat();
+    pieces(&record_name(&record.key), &payload)
+}
+
+/// What makes a group of batches durable.
+pub(super) fn group_writes(before: RollingHash, batches: &[Batch]) -> impl Iterator<Item = Write> + use<> {
+    let first = batches.first().map_or(0, |batch| batch.revision.0);
+    pieces(&first.to_be_bytes(), &journal::encode(before, batches))
 }
 
 /// A record from its name and payload; `None` if they are none.
 pub(super) fn record(name: &[u8], payload: &[u8]) -> Option<Record> {
     let key = std::str::from_utf8(name.strip_suffix(&[0])?).ok()?;
-    let (revision, value) = number(payload)?;
+    let (revision, value) = journal::number(payload)?;
     Some(Record { key: key.into(), value: Bytes::copy_from_slice(value), mod_revision: Revision(revision) })
 }
 
 /// A group of batches, and the hash before it, from its name and payload; `None` if they are none.
 pub(super) fn group(name: &[u8], payload: &[u8]) -> Option<(Vec<Batch>, RollingHash)> {
-    let mut revision = Revision(u64::from_be_bytes(name.try_into().ok()?));
-    let (before, mut rest) = number(payload)?;
-    let mut hash = RollingHash(before);
-    let mut batches = Vec::new();
-    while let Some((len, tail)) = rest.split_first_chunk::<4>() {
-        let (encoded, tail) = tail.split_at_checked(u32::from_le_bytes(*len) as usize)?;
-        hash = hash.after_encoded(revision, encoded);
-        batches.push(Batch { revision, changes: digest::decode(encoded)?.into(), hash });
-        revision = revision.next();
-        rest = tail;
-    }
-    (rest.is_empty() && !batches.is_empty()).then_some((batches, RollingHash(before)))
-}
-
-const fn journal_len(group: Group) -> usize {
-    8 + 4 * group.batches + group.encoded
+    journal::decode(Revision(u64::from_be_bytes(name.try_into().ok()?)), payload)
 }
 
 /// A sled key as its name and the number of the piece.
 pub(super) fn split(key: &[u8]) -> Option<(&[u8], usize)> {
     let (name, piece) = key.split_last_chunk::<2>()?;
     Some((name, usize::from(u16::from_be_bytes(*piece))))
-}
-
-/// The payload of what was sealed under `name`; `None` if it is damaged.
-pub(super) fn unseal<'a>(name: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
-    let (crc, rest) = sealed.split_first_chunk::<4>()?;
-    let (len, payload) = rest.split_first_chunk::<4>()?;
-    let sound = u32::from_le_bytes(*len) as usize == payload.len()
-        && u32::from_le_bytes(*crc) == crc32(name, payload);
-    sound.then_some(payload)
 }
 
 /// A name for people.
@@ -165,20 +124,14 @@ fn record_name(key: &Key) -> Vec<u8> {
     name
 }
 
-fn pieces(name: &[u8], payload: &[u8]) -> impl Iterator<Item = Write> {
-    let mut sealed = Vec::with_capacity(SEAL + payload.len());
-    sealed.extend_from_slice(&crc32(name, payload).to_le_bytes());
-    sealed.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    sealed.extend_from_slice(payload);
-    let pieces: Vec<_> = sealed.chunks(PIECE).map(<[u8]>::to_vec).collect();
+fn pieces(name: &[u8], payload: &[u8]) -> impl Iterator<Item = Write> + use<> {
+    let pieces: Vec<_> = seal::seal(name, payload).chunks(PIECE).map(<[u8]>::to_vec).collect();
     let name = name.to_vec();
     pieces.into_iter().enumerate().map(move |(number, piece)| (piece_key(&name, number), Some(piece)))
 }
 
-const SEAL: usize = 8;
-
 const fn piece_count(payload: usize) -> usize {
-    (SEAL + payload).div_ceil(PIECE)
+    (seal::SEAL + payload).div_ceil(PIECE)
 }
 
 fn piece_key(name: &[u8], number: usize) -> Vec<u8> {
@@ -186,23 +139,14 @@ fn piece_key(name: &[u8], number: usize) -> Vec<u8> {
     [name, &(number as u16).to_be_bytes()].concat()
 }
 
-fn crc32(name: &[u8], payload: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(name);
-    hasher.update(payload);
-    hasher.finalize()
-}
-
-fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let (number, rest) = bytes.split_first_chunk::<8>()?;
-    Some((u64::from_le_bytes(*number), rest))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{super::super::Change, *};
+    use super::{
+        super::super::{Change, seal::unseal, state::Group},
+        *,
+    };
 
     fn put(key: &str, bytes: usize) -> Change {
         Change::Put { key: key.into(), value: Bytes::from(vec![b'x'; bytes]) }
@@ -262,22 +206,8 @@ mod tests {
             let sealed: Vec<u8> = written.iter().flat_map(|(_, piece)| piece.clone().unwrap()).collect();
             let (batches, before) = group(name, unseal(name, &sealed).unwrap()).unwrap();
             assert_eq!((&batches[..], before), (staged.batches(), state.hash()));
-            assert_eq!(written.len(), piece_count(journal_len(Group::of(&batches).unwrap())));
+            assert_eq!(written.len(), piece_count(journal::encoded_len(Group::of(&batches).unwrap())));
             state.publish(staged);
-        }
-    }
-
-    #[test]
-    fn a_flipped_bit_a_cut_or_another_name_breaks_the_seal() {
-        let (_, sealed) = pieces(b"name", b"payload").next().unwrap();
-        let sealed = sealed.unwrap();
-        assert_eq!(unseal(b"name", &sealed), Some(&b"payload"[..]));
-        assert_eq!(unseal(b"nama", &sealed), None);
-        assert_eq!(unseal(b"name", &sealed[..sealed.len() - 1]), None);
-        for bit in 0..sealed.len() * 8 {
-            let mut flipped = sealed.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(unseal(b"name", &flipped), None, "bit {bit}");
         }
     }
 }

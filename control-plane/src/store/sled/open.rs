@@ -22,10 +22,11 @@ use nix::{
 use tracing::{info, warn};
 
 use super::{
+    super::journal::Head,
     SledStore, ballast,
     database::Database,
     error::{OpenError, database_error, io_error, write_error},
-    layout::{self, FORMAT, FORMAT_NAME, Head},
+    layout::{self, FORMAT, FORMAT_NAME},
     read::{self, Contents},
 };
 
@@ -64,10 +65,22 @@ fn create(dir: &Path) -> Result<(), OpenError> {
     fs::create_dir_all(dir)
         .and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o700)))
         .map_err(|source| io_error(dir, "create", dir, source))?;
+    sync_parent(dir)
+}
+
+/// No power cut takes a directory away again that was made, or put there.
+pub(super) fn sync_parent(dir: &Path) -> Result<(), OpenError> {
     match dir.parent() {
         Some(parent) if parent != Path::new("") => sync(dir, parent),
         _ => sync(dir, Path::new(".")),
     }
+}
+
+/// A database with nothing in it, not even the mark of a store.
+pub(super) fn new(dir: &Path) -> Result<Database, OpenError> {
+    create(dir)?;
+    let lock = take_lock(dir)?;
+    open_sled(dir, lock, true)
 }
 
 fn take_lock(dir: &Path) -> Result<Flock<File>, OpenError> {
@@ -144,13 +157,12 @@ fn check_format(dir: &Path, database: &Database) -> Result<(), OpenError> {
     if foreign_tree || !empty {
         return Err(OpenError::Foreign { dir: dir.to_owned() });
     }
-    let mut first = layout::Writes { meta: Head::default().writes(), ..layout::Writes::default() };
-    first.meta.push((FORMAT_NAME.to_vec(), Some(FORMAT.to_le_bytes().to_vec())));
+    let first = layout::Writes { meta: layout::meta(Head::default()), ..layout::Writes::default() };
     database.write(&first).map_err(|error| write_error(dir, error))
 }
 
 /// What sled wrote while opening becomes as durable as what we answer for.
-fn sync_all(dir: &Path, database: &Database) -> Result<(), OpenError> {
+pub(super) fn sync_all(dir: &Path, database: &Database) -> Result<(), OpenError> {
     database.sync().map_err(|error| write_error(dir, error))?;
     if database.file.is_none() {
         return Ok(());

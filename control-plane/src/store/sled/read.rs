@@ -7,10 +7,15 @@
 use std::path::Path;
 
 use super::{
-    super::{Batch, Loaded, Record, Revision, RollingHash, digest, state::Group},
+    super::{
+        Batch, Loaded, Record, RollingHash,
+        journal::{self, Head},
+        seal::unseal,
+        state::Group,
+    },
     database::Database,
     error::{OpenError, database_error},
-    layout::{self, HEAD, Head},
+    layout::{self, HEAD},
 };
 
 /// What was read.
@@ -23,52 +28,23 @@ pub(super) struct Contents {
 /// Reads and checks everything.
 pub(super) fn read(dir: &Path, database: &Database) -> Result<Contents, OpenError> {
     let corrupt = |key: String| OpenError::Corrupt { dir: dir.to_owned(), key };
-    let inconsistent = |what: String| OpenError::Inconsistent { dir: dir.to_owned(), what };
     let mut records: Vec<Record> = Vec::new();
     for_each_sealed(dir, &database.records, "records", |name, payload| {
         layout::record(name, payload).map(|record| records.push(record))
     })?;
-    let mut journal: Vec<(Vec<Batch>, RollingHash)> = Vec::new();
+    let mut groups: Vec<(Vec<Batch>, RollingHash)> = Vec::new();
     for_each_sealed(dir, &database.journal, "journal", |name, payload| {
-        layout::group(name, payload).map(|group| journal.push(group))
+        layout::group(name, payload).map(|group| groups.push(group))
     })?;
     let mut head = None;
     for piece in database.meta.scan_prefix(HEAD) {
         let (key, sealed) = piece.map_err(|source| database_error(dir, source))?;
-        head = layout::split(&key).and_then(|(name, _)| layout::unseal(name, &sealed)).and_then(Head::read);
+        head = layout::split(&key).and_then(|(name, _)| unseal(name, &sealed)).and_then(Head::decode);
     }
     let head = head.ok_or_else(|| corrupt("meta/head".to_owned()))?;
 
-    let records_digest = records
-        .iter()
-        .fold(0, |all, record| all ^ digest::record(&record.key, &record.value, record.mod_revision));
-    if records_digest != head.records_digest {
-        return Err(inconsistent(format!("its records are not those of revision {}", head.revision)));
-    }
-    let (oldest, hash_before_history) = match journal.first() {
-        Some((batches, before)) => (batches[0].revision.0.saturating_sub(1), *before),
-        None => (head.revision.0, head.hash),
-    };
-    let mut end = (Revision(oldest), hash_before_history);
-    for (batches, before) in &journal {
-        // No group is empty, or it would not have been read.
-        let (first, last) = (&batches[0], &batches[batches.len() - 1]);
-        if (first.revision, *before) != (end.0.next(), end.1) {
-            return Err(inconsistent(format!("batch {} does not follow batch {}", first.revision, end.0)));
-        }
-        end = (last.revision, last.hash);
-    }
-    if end != (head.revision, head.hash) {
-        return Err(inconsistent(format!("its journal ends elsewhere than at revision {}", head.revision)));
-    }
-    let groups = journal.iter().filter_map(|(batches, _)| Group::of(batches)).collect();
-    let loaded = Loaded {
-        revision: head.revision,
-        hash: head.hash,
-        records,
-        history: journal.into_iter().flat_map(|(batches, _)| batches).collect(),
-        hash_before_history,
-    };
+    let (loaded, groups) = journal::assemble(head, records, groups)
+        .map_err(|what| OpenError::Inconsistent { dir: dir.to_owned(), what })?;
     Ok(Contents { loaded, groups })
 }
 
@@ -80,7 +56,7 @@ fn for_each_sealed(
     mut take: impl FnMut(&[u8], &[u8]) -> Option<()>,
 ) -> Result<(), OpenError> {
     let mut finish = |name: &[u8], sealed: &[u8]| {
-        let taken = layout::unseal(name, sealed).and_then(|payload| take(name, payload));
+        let taken = unseal(name, sealed).and_then(|payload| take(name, payload));
         taken
             .ok_or_else(|| OpenError::Corrupt { dir: dir.to_owned(), key: layout::describe(tree_name, name) })
     };

@@ -3,7 +3,6 @@
 
 use std::{fs, time::Duration};
 
-use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::{
@@ -178,6 +177,28 @@ async fn a_torn_snapshot_of_sled_does_not_stop_the_start() {
     fs::write(dir.path().join("snap.0000000000000FFF.generating"), b"half").unwrap();
     fs::write(dir.path().join("snap.0000000000000FFE"), vec![0; 64]).unwrap();
     assert_eq!(load(&open(dir.path(), 1 << 20).await).await, before);
+}
+
+#[tokio::test]
+async fn a_copy_is_the_same_store_and_takes_nobodys_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = open(&dir.path().join("original"), 1 << 20).await;
+    for n in 0..300 {
+        let change = Change::Put { key: format!("k{}", n % 40).into(), value: vec![7; n * 20].into() };
+        original.commit(vec![change, put("n", &n.to_string())], vec![]).await.unwrap();
+    }
+    let loaded = load(&original).await;
+    let copy = dir.path().join("copy");
+    // What a copy has left that was cut off.
+    fs::create_dir(dir.path().join("copy.half")).unwrap();
+    fs::write(dir.path().join("copy.half/db"), "half").unwrap();
+    SledStore::create_copy(&copy, loaded.clone()).await.unwrap();
+    let copied = open(&copy, 1 << 20).await;
+    assert_eq!(load(&copied).await, loaded);
+    assert_eq!(copied.commit(vec![put("a", "1")], vec![]).await, Ok(Revision(301)));
+    let refused = SledStore::create_copy(&copy, loaded).await.unwrap_err().to_string();
+    assert_eq!(refused, format!("store {}: the directory is not empty", copy.display()));
+    assert!(!dir.path().join("copy.half").exists());
 }
 
 #[tokio::test]
