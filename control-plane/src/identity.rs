@@ -23,6 +23,7 @@ mod lifetime;
 mod request;
 mod rotation;
 mod server_name;
+mod shared;
 mod signer;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ pub use self::issue::{IssueError, IssuedRole, Order, issue};
 pub use self::request::CertificateRequest;
 pub use self::rotation::Step;
 pub use self::server_name::ServerName;
+pub use self::shared::{Files, Seal, SealError};
 pub use self::signer::Signer;
 
 /// How long the first admin's certificate lives.
@@ -186,6 +188,35 @@ impl Pki {
         self.take_up(rotation::load(&self.directory)?);
         self.keep_admin(now);
         Ok(())
+    }
+
+    /// Has a directory hold the CA that is shared, before it is opened.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn put_shared(directory: &Path, files: &Files) -> Result<(), PkiError> {
+        file::create_private_directory(directory)?;
+        let _lock = file::lock(&directory.join(LOCK))?;
+        shared::put(directory, files)
+    }
+
+    /// Takes up the CA that is shared, as somebody else has changed it.
+    ///
+    /// # Errors
+    /// As [`Self::refresh`], or it cannot be written.
+    pub fn take_shared(&self, files: &Files, now: SystemTime) -> Result<(), PkiError> {
+        Self::put_shared(&self.directory, files)?;
+        self.refresh(now)
+    }
+
+    /// What others need of the CA to be the same control plane.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn shared(&self) -> Result<Files, PkiError> {
+        let _lock = file::lock(&self.directory.join(LOCK))?;
+        rotation::finish(&self.directory)?;
+        shared::collect(&self.directory)
     }
 
     /// Takes up what somebody else has put there.

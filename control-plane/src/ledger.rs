@@ -25,6 +25,7 @@
 
 mod alloc;
 mod apply;
+mod authority;
 mod check;
 mod command;
 mod decide;
@@ -51,7 +52,7 @@ use loden_proto::names::NetworkId;
 
 use self::members::Members;
 use self::network::NetworkLedger;
-use self::record::{ClusterRecord, RequestRecord, Stamp, Stored};
+use self::record::{AuthorityRecord, ClusterRecord, RequestRecord, Stamp, Stored};
 use self::vni::Vnis;
 use crate::store::{Key, Revision};
 
@@ -71,6 +72,8 @@ pub struct Ledger {
     /// The last batch that was applied.
     revision: Revision,
     cluster: Option<Stored<ClusterRecord>>,
+    /// Of the CA that several control planes share.
+    authority: Option<Stored<AuthorityRecord>>,
     /// Of the record that every change to the set of networks rewrites.
     catalog: Option<Revision>,
     networks: BTreeMap<NetworkId, NetworkLedger>,

@@ -81,3 +81,11 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
     fs::rename(&new, path).map_err(at(path))?;
     sync(parent(path))
 }
+
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), PkiError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
+        _ => Ok(()),
+    }
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use super::rotation::PREVIOUS;
 use super::{PkiError, file};
 
-const LONGEST: &str = "longest-life";
+pub(super) const LONGEST: &str = "longest-life";
 pub(super) const UNTIL: &str = "previous.until";
 
 /// The present CA makes certificates of this life from now on.

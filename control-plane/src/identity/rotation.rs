@@ -11,7 +11,6 @@
 //! read, and take what is in `next/` for what issues. A CA before or after the present one that has its key is none: it
 //! is what a step that was cut off has left, and goes with the next one.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -19,9 +18,9 @@ use std::time::{Duration, SystemTime};
 use super::authority::Phase;
 use super::{Authority, AuthorityError, CA_CERTIFICATE, CA_KEY, PkiError, file, lifetime};
 
-const NEXT: &str = "next";
+pub(super) const NEXT: &str = "next";
 pub(super) const PREVIOUS: &str = "previous.crt";
-const CROSS: &str = "cross.crt";
+pub(super) const CROSS: &str = "cross.crt";
 const SWITCH: &str = "switch";
 
 /// What is done next.
@@ -102,9 +101,9 @@ pub(super) fn step(
             lifetime::begin(directory, life)
         }
         Step::Retire => {
-            remove(&directory.join(PREVIOUS))?;
-            remove(&directory.join(CROSS))?;
-            remove(&directory.join(lifetime::UNTIL))
+            file::remove(&directory.join(PREVIOUS))?;
+            file::remove(&directory.join(CROSS))?;
+            file::remove(&directory.join(lifetime::UNTIL))
         }
     }
 }
@@ -121,9 +120,9 @@ pub(super) fn finish(directory: &Path) -> Result<(), PkiError> {
         file::write_private(&directory.join(name), &bytes)?;
     }
     // From here on it is done; what is left of the next one is nobody's, and goes before another one is made.
-    remove(&next.join(SWITCH))?;
-    remove(&next.join(CA_CERTIFICATE))?;
-    remove(&next.join(CA_KEY))
+    file::remove(&next.join(SWITCH))?;
+    file::remove(&next.join(CA_CERTIFICATE))?;
+    file::remove(&next.join(CA_KEY))
 }
 
 /// The CA in a directory alone, whatever is beside it.
@@ -143,15 +142,6 @@ fn other(authority: &Authority, path: &Path) -> Result<Option<String>, PkiError>
 
 fn absent(path: PathBuf) -> PkiError {
     PkiError::Io { path, source: ErrorKind::NotFound.into() }
-}
-
-fn remove(path: &Path) -> Result<(), PkiError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != ErrorKind::NotFound => {
-            Err(PkiError::Io { path: path.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use super::members::Change as MemberChange;
 use super::network::NetworkLedger;
 use super::read::peer;
 use super::record::{
-    CatalogRecord, ClusterRecord, ExpiryRecord, LeaseRecord, NetworkRecord, RequestRecord, ReservationRecord,
-    SlotRecord, Stored, VniRecord, decode,
+    AuthorityRecord, CatalogRecord, ClusterRecord, ExpiryRecord, LeaseRecord, NetworkRecord, RequestRecord,
+    ReservationRecord, SlotRecord, Stored, VniRecord, decode,
 };
 use crate::store::{Batch, Change, Key, Loaded, Revision};
 
@@ -65,6 +65,7 @@ enum Entry {
     Vni(loden_proto::model::Vni, Option<VniRecord>),
     Request(Option<RequestRecord>),
     Cluster(Option<ClusterRecord>),
+    Authority(Option<AuthorityRecord>),
     Catalog(bool),
     NoNetwork(NetworkId),
     Member(MemberChange),
@@ -76,6 +77,7 @@ impl Entry {
         let name = RecordKey::parse(key).ok_or_else(|| corrupt(key, problem))?;
         Ok(match name {
             RecordKey::Cluster => Self::Cluster(value_of(key, value)?),
+            RecordKey::Authority => Self::Authority(value_of(key, value)?),
             RecordKey::Catalog => Self::Catalog(value_of::<CatalogRecord>(key, value)?.is_some()),
             RecordKey::Network(id) => match value_of(key, value)? {
                 Some(record) => Self::Network(id, record),
@@ -146,6 +148,7 @@ fn announce(revision: Revision, entries: &[(&Key, Entry)]) -> Applied {
             | Entry::Slot(..)
             | Entry::Vni(..)
             | Entry::Request(_)
+            | Entry::Authority(_)
             | Entry::Catalog(_)
             | Entry::Member(_) => {}
         }
@@ -233,6 +236,7 @@ impl Ledger {
                 }
             }
             Entry::Cluster(record) => self.cluster = record.map(|record| Stored { record, revision }),
+            Entry::Authority(record) => self.authority = record.map(|record| Stored { record, revision }),
             Entry::Catalog(exists) => self.catalog = exists.then_some(revision),
             Entry::Member(change) => self.members.apply(change, revision),
         }

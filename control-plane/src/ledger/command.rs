@@ -15,7 +15,7 @@ use loden_proto::names::{NetworkId, NodeId};
 
 use super::key::RecordKey;
 use super::refusal::{Named, Refusal};
-use crate::store::{Change, Guard};
+use crate::store::{Change, Guard, Revision};
 
 /// What of a network is to be changed; `None` stays as it is.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -168,6 +168,13 @@ pub enum Command {
         predecessor: Option<u128>,
         /// Until then leases are collected from the agents that hold them.
         adopt_until: Option<SystemTime>,
+    },
+    /// Has all control planes take up another CA, or another one beside it.
+    ShareAuthority {
+        /// The CA, sealed.
+        sealed: String,
+        /// The revision of the one that was changed.
+        after: Revision,
     },
     /// All leases are peers again.
     EndAdoption,

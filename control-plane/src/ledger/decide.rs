@@ -64,6 +64,7 @@ impl Ledger {
             Command::Join(joiner) => self.join(joiner, context),
             Command::ShutOut { node, epoch, farewell } => Ok(self.shut_out(node, *epoch, *farewell, context)),
             Command::See { node, epoch } => Ok(self.see(node, *epoch, context)),
+            Command::ShareAuthority { sealed, after } => self.share_authority(sealed, *after),
             Command::EndAdoption => Ok(self.end_adoption(context)),
             Command::Tidy => Ok(self.tidy(context)),
         }

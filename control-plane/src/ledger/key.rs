@@ -1,7 +1,7 @@
 //! The names of records.
 //!
 //! ```text
-//!  cluster                        networks                     network/<network>     vni/<number>
+//!  cluster      authority         networks                     network/<network>     vni/<number>
 //!  lease/<network>/<node>         expiry/<network>/<node>      slot/<network>/<cidr>
 //!  reservation/<network>/<node>   request/<hash of its id>
 //!  identity/<node>                token/<id>                   spent/<token>/<hash of a key>
@@ -21,6 +21,8 @@ use crate::store::Key;
 pub(super) enum RecordKey {
     /// The incarnation.
     Cluster,
+    /// The CA that several control planes share.
+    Authority,
     /// Rewritten by every change to the set of networks, so that two of them cannot both win.
     Catalog,
     /// One network.
@@ -61,6 +63,7 @@ impl RecordKey {
         let (kind, rest) = key.split_once('/').unwrap_or((key, ""));
         let parsed = match kind {
             "cluster" => Self::Cluster,
+            "authority" => Self::Authority,
             "networks" => Self::Catalog,
             "network" => Self::Network(rest.parse().ok()?),
             "vni" => Self::Vni(rest.parse::<u32>().ok()?.try_into().ok()?),
@@ -89,6 +92,7 @@ impl Display for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cluster => f.write_str("cluster"),
+            Self::Authority => f.write_str("authority"),
             Self::Catalog => f.write_str("networks"),
             Self::Network(network) => write!(f, "network/{network}"),
             Self::Vni(vni) => write!(f, "vni/{vni}"),
@@ -123,6 +127,7 @@ mod tests {
         let name = LeaseName { network: "blue".parse().unwrap(), node: "a.rack".parse().unwrap() };
         let keys = [
             RecordKey::Cluster,
+            RecordKey::Authority,
             RecordKey::Catalog,
             RecordKey::Network("blue".parse().unwrap()),
             RecordKey::Vni(7.try_into().unwrap()),

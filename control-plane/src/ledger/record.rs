@@ -80,6 +80,14 @@ pub(super) struct ClusterRecord {
     pub(super) adopt_until: Option<Stamp>,
 }
 
+/// What several control planes share of their CA.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AuthorityRecord {
+    /// As [`Seal`](crate::identity::Seal) makes it.
+    pub(super) sealed: String,
+}
+
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NetworkRecord {

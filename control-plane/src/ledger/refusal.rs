@@ -105,6 +105,9 @@ pub enum Refusal {
         /// Its backend.
         others: Backend,
     },
+    /// Another control plane has changed the CA meanwhile.
+    #[error("the CA was changed by somebody else meanwhile; look at it and decide again")]
+    AuthorityChanged,
     /// No slot of a family is free.
     #[error("{} has no free {family} subnet left: {}", names::network(network), Join(pools, "; "))]
     Exhausted {

@@ -20,7 +20,13 @@ impl Ledger {
         adopt_until: Option<SystemTime>,
     ) -> Decision {
         let current = self.cluster.as_ref().map(|cluster| &cluster.record);
-        if current.is_some_and(|current| current.incarnation.0 == id) {
+        // Of several control planes that find that a store is new, or that it was lost, one is first.
+        let is_begun = current.is_some_and(|current| match predecessor {
+            _ if current.incarnation.0 == id => true,
+            None => adopt_until.is_none(),
+            Some(life) => current.adopt_until.is_some() && current.predecessors.contains(&Incarnation(life)),
+        });
+        if is_begun {
             return Draft::default().finish(Want::Nothing);
         }
         let mut predecessors = current.map(|current| current.predecessors.clone()).unwrap_or_default();
@@ -134,10 +140,29 @@ mod tests {
         let cluster = rig.ledger.cluster().unwrap();
         assert_eq!((cluster.incarnation, cluster.predecessors), (6, vec![4, 3, 5]));
         for id in 100..400 {
-            rig.must(Command::BeginIncarnation { id, predecessor: None, adopt_until: None });
+            rig.must(begin(&rig, id));
         }
         let predecessors = rig.ledger.cluster().unwrap().predecessors;
         assert_eq!((predecessors.len(), predecessors.last()), (super::MOST_PREDECESSORS, Some(&398)));
+    }
+
+    #[test]
+    fn of_several_that_find_a_store_new_or_lost_one_begins() {
+        let mut rig = Rig::empty();
+        let first = |id| Command::BeginIncarnation { id, predecessor: None, adopt_until: None };
+        rig.must(first(1));
+        assert!(rig.must(first(2)).changes.is_empty());
+        let adopt_until = Some(rig.now + Duration::from_secs(600));
+        let lost = |id| Command::BeginIncarnation { id, predecessor: Some(1), adopt_until };
+        rig.must(lost(3));
+        assert!(rig.must(lost(4)).changes.is_empty());
+        assert_eq!(rig.ledger.cluster().unwrap().incarnation, 3);
+        // Another life than the one that is being collected, or the same one lost again later, is no repetition.
+        assert!(
+            !rig.must(Command::BeginIncarnation { id: 5, predecessor: Some(9), adopt_until })
+                .changes
+                .is_empty()
+        );
     }
 
     fn knocked() -> Knocked {
