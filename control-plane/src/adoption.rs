@@ -38,6 +38,7 @@ use crate::clerk::{ClerkHandle, Settling, SubmitError, WallClock};
 use crate::feed::{Feeds, TokenVerdict};
 use crate::knocks::Knocks;
 use crate::ledger::{Cluster, Command, LeaseState, Ledger};
+use crate::replicas::{Others, any_settled};
 use crate::watch::{Streams, WatchBody, WatchOpen, WatchRefusal};
 
 pub use marker::{Marker, MarkerError};
@@ -117,6 +118,8 @@ pub struct AdoptionOptions {
     pub marker: PathBuf,
     /// Who tells of a life that was lost with its CA.
     pub knocks: Knocks,
+    /// The other control planes.
+    pub others: Others,
 }
 
 /// Why a store's life did not begin.
@@ -205,6 +208,8 @@ impl Adoption {
         if self.0.feeds.judge(network, token).lost().is_none() {
             return Ok(());
         }
+        // Another control plane may have told the client of what this one has not heard of yet.
+        self.0.clerk.caught_up().await.map_err(SubmitError::from)?;
         let _one_at_a_time = self.0.beginning.lock().await;
         // Somebody else may have noticed before.
         let verdict = self.0.feeds.judge(network, token);
@@ -293,8 +298,13 @@ impl Adoption {
         /// Between two looks at all leases.
         const PAUSE: Duration = Duration::from_millis(100);
         let mut changes = self.0.streams.changes();
+        let mut others = self.0.options.others.clone();
         if let Some(remaining) = settling.remaining(Instant::now()) {
-            tokio::time::sleep(remaining.min(RETURN)).await;
+            tokio::select! {
+                () = tokio::time::sleep(remaining.min(RETURN)) => {}
+                // A store that others serve is no old copy.
+                Ok(_) = others.wait_for(|others| any_settled(others)) => return settling.end(),
+            }
         }
         while settling.remaining(Instant::now()).is_some() && self.awaited() {
             let _either = tokio::time::timeout(LOOK, changes.changed()).await;

@@ -11,6 +11,7 @@
 //! command is decided without waiting for the disk. Nothing of it is ever shown: reads see the committed
 //! copy, and whatever was decided on the head is answered after the revision that it rests on was applied.
 
+mod confirm;
 mod desk;
 mod follower;
 mod settling;
@@ -21,12 +22,16 @@ pub(crate) mod testing;
 mod tests;
 
 use std::fmt::{self, Debug};
+use std::future::ready;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use loden_proto::model::Network;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
+use tokio::time::timeout;
 
 use crate::feed::{Feeds, Incarnation, Point, Publication, Scene};
 use crate::knocks::Knocks;
@@ -39,6 +44,8 @@ use desk::{Desk, Job};
 
 pub use settling::Settling;
 
+/// How long what others have committed may take to be heard of.
+const CATCHING_UP: Duration = Duration::from_secs(5);
 /// Most commands that wait to be decided.
 const QUEUED: usize = 8192;
 
@@ -130,12 +137,22 @@ pub enum ClerkError {
 }
 
 /// Submits commands and reads the committed ledger; cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClerkHandle {
     jobs: mpsc::Sender<Job>,
     committed: Arc<RwLock<Ledger>>,
     applied: watch::Receiver<Revision>,
     health: watch::Receiver<Health>,
+    newest: Newest,
+}
+
+/// Asks the store how far it is.
+type Newest = Arc<dyn Fn() -> BoxFuture<'static, Result<Revision, Cause>> + Send + Sync>;
+
+impl Debug for ClerkHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClerkHandle").field("revision", &self.revision()).finish_non_exhaustive()
+    }
 }
 
 /// The clerk's tasks. Dropping it stops them.
@@ -170,6 +187,7 @@ impl Clerk {
             committed: Arc::clone(&committed),
             applied: applied.clone(),
             health: health.clone(),
+            newest: newest(&store),
         };
         let follower = follower::run(Arc::clone(&store), Arc::clone(&committed), feeds, reached);
         let desk = Desk::new(store, options, ledger, committed, applied, health);
@@ -220,6 +238,19 @@ impl ClerkHandle {
         *self.applied.borrow()
     }
 
+    /// Waits until everything is applied that was committed before this was called, here or by another process.
+    ///
+    /// # Errors
+    /// The store cannot say how far it is, or is not followed that far within a few seconds.
+    pub async fn caught_up(&self) -> Result<(), StoreFailure> {
+        let newest = (self.newest)().await.map_err(StoreFailure)?;
+        let mut applied = self.applied.clone();
+        match timeout(CATCHING_UP, applied.wait_for(|applied| *applied >= newest)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(StoreFailure::new(format!("revision {newest} has not been heard of yet"))),
+        }
+    }
+
     /// The newest applied revision, whenever there is a newer one.
     #[must_use]
     pub fn revisions(&self) -> watch::Receiver<Revision> {
@@ -231,6 +262,14 @@ impl ClerkHandle {
     pub fn store_health(&self) -> watch::Receiver<Health> {
         self.health.clone()
     }
+}
+
+fn newest<S: Store>(store: &Arc<S>) -> Newest {
+    let store = Arc::downgrade(store);
+    Arc::new(move || match store.upgrade() {
+        Some(store) => store.newest().boxed(),
+        None => ready(Err("the store is closed".into())).boxed(),
+    })
 }
 
 fn closed() -> SubmitError {

@@ -126,13 +126,14 @@ pub async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        if *health.borrow() != Health::Healthy {
+            // Nothing would be taken, and of what others have renewed meanwhile nothing is known.
+            expiry = Expiry::default();
+            continue;
+        }
         let leases = clerk.read(|ledger| expiring(ledger, &streams, lease_ttl));
         let monotonic = Instant::now();
         let due = expiry.look(Now { wall: now(), monotonic }, leases);
-        if *health.borrow() != Health::Healthy {
-            // Nothing of it would be taken.
-            continue;
-        }
         if tidied.is_none_or(|tidied| monotonic.duration_since(tidied) >= TIDY) {
             tidied = Some(monotonic);
             submit(&clerk, Command::Tidy).await;

@@ -20,6 +20,7 @@ const SETTLE: Duration = Duration::from_secs(15);
 async fn start(bench: &Bench, dir: &Path) -> Adoption {
     let Bench { clerk, feeds, streams, settling, knocks, time, .. } = bench;
     let options = AdoptionOptions {
+        others: crate::replicas::alone(),
         adopt: ADOPT,
         settle: SETTLE,
         marker: dir.join("incarnation"),

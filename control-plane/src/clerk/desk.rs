@@ -4,23 +4,26 @@
 //!  job ─▶ decide ─┬─ changes ──▶ head.apply ─▶ commit ─┬─ done ─────▶ waits for its revision ─▶ answer
 //!                 │                                    └─ conflict ─▶ the head is stale
 //!                 └─ refused, or nothing to do ──▶ waits for what it rests on ─▶ answer
+//!                                   where others write as well: once the store says that this is not old
 //!
 //!  stale: let what is in flight end, follow that far, copy the committed ledger, decide again in order
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::confirm::Confirm;
 use super::{Answer, ClerkOptions, StoreFailure, SubmitError, read};
 use crate::ledger::{Command, Context, Decision, Ledger, Want};
-use crate::store::{Batch, CommitError, Health, Revision, RollingHash, Store};
+use crate::store::{Batch, Cause, CommitError, Health, Revision, RollingHash, Store};
 
 /// Most commits in flight.
 const IN_FLIGHT: usize = 1024;
@@ -39,11 +42,13 @@ pub(super) struct Job {
     begun: bool,
     /// Its place in the order of first decisions.
     place: u64,
+    /// Where others write as well: as far as the store was when this had come.
+    since: Option<Revision>,
 }
 
 impl Job {
     pub(super) const fn new(command: Command, reply: oneshot::Sender<Reply>) -> Self {
-        Self { command, reply, conflicts: 0, begun: false, place: 0 }
+        Self { command, reply, conflicts: 0, begun: false, place: 0, since: None }
     }
 
     fn answer(self, reply: Reply) {
@@ -82,10 +87,14 @@ pub(super) struct Desk<S> {
     applied: watch::Receiver<Revision>,
     health: watch::Receiver<Health>,
     in_flight: FuturesUnordered<BoxFuture<'static, (Attempt, Result<Revision, CommitError>)>>,
+    /// The revisions that the head copy believes they get.
+    expected: BTreeSet<Revision>,
     /// Committed, by revision.
     due: BTreeMap<Revision, Vec<(Job, Due)>>,
     /// Nothing to commit, but decided on what was not applied yet; in order of revision.
     resting: VecDeque<(Revision, Job, Reply)>,
+    /// The same, on what may be old.
+    unconfirmed: Confirm<(Revision, Job, Reply)>,
     again: VecDeque<Job>,
     places: u64,
 }
@@ -109,8 +118,10 @@ impl<S: Store> Desk<S> {
             applied,
             health,
             in_flight: FuturesUnordered::new(),
+            expected: BTreeSet::new(),
             due: BTreeMap::new(),
             resting: VecDeque::new(),
+            unconfirmed: Confirm::default(),
             again: VecDeque::new(),
             places: 0,
         }
@@ -123,6 +134,7 @@ impl<S: Store> Desk<S> {
             self.answer_applied();
             self.renew_head();
             self.decide_again();
+            self.unconfirmed.ask(|| self.store.newest().boxed());
             if !open && self.is_idle() {
                 return;
             }
@@ -130,6 +142,7 @@ impl<S: Store> Desk<S> {
             tokio::select! {
                 biased;
                 Some((attempt, outcome)) = self.in_flight.next() => self.settle(attempt, outcome),
+                (replies, newest) = self.unconfirmed.answered() => self.confirm(replies, newest),
                 followed = self.applied.changed() => if followed.is_err() {
                     return;
                 },
@@ -142,7 +155,11 @@ impl<S: Store> Desk<S> {
     }
 
     fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.due.is_empty() && self.resting.is_empty() && self.again.is_empty()
+        self.in_flight.is_empty()
+            && self.due.is_empty()
+            && self.resting.is_empty()
+            && self.unconfirmed.is_empty()
+            && self.again.is_empty()
     }
 
     fn has_room(&self) -> bool {
@@ -188,7 +205,9 @@ impl<S: Store> Desk<S> {
     }
 
     fn commit(&mut self, job: Job, decision: Decision) {
-        if let Health::Poisoned { cause } | Health::Recoverable { cause } = &*self.health.borrow() {
+        if let Health::Away { cause } | Health::Poisoned { cause } | Health::Recoverable { cause } =
+            &*self.health.borrow()
+        {
             return job.answer(Err(StoreFailure(cause.clone()).into()));
         }
         let Decision { changes, guards, more, want } = decision;
@@ -208,12 +227,14 @@ impl<S: Store> Desk<S> {
         }
         let reply = read(&self.head, &want);
         let attempt = Attempt { job, expected, reply, want, more };
+        self.expected.insert(expected);
         let commit = self.store.commit(changes, guards);
         self.in_flight.push(Box::pin(async move { (attempt, commit.await) }));
     }
 
     fn settle(&mut self, attempt: Attempt, outcome: Result<Revision, CommitError>) {
         let Attempt { mut job, expected, reply, want, more } = attempt;
+        self.expected.remove(&expected);
         let failure: SubmitError = match outcome {
             Ok(revision) => {
                 self.seen = self.seen.max(revision);
@@ -238,7 +259,7 @@ impl<S: Store> Desk<S> {
                 SubmitError::Aborted(job.conflicts)
             }
             Err(CommitError::Busy) => SubmitError::Busy,
-            Err(CommitError::Poisoned(cause)) => StoreFailure(cause).into(),
+            Err(CommitError::Away(cause) | CommitError::Poisoned(cause)) => StoreFailure(cause).into(),
             Err(error @ (CommitError::Unknown | CommitError::Closed | CommitError::Invalid(_))) => {
                 StoreFailure::new(error).into()
             }
@@ -247,14 +268,53 @@ impl<S: Store> Desk<S> {
         job.answer(Err(failure));
     }
 
-    /// Keeps a reply that rests on the head copy until that is what was applied.
+    /// Keeps a reply that rests on the head copy until that is what was applied. Where others write as well, it must
+    /// not be older than the wish: somebody may have been answered meanwhile, by whom this one has told.
     fn rest(&mut self, job: Job, reply: Reply) {
         let revision = self.head.revision();
-        if revision <= *self.applied.borrow() {
+        if self.store.is_shared() && job.since.is_none_or(|since| since > revision) {
+            self.unconfirmed.push((revision, job, reply));
+        } else {
+            self.rest_on(revision, job, reply);
+        }
+    }
+
+    fn rest_on(&mut self, revision: Revision, job: Job, reply: Reply) {
+        if revision <= self.reached() {
             job.answer(reply);
         } else {
-            self.resting.push_back((revision, job, reply));
+            let place = self.resting.partition_point(|(other, ..)| *other <= revision);
+            self.resting.insert(place, (revision, job, reply));
         }
+    }
+
+    /// Gives replies that rest on what is not old, and decides the others again.
+    fn confirm(&mut self, replies: Vec<(Revision, Job, Reply)>, newest: Result<Revision, Cause>) {
+        for (revision, mut job, reply) in replies {
+            match &newest {
+                Err(cause) => job.answer(Err(StoreFailure(cause.clone()).into())),
+                Ok(newest) => {
+                    job.since = Some(*newest);
+                    if *newest <= revision {
+                        self.rest_on(revision, job, reply);
+                    } else {
+                        self.seen = self.seen.max(*newest);
+                        self.stale = true;
+                        self.again.push_back(job);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Up to where what was applied is what the head copy believes in.
+    fn reached(&self) -> Revision {
+        let applied = *self.applied.borrow();
+        if self.stale {
+            return Revision::default();
+        }
+        // Another one's commit may have come in the place of one that is under way.
+        self.expected.first().map_or(applied, |first| applied.min(Revision(first.0.saturating_sub(1))))
     }
 
     fn answer_applied(&mut self) {
@@ -267,7 +327,8 @@ impl<S: Store> Desk<S> {
                 });
             }
         }
-        let rested = self.resting.partition_point(|(revision, ..)| *revision <= applied);
+        let reached = self.reached();
+        let rested = self.resting.partition_point(|(revision, ..)| *revision <= reached);
         for (_, job, reply) in self.resting.drain(..rested) {
             job.answer(reply);
         }
@@ -276,8 +337,10 @@ impl<S: Store> Desk<S> {
     /// Copies the committed ledger once everything that was in flight has ended and was followed.
     fn renew_head(&mut self) {
         let applied = *self.applied.borrow();
-        // Somebody else writes to the store.
-        self.stale |= self.in_flight.is_empty() && applied > self.head.revision();
+        if !self.stale && self.in_flight.is_empty() && applied > self.head.revision() {
+            // Somebody else writes to the store.
+            self.stale = !self.hear_others(applied);
+        }
         if !self.stale || !self.in_flight.is_empty() || applied < self.seen {
             return;
         }
@@ -286,10 +349,24 @@ impl<S: Store> Desk<S> {
         self.seen = head.revision();
         self.head = head;
         self.stale = false;
-        let rested = self.resting.drain(..).map(|(_, job, _)| job);
+        let rested = self.resting.drain(..).chain(self.unconfirmed.drain()).map(|(_, job, _)| job);
         let mut again: Vec<_> = self.again.drain(..).chain(rested).collect();
         again.sort_by_key(|job| job.place);
         self.again = again.into();
+    }
+
+    /// Applies what others have committed to the head copy; false if it cannot be.
+    fn hear_others(&mut self, applied: Revision) -> bool {
+        let mut batches = pin!(self.store.follow(self.head.revision()));
+        while self.head.revision() < applied {
+            // What was applied can be had without waiting, unless the history has lost it.
+            let Some(Some(Ok(batch))) = batches.next().now_or_never() else { return false };
+            if self.head.apply(&batch).is_err() {
+                return false;
+            }
+        }
+        self.seen = self.seen.max(applied);
+        true
     }
 
     fn committed(&self) -> RwLockReadGuard<'_, Ledger> {

@@ -292,3 +292,26 @@ async fn a_desk_that_died_is_no_quiet_clerk() {
     assert!(matches!(clerk.submit(create("blue")).await, Err(SubmitError::Store(_))));
     assert!(matches!(tasks.ended().await, ClerkError::Died(_)));
 }
+
+#[tokio::test]
+async fn what_others_have_committed_counts_in_answers_that_need_no_commit() {
+    let store = Arc::new(MemoryStore::new());
+    let one = Bench::start(&store).await;
+    one.begin(1).await;
+    one.create("blue").await;
+    let lease = one.acquire("a", 1).await;
+    let sharing = Faulty::sharing(&store);
+    let other = Bench::start(&sharing).await;
+    for _ in 0..20 {
+        // Answered by the one; whether the other has heard of it already is up to chance.
+        let release = Command::ReleaseLease { name: name("a"), epoch: None };
+        one.clerk.submit(release).await.unwrap();
+        let renew = Command::RenewLease { name: name("a"), epoch: Some(lease.epoch) };
+        assert!(matches!(other.clerk.submit(renew).await, Err(SubmitError::Refused(_))));
+        one.acquire("a", 1).await;
+        let again = other.try_acquire("a", 1, None).await.unwrap();
+        assert_eq!(again, one.clerk.read(|ledger| ledger.lease(&name("a"))).unwrap());
+    }
+    let ledger = reloaded(&*store).await;
+    assert_eq!(other.clerk.read(Clone::clone), ledger);
+}
