@@ -1,5 +1,9 @@
 //! Flags, environment and file of the control plane.
 
+mod clients;
+mod store;
+mod times;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -11,11 +15,15 @@ use loden_process::completions::Shell;
 use loden_process::exit;
 use loden_process::logging::LogArgs;
 use loden_proto::InvalidValue;
-use loden_proto::model::{NetworkSpec, Vni};
+use loden_proto::model::Vni;
 use loden_proto::names::ClusterName;
 use loden_transport::Principal;
 
+pub use self::clients::ClientArgs;
 use crate::identity::{IssuedRole, ServerName};
+
+pub use self::store::{FlagFileError, StoreAddress, StoreArgs, StoreCommand};
+use self::times::{at_most_a_year, certificate_validity, lease_ttl, some_time, validity};
 
 /// The configuration file that is read when none is named.
 pub const DEFAULT_FILE: &str = "/etc/loden/control-plane.toml";
@@ -49,6 +57,9 @@ pub enum Command {
     /// To be run before that start, when the whole state directory was lost and the agents still forward. From
     /// then on no agent deletes a peer, and no new node is given a subnet, until adoption ends (--adopt-for).
     Recover,
+    /// Make a store in an etcd, or copy a store
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Print a shell's completion script
     Completions {
         /// For which shell
@@ -97,6 +108,14 @@ pub struct Config {
         global = true
     )]
     pub state_dir: PathBuf,
+
+    /// Where the records are kept.
+    #[command(flatten)]
+    pub store: StoreArgs,
+
+    /// Where other control planes on the same store reach this one
+    #[arg(long, env = "LODEN_REPLICA_ADDRESS", value_name = "ADDRESS")]
+    pub replica_address: Option<SocketAddr>,
 
     /// The cluster's name: the trust domain of its certificates
     #[arg(long, env = "LODEN_CLUSTER", value_name = "NAME", default_value = "loden")]
@@ -172,6 +191,10 @@ pub struct Config {
     #[arg(long, env = "LODEN_HEARTBEAT", value_name = "TIME", default_value = "3s", value_parser = some_time)]
     pub heartbeat: Duration,
 
+    /// When clients are let go.
+    #[command(flatten)]
+    pub clients: ClientArgs,
+
     /// Accept loopback addresses as underlay, for fleets on one host
     #[arg(long, env = "LODEN_ALLOW_LOOPBACK_UNDERLAY")]
     pub allow_loopback_underlay: bool,
@@ -184,10 +207,16 @@ impl Config {
         self.state_dir.join("pki")
     }
 
-    /// The directory of the store.
+    /// The directory of a store of sled, unless another one is named.
     #[must_use]
     pub fn store_dir(&self) -> PathBuf {
         self.state_dir.join("store")
+    }
+
+    /// Where the records are kept.
+    #[must_use]
+    pub fn store(&self) -> StoreAddress {
+        self.store.store.clone().unwrap_or_else(|| StoreAddress::Sled(self.store_dir()))
     }
 
     /// Checks what no flag can check alone.
@@ -195,6 +224,7 @@ impl Config {
     /// # Errors
     /// Names the flag, its value and the rule.
     pub fn check(&self) -> Result<(), InvalidValue> {
+        self.store.check()?;
         if self.max_lag <= self.heartbeat {
             let value = humantime::format_duration(self.max_lag);
             let rule =
@@ -212,6 +242,8 @@ impl Default for Config {
             listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
             operations: SocketAddr::from(([0, 0, 0, 0], 7480)),
             state_dir: PathBuf::from("/var/lib/loden/control-plane"),
+            store: StoreArgs::default(),
+            replica_address: None,
             cluster: literal("loden"),
             name: literal("control-plane"),
             advertise_names: Vec::new(),
@@ -223,6 +255,7 @@ impl Default for Config {
             adopt_for: Duration::from_secs(600),
             max_lag: Duration::from_secs(60),
             heartbeat: Duration::from_secs(3),
+            clients: ClientArgs::default(),
             allow_loopback_underlay: false,
         }
     }
@@ -252,45 +285,6 @@ impl FromStr for VniRange {
             return Err(InvalidValue::new(text, "must have its lower VNI first"));
         }
         Ok(Self(first..=last))
-    }
-}
-
-fn lease_ttl(text: &str) -> Result<Duration, String> {
-    let ttl = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if (NetworkSpec::MIN_LEASE_TTL..=NetworkSpec::MAX_LEASE_TTL).contains(&ttl) {
-        Ok(ttl)
-    } else {
-        Err("must be 10s to 365d".to_owned())
-    }
-}
-
-/// The CA's own end may be sooner; that is seen when it is read.
-fn validity(text: &str) -> Result<Duration, String> {
-    let time = at_most_a_year(text)?;
-    if time >= Duration::from_secs(60) { Ok(time) } else { Err("must be 1m to 365d".to_owned()) }
-}
-
-/// Shorter ones end before they can be renewed.
-fn certificate_validity(text: &str) -> Result<Duration, String> {
-    let time = at_most_a_year(text)?;
-    if time >= Duration::from_secs(2) { Ok(time) } else { Err("must be 2s to 365d".to_owned()) }
-}
-
-fn at_most_a_year(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time <= Duration::from_secs(365 * 24 * 3600) {
-        Ok(time)
-    } else {
-        Err("must be at most 365d".to_owned())
-    }
-}
-
-fn some_time(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if (Duration::from_millis(50)..=Duration::from_secs(24 * 3600)).contains(&time) {
-        Ok(time)
-    } else {
-        Err("must be 50ms to 24h".to_owned())
     }
 }
 

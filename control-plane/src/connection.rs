@@ -1,18 +1,21 @@
 //! Connections: accepted, authenticated, served, ended.
 //!
 //! ```text
-//! TCP ──admission──▶ ClientHello, TLS 1.3 handshake (5 s each) ──▶ Client ──▶ Link in the registry
+//! TCP ──admission──▶ (header of a balancer) ──▶ ClientHello, TLS 1.3 handshake (5 s each) ──▶ Client ──▶ Link in the registry
 //!                                                               │
 //!    HTTP/2 (hyper), preface within 5 s ◀── each request carries its Link
-//!      ends: by itself · Link::end (reset at once) · draining (GOAWAY, then gone)
+//!      ends: by itself · Link::end (reset at once) · Link::drain (GOAWAY, then gone, or reset after 10 s)
 //! ```
 //!
 //! We serve connections ourselves, because a client that reads nothing can only be ended by its connection.
 
 mod admission;
+mod patience;
+mod proxy;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
+mod times;
 
 use std::convert::Infallible;
 use std::io;
@@ -30,6 +33,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
 use loden_process::source::Source;
 use loden_proto::names::ClusterName;
 use loden_transport::{HandshakeError, Hello, ServerTls};
@@ -40,15 +44,20 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
+pub(crate) use self::patience::Patience;
+
 use self::admission::{Admission, Limits, Place};
+use self::proxy::{HeaderError, Origin};
 use self::stream::Watched;
+use self::times::{Due, Times};
 use crate::audit::Audit;
 use crate::gate::Keeper;
 use crate::knocks::Knocks;
 use crate::metrics::Metrics;
-use crate::registry::{Client, EndReason, Link, Registry};
+use crate::registry::{Client, EndReason, Link, Parting, Registry};
 use crate::status::Nodes;
 
 /// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, tcp(7)).
@@ -63,36 +72,6 @@ const HEADERS: u32 = 4 << 10;
 const STREAMS: u32 = 256;
 /// How long accepting pauses when the system refuses, for instance without descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How long is waited for clients.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    /// How long a connection may wait for its turn: clients have given up by then.
-    wait: Duration,
-    /// How long a client may take to begin its handshake, and how long that may take.
-    handshake: Duration,
-    /// How long a client may take to begin HTTP/2; only then can it be pinged.
-    preface: Duration,
-    /// After this time without a frame a ping is sent (HTTP/2, RFC 9113 §6.7).
-    keep_alive: Duration,
-    /// How long the answer to a ping may take.
-    keep_alive_answer: Duration,
-    /// How long a host without a certificate may stay.
-    joining: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            wait: Duration::from_secs(10),
-            handshake: Duration::from_secs(5),
-            preface: Duration::from_secs(5),
-            keep_alive: Duration::from_secs(10),
-            keep_alive_answer: Duration::from_secs(10),
-            joining: Duration::from_secs(30),
-        }
-    }
-}
 
 /// Accepts and serves connections.
 pub(crate) struct Acceptor<S> {
@@ -109,6 +88,8 @@ pub(crate) struct Acceptor<S> {
     pub(crate) nodes: Nodes,
     pub(crate) tasks: TaskTracker,
     pub(crate) patience: Patience,
+    /// Whose connections say first from where they come.
+    pub(crate) balancers: Vec<IpNet>,
 }
 
 impl<S, B> Acceptor<S>
@@ -124,7 +105,7 @@ where
         let this = Arc::new(self);
         let admission = Admission::new(Limits::default());
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-            let (tcp, remote) = match accepted {
+            let (mut tcp, remote) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     warn!(%error, "a connection cannot be accepted");
@@ -132,7 +113,11 @@ where
                     continue;
                 }
             };
-            let Some(place) = admission.enter(remote.ip()) else {
+            let entered = match this.is_balancer(remote) {
+                true => admission.enter_balancer(remote.ip()),
+                false => admission.enter(remote.ip()),
+            };
+            let Some(place) = entered else {
                 // Best effort: without it the close is orderly, and the kernel remembers it for a minute.
                 let _ = tcp.set_zero_linger();
                 this.turned_away(remote);
@@ -142,9 +127,12 @@ where
             let stop = stop.clone();
             this.tasks.spawn(async move {
                 // Who is still waiting when we stop is let go.
-                if let Some(Some((stream, client))) =
-                    stop.run_until_cancelled(task.authenticate(tcp, remote, place)).await
-                {
+                let admitted = async {
+                    let (remote, place) = task.introduced(&mut tcp, remote, place).await?;
+                    let (stream, client) = task.authenticate(tcp, remote, place).await?;
+                    Some((stream, client, remote))
+                };
+                if let Some(Some((stream, client, remote))) = stop.run_until_cancelled(admitted).await {
                     task.serve(stream, client, remote).await;
                 }
             });
@@ -155,6 +143,50 @@ where
     fn turned_away(&self, remote: SocketAddr) {
         self.metrics.connections_turned_away.inc();
         debug!(%remote, "turned away: too many connections are not through with their handshake");
+    }
+
+    fn is_balancer(&self, peer: SocketAddr) -> bool {
+        let address = peer.ip().to_canonical();
+        self.balancers.iter().any(|network| network.contains(&address))
+    }
+
+    /// From where a connection comes, and its place among those from there. What is a balancer's says it first.
+    async fn introduced(
+        &self,
+        tcp: &mut TcpStream,
+        peer: SocketAddr,
+        place: Place,
+    ) -> Option<(SocketAddr, Place)> {
+        if !self.is_balancer(peer) {
+            return Some((peer, place));
+        }
+        // As in the handshake.
+        let _ = tcp.set_zero_linger();
+        let remote = match place.lost.run_until_cancelled(self.header(tcp)).await {
+            Some(Ok(Origin::Client(client))) => client,
+            Some(Ok(Origin::Balancer)) => peer,
+            Some(Err(error)) => {
+                self.metrics.handshakes_failed.inc();
+                if let HeaderError::Refused(refusal) = &error {
+                    self.audit.turned_away(peer, None, "handshake", "", &refusal.to_string());
+                }
+                debug!(%peer, %error, "a balancer does not say from where a connection comes");
+                return None;
+            }
+            None => {
+                self.turned_away(peer);
+                return None;
+            }
+        };
+        let moved = place.moved(remote.ip());
+        if moved.is_none() {
+            self.turned_away(remote);
+        }
+        moved.map(|place| (remote, place))
+    }
+
+    async fn header(&self, tcp: &mut TcpStream) -> Result<Origin, HeaderError> {
+        timeout(self.patience.handshake, proxy::read(tcp)).await.map_err(io::Error::from)?
     }
 
     /// Does the connection's handshake in its turn.
@@ -233,10 +265,8 @@ where
             .max_concurrent_streams(STREAMS)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut connection = pin!(connection);
-        let mut late = pin!(begun.run_until_cancelled(sleep(self.patience.preface)));
-        let mut lingers = pin!(sleep(self.patience.joining));
         let joins = link.client.id().is_none();
-        let mut waiting = true;
+        let mut times = Times::of(&self.patience, joins, rand::random(), Instant::now());
         let mut draining = false;
         let why = loop {
             tokio::select! {
@@ -247,27 +277,24 @@ where
                     break link.reason().map(ToString::to_string).unwrap_or_default();
                 }
                 result = connection.as_mut() => break match result {
-                    Ok(()) if draining => "the server shut down".to_owned(),
-                    Ok(()) => "the client closed the connection".to_owned(),
+                    Ok(()) => link.parting().map_or_else(
+                        || "the client closed the connection".to_owned(),
+                        |parting| parting.to_string(),
+                    ),
                     Err(error) if is_timeout(&error) => {
                         link.end(EndReason::Silent);
                         EndReason::Silent.to_string()
                     }
                     Err(error) => format!("the connection was lost: {}", root_cause(&error)),
                 },
-                late = late.as_mut(), if waiting => {
-                    waiting = false;
-                    if late.is_some() {
-                        link.end(EndReason::NoPreface { after: self.patience.preface });
-                    }
-                }
-                () = lingers.as_mut(), if joins && link.reason().is_none() => {
-                    link.end(EndReason::Joining { after: self.patience.joining });
-                }
                 () = link.draining().cancelled(), if !draining => {
                     draining = true;
+                    times.asked(&self.patience, Instant::now());
+                    let why = link.parting().map(display);
+                    debug!(client = %link.client, %remote, why, "asked to go");
                     connection.as_mut().graceful_shutdown();
                 }
+                due = times.next() => self.overdue(due, &link, begun.is_cancelled()),
             }
         };
         match link.reason() {
@@ -279,6 +306,21 @@ where
         }
         if let Some(node) = link.client.node() {
             self.nodes.connection_ended(node, &why);
+        }
+    }
+
+    fn overdue(&self, due: Due, link: &Link, begun: bool) {
+        let Patience { preface, joining, staying, .. } = self.patience;
+        match due {
+            Due::Preface if begun => {}
+            Due::Preface => link.end(EndReason::NoPreface { after: preface }),
+            Due::Joining => link.end(EndReason::Joining { after: joining }),
+            Due::Age => {
+                if link.drain(Parting::Aged) {
+                    self.metrics.connections_aged.inc();
+                }
+            }
+            Due::Stay => link.end(EndReason::Stayed { after: staying }),
         }
     }
 }

@@ -11,10 +11,11 @@ use std::process::{Command as Program, ExitCode};
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
-use loden_control_plane::config::{Arguments, Command, Config, DEFAULT_FILE, IssueArgs};
+use loden_control_plane::config::{Arguments, Command, Config, DEFAULT_FILE, IssueArgs, StoreCommand};
 use loden_control_plane::identity::{IssueError, Order, issue};
 use loden_control_plane::recover::{self, Recovery};
 use loden_control_plane::server::{Ending, Server};
+use loden_control_plane::transfer::{self, Copied};
 use loden_process::{completions, exit, lines, settings, signals};
 use nix::sys::stat::{Mode, umask};
 use sd_notify::NotifyState;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
             }
             noted => noted.map(|recovery| tell(&arguments.config, &recovery)).map_err(Into::into),
         },
+        Some(Command::Store(command)) => store(&arguments.config, &command),
         None | Some(Command::Serve) => {
             if let Err(invalid) = arguments.config.check() {
                 lines::error(format_args!("error: {invalid}"));
@@ -93,6 +95,22 @@ fn tell(config: &Config, recovery: &Recovery) {
     ));
 }
 
+fn store(config: &Config, command: &StoreCommand) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match command {
+        StoreCommand::Create => {
+            let made = runtime.block_on(transfer::create(config))?;
+            lines::out(format_args!("made {made}"));
+        }
+        StoreCommand::Copy { from, to } => {
+            let copied = runtime.block_on(transfer::copy(config, from, to))?;
+            let Copied { records, revision } = copied;
+            lines::out(format_args!("copied {records} records from {from} to {to}, at revision {revision}"));
+        }
+    }
+    Ok(())
+}
+
 /// How a run ends when nothing has failed for good.
 enum Ended {
     AsAsked,
@@ -132,8 +150,14 @@ async fn run(config: Config) -> anyhow::Result<Ended> {
             Ending::TaskDied(task) => bail!("a defect has ended the task \"{task}\" of the server"),
         },
     };
-    server.shutdown().await;
-    Ok(ended)
+    let hurry = signals::shutdown()?;
+    tokio::select! {
+        () = server.shutdown() => Ok(ended),
+        signal = hurry => {
+            info!(signal, "clients are not waited for");
+            Ok(Ended::AsAsked)
+        }
+    }
 }
 
 /// Replaces this process by a new one with the same arguments and process id.

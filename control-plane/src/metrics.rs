@@ -13,6 +13,8 @@ use crate::registry::EndReason;
 pub(crate) struct Metrics {
     pub(crate) connections_opened: Counter,
     pub(crate) connections_turned_away: Counter,
+    pub(crate) connections_aged: Counter,
+    pub(crate) connections_shed: Counter,
     pub(crate) handshakes_failed: Counter,
     pub(crate) denied: Counter,
     connections_ended: Family<Reason, Counter>,
@@ -64,6 +66,13 @@ impl Metrics {
             "Connections closed because too many wait for their TLS handshake",
             turned_away,
         );
+        let aged = self.connections_aged.clone();
+        let help = "Connections whose client was asked to come back over another one, since they were old";
+        registry.register("loden_connections_aged", help, aged);
+        let shed = self.connections_shed.clone();
+        let help =
+            "Connections whose client was asked to come back elsewhere, since other replicas have fewer";
+        registry.register("loden_connections_shed", help, shed);
         let failed = self.handshakes_failed.clone();
         registry.register("loden_handshakes_failed", "TLS handshakes that failed", failed);
         let ended = self.connections_ended.clone();

@@ -3,23 +3,24 @@
 //! ```text
 //! connection ──open──▶ Link ──▶ request extensions ──▶ its watches
 //!                       ▲
-//!  slow · unread · silent · too many · second instance · drain ──end(reason)
+//!  slow · unread · silent · too many · second instance · drained ──end(reason)
+//!  shutdown · age · shed ──drain(parting): its watches end, calls are finished, and it closes
 //! ```
 //!
 //! A stuck client's stream is not polled any more, so it can only be ended by its connection. The first
 //! reason that is given stays; it goes to log, metric and node status.
 
 mod client;
+mod end_reason;
+mod parting;
 pub(crate) mod room;
 #[cfg(test)]
 pub(crate) mod testing;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
 
 use loden_proto::names::NodeId;
 use tokio::sync::Semaphore;
@@ -27,111 +28,13 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::client::Party;
 pub use self::client::{Client, PER_NODE, PER_OTHER, PER_SOURCE};
+pub use self::end_reason::EndReason;
+pub use self::parting::Parting;
 
 use self::room::Room;
 
 /// Calls of health and reflection that a connection may have at once; they may last for ever.
 pub(crate) const STREAMS: usize = 8;
-
-/// Why a connection was ended by us.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum EndReason {
-    /// The identity, or the source of hosts without one, has opened more connections than it may; the oldest goes.
-    TooMany {
-        /// How many it may have.
-        limit: usize,
-    },
-    /// The client has not begun HTTP/2.
-    NoPreface {
-        /// How long it could have.
-        after: Duration,
-    },
-    /// The client has not read for so long.
-    Slow {
-        /// Since it last took something.
-        lag: Duration,
-    },
-    /// Too much is held for clients that do not read, and most of it for this one.
-    Unread {
-        /// How much is held for all of them at most, in bytes.
-        limit: usize,
-    },
-    /// Nothing has come from the client for too long, not even the answer to a ping.
-    Silent,
-    /// The node was shut out.
-    Revoked,
-    /// The client's certificate has ended long ago, and it has shown no other one.
-    Expired,
-    /// Its CA is trusted no more.
-    Retired,
-    /// A host that came to join is still there.
-    Joining {
-        /// How long it could have.
-        after: Duration,
-    },
-    /// The server is shutting down and the client has not gone by itself.
-    Drained,
-}
-
-impl EndReason {
-    /// Every kind, for metrics.
-    pub(crate) const LABELS: [&str; 10] = [
-        "too_many",
-        "no_preface",
-        "slow",
-        "unread",
-        "silent",
-        "drained",
-        "revoked",
-        "expired",
-        "joining",
-        "retired",
-    ];
-
-    /// The kind, for metrics.
-    #[must_use]
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::TooMany { .. } => Self::LABELS[0],
-            Self::NoPreface { .. } => Self::LABELS[1],
-            Self::Slow { .. } => Self::LABELS[2],
-            Self::Unread { .. } => Self::LABELS[3],
-            Self::Silent => Self::LABELS[4],
-            Self::Drained => Self::LABELS[5],
-            Self::Revoked => Self::LABELS[6],
-            Self::Expired => Self::LABELS[7],
-            Self::Joining { .. } => Self::LABELS[8],
-            Self::Retired => Self::LABELS[9],
-        }
-    }
-}
-
-impl fmt::Display for EndReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooMany { limit } => {
-                write!(f, "more than {limit} connections of one identity; the oldest was ended")
-            }
-            Self::NoPreface { after } => {
-                write!(f, "the client has not begun HTTP/2 within {} s", after.as_secs())
-            }
-            Self::Slow { lag } => write!(f, "the client has not read for {} s", lag.as_secs()),
-            Self::Unread { limit } => write!(
-                f,
-                "more than {} MiB are held for clients that do not read, most of it for this one",
-                limit >> 20
-            ),
-            Self::Silent => f.write_str("the client does not answer, not even to a ping"),
-            Self::Revoked => f.write_str("the node was revoked"),
-            Self::Expired => f.write_str("the client's certificate has ended, and it has shown no other one"),
-            Self::Retired => f.write_str("the CA of the client's certificate is trusted no more"),
-            Self::Joining { after } => {
-                write!(f, "a host without a certificate may stay {} s to join", after.as_secs())
-            }
-            Self::Drained => f.write_str("the server shut down"),
-        }
-    }
-}
 
 /// One connection, shared by its task, its requests and the registry.
 #[derive(Debug)]
@@ -147,6 +50,7 @@ pub struct Link {
     pub(crate) streams: Arc<Semaphore>,
     reason: OnceLock<EndReason>,
     ended: CancellationToken,
+    parting: OnceLock<Parting>,
     draining: CancellationToken,
     registry: Weak<Inner>,
 }
@@ -165,9 +69,18 @@ impl Link {
         self.ended.cancel();
     }
 
-    /// Lets the client go in an orderly way.
-    pub fn drain(&self) {
+    /// Asks the client to come back over another connection: watches end, calls that are under way do not. Answers
+    /// whether nobody has asked before; the first reason stays.
+    pub fn drain(&self, why: Parting) -> bool {
+        let first = self.parting.set(why).is_ok();
         self.draining.cancel();
+        first
+    }
+
+    /// Why the client was asked to go, if it was.
+    #[must_use]
+    pub fn parting(&self) -> Option<Parting> {
+        self.parting.get().copied()
     }
 
     /// Why we ended it, if we did.
@@ -182,7 +95,7 @@ impl Link {
         &self.ended
     }
 
-    /// Cancelled when its streams should end and it should close.
+    /// Cancelled when its watches should end and it should close.
     #[must_use]
     pub const fn draining(&self) -> &CancellationToken {
         &self.draining
@@ -214,7 +127,8 @@ struct Table {
     links: BTreeMap<u64, Weak<Link>>,
     /// Numbers of a party's connections, oldest first.
     parties: HashMap<Party, Vec<u64>>,
-    draining: bool,
+    /// Why nobody may stay.
+    draining: Option<Parting>,
 }
 
 impl Registry {
@@ -231,13 +145,14 @@ impl Registry {
             streams: Arc::new(Semaphore::new(STREAMS)),
             reason: OnceLock::new(),
             ended: CancellationToken::new(),
+            parting: OnceLock::new(),
             draining: CancellationToken::new(),
             registry: Arc::downgrade(&self.inner),
         });
         let mut oldest = None;
         let mut table = self.inner.table();
-        if table.draining {
-            link.draining.cancel();
+        if let Some(why) = table.draining {
+            link.drain(why);
         }
         table.links.insert(number, Arc::downgrade(&link));
         let limit = link.client.limit();
@@ -269,9 +184,9 @@ impl Registry {
 
     /// All connections, oldest first. From now on new ones are told to drain as they open.
     #[must_use]
-    pub fn begin_drain(&self) -> Vec<Weak<Link>> {
+    pub fn begin_drain(&self, why: Parting) -> Vec<Weak<Link>> {
         let mut table = self.inner.table();
-        table.draining = true;
+        table.draining = Some(why);
         table.links.values().cloned().collect()
     }
 
@@ -286,6 +201,14 @@ impl Registry {
     #[must_use]
     pub fn holds(&self, node: &NodeId) -> bool {
         self.links().iter().any(|link| link.client.node() == Some(node))
+    }
+
+    /// The connections of nodes that were not asked to go, oldest first.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Arc<Link>> {
+        let mut links = self.links();
+        links.retain(|link| link.client.node().is_some() && link.parting().is_none());
+        links
     }
 
     /// All connections, oldest first.
@@ -318,6 +241,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn open(registry: &Registry, id: &str) -> Arc<Link> {
@@ -353,8 +278,13 @@ mod tests {
     fn a_connection_that_opens_during_a_drain_drains() {
         let registry = Registry::default();
         let early = open(&registry, "node/a");
-        assert_eq!(registry.begin_drain().len(), 1);
-        assert!(!early.draining().is_cancelled(), "each in its turn");
-        assert!(open(&registry, "node/b").draining().is_cancelled());
+        let why = Parting::ShutDown { elsewhere: true };
+        assert_eq!(registry.begin_drain(why).len(), 1);
+        assert!(!early.draining().is_cancelled() && early.parting().is_none(), "each in its turn");
+        let late = open(&registry, "node/b");
+        assert!(late.draining().is_cancelled());
+        assert_eq!(late.parting(), Some(why));
+        assert!(early.drain(why) && !early.drain(Parting::ShutDown { elsewhere: false }));
+        assert_eq!(early.parting(), Some(why), "the first one stays");
     }
 }

@@ -3,92 +3,69 @@
 //! ```text
 //!  Config ─▶ pki ─▶ store ─▶ clerk ─▶ feeds ─▶ listen ─▶ Server
 //!                                                │  accept · slow clients · readiness · certificate
-//!  shutdown ─▶ accept no more ─▶ per connection: GOAWAY, watches end UNAVAILABLE ─▶ reset the rest
+//!  shutdown ─▶ not ready ─▶ accept no more ─▶ per connection: GOAWAY, watches end UNAVAILABLE ─▶ reset the rest
 //! ```
 
+mod cut_off;
 mod drain;
+mod error;
+mod fleet;
 mod gauges;
 mod housekeeping;
+mod opened;
+mod shedding;
 mod stops;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use loden_process::operations::{self, Readiness};
-use loden_transport::{Gate, ServerConfigError, ServerTls};
+use loden_transport::{Gate, ServerTls};
 use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
+use self::drain::{Drain, Timetable};
+pub use self::error::StartError;
+use self::fleet::Announce;
 use self::gauges::Gauges;
+use self::opened::Opened;
 use self::stops::Stops;
-use crate::adoption::{Adoption, AdoptionError, AdoptionOptions};
+use crate::adoption::{Adoption, AdoptionOptions};
 use crate::clerk::{Clerk, ClerkError, ClerkOptions, Settling, WallClock};
-use crate::config::Config;
+use crate::colleagues::Colleagues;
+use crate::config::{Config, StoreAddress};
 use crate::connection::{Acceptor, Patience};
 use crate::expiry;
 use crate::feed::{FeedOptions, Feeds, TokenKey};
 use crate::gate::{self, Keeper};
 use crate::held::Held;
-use crate::identity::{Pki, PkiError, Signer};
+use crate::identity::{Pki, Signer};
 use crate::joins::Limits;
 use crate::knocks::Knocks;
 use crate::ledger::Defaults;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::replicas;
 use crate::service::{Door, Shared, Watches};
+use crate::sharing::Sharing;
 use crate::status::Nodes;
-use crate::store::{Cause, Health, OpenError, Options, SledStore, Store};
+use crate::store::{Cause, EtcdStore, Health, Options, SledStore, Store};
 use crate::watch::Streams;
 
 /// How often expiry looks at the leases; a tenth of the shortest lease.
 const EXPIRY: Duration = Duration::from_secs(1);
-/// How long closing the store may take.
-const CLOSING: Duration = Duration::from_secs(5);
-
-/// A control plane cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An address cannot be listened on.
-    #[error("{flag}: cannot listen on {address}: {source}")]
-    Listen {
-        /// The flag that says where.
-        flag: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The identities.
-    #[error("state-dir: {0}")]
-    Pki(#[from] PkiError),
-    /// The store cannot be opened.
-    #[error("state-dir: {0}")]
-    Store(#[from] OpenError),
-    /// The store's contents cannot be used.
-    #[error("state-dir: {0}")]
-    Clerk(#[from] ClerkError),
-    /// The store's life cannot begin.
-    #[error("state-dir: {0}")]
-    Adoption(#[from] AdoptionError),
-    /// The server's own certificate cannot be used.
-    #[error(transparent)]
-    Tls(#[from] ServerConfigError),
-    /// The protocol's descriptors cannot be served.
-    #[error("reflection cannot be served: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
 
 /// A running control plane. Dropping it ends it without a farewell.
 #[derive(Debug)]
@@ -98,12 +75,14 @@ pub struct Server {
     shared: Arc<Shared>,
     connections: TaskTracker,
     tasks: TaskTracker,
+    /// Over what time clients are asked to go.
+    drain: Duration,
     /// A task that a defect of ours has ended.
     died: watch::Sender<Option<&'static str>>,
     stops: Stops,
     clerk: Clerk,
     /// Ours to close, if we have opened it.
-    store: Option<Arc<SledStore>>,
+    store: Option<Opened>,
 }
 
 /// Why a server cannot go on by itself.
@@ -123,6 +102,13 @@ struct Parts {
     pki: Arc<Pki>,
     clerk: Clerk,
     shared: Arc<Shared>,
+    fleet: Fleet,
+}
+
+/// How other control planes on the same store are heard and told.
+struct Fleet {
+    hearing: BoxFuture<'static, ()>,
+    announce: Announce,
 }
 
 /// What is listened on. The first thing of a start: a second server on this host fails before it has changed
@@ -147,11 +133,27 @@ impl Server {
     /// Names the flag or file that is wrong.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let ports = Ports::listen(&config).await?;
-        let pki = open_pki(&config)?;
-        let store = Arc::new(SledStore::open(&config.store_dir(), Options::default()).await?);
-        let mut server = Self::start_on(config, ports, pki, Arc::clone(&store)).await?;
-        server.store = Some(store);
-        Ok(server)
+        match config.store() {
+            StoreAddress::Sled(directory) => {
+                let pki = open_pki(&config)?;
+                let store = Arc::new(SledStore::open(&directory, Options::default()).await?);
+                let mut server = Self::start_on(config, ports, (pki, None), Arc::clone(&store)).await?;
+                server.store = Some(Opened::Sled(store));
+                Ok(server)
+            }
+            StoreAddress::Etcd(address) => {
+                let sharing = Sharing::of(&config)?;
+                let store = EtcdStore::open(&config.store.etcd(&address)?, config.name.as_str()).await?;
+                let store = Arc::new(store);
+                let pki = match &sharing {
+                    Some(sharing) => sharing.open(&*store, &config).await?,
+                    None => open_pki(&config)?,
+                };
+                let mut server = Self::start_on(config, ports, (pki, sharing), Arc::clone(&store)).await?;
+                server.store = Some(Opened::Etcd(store));
+                Ok(server)
+            }
+        }
     }
 
     /// Starts with a given store; the identities are in the state directory.
@@ -161,7 +163,7 @@ impl Server {
     pub async fn start_with<S: Store>(config: Config, store: Arc<S>) -> Result<Self, StartError> {
         let ports = Ports::listen(&config).await?;
         let pki = open_pki(&config)?;
-        Self::start_on(config, ports, pki, store).await
+        Self::start_on(config, ports, (pki, None), store).await
     }
 
     /// Where gRPC is served.
@@ -188,26 +190,27 @@ impl Server {
         }
     }
 
-    /// Lets the clients go and ends, within a few seconds.
+    /// Lets the clients go and ends, a few seconds after the time for that.
     pub async fn shutdown(self) {
-        self.shared.draining.store(true, Ordering::Relaxed);
-        self.stops.accepting.cancel();
-        drain::drain(&self.shared, &self.stops.registry, &self.connections).await;
+        let elsewhere = replicas::any_serves(&self.shared.others.borrow());
+        let times = Timetable { window: self.drain, elsewhere };
+        let (accepting, connections) = (&self.stops.accepting, &self.connections);
+        let drain = Drain { shared: &self.shared, accepting, connections, times };
+        drain.run(sleep(times.notice())).await;
+        self.stops.tasks.cancel();
         self.stops.operations.cancel();
         self.tasks.close();
         self.tasks.wait().await;
         drop(self.clerk);
-        if let Some(store) = self.store
-            && timeout(CLOSING, close(store)).await.is_err()
-        {
-            warn!("the store is still busy; the end of the process closes it");
+        if let Some(store) = self.store {
+            store.close().await;
         }
     }
 
     async fn start_on<S: Store>(
         config: Config,
         ports: Ports,
-        pki: Pki,
+        (pki, sharing): (Pki, Option<Sharing>),
         store: Arc<S>,
     ) -> Result<Self, StartError> {
         pki.note_life(config.certificate_validity)?;
@@ -224,12 +227,15 @@ impl Server {
             knocks: knocks.clone(),
             now: Arc::clone(&now),
         };
+        let (others, hearing) = fleet::hear(&*store);
+        let fleet = Fleet { hearing: Box::pin(hearing), announce: fleet::announce(&store) };
         let (clerk, handle) = Clerk::start(store, feeds.clone(), clerk_options).await?;
         let adoption_options = AdoptionOptions {
             adopt: config.adopt_for,
             settle: config.settle,
             marker: pki.incarnation_marker(),
             knocks: knocks.clone(),
+            others: others.clone(),
         };
         let keeper = Keeper::new(handle.clone(), Arc::clone(&pki));
         let adoption =
@@ -248,17 +254,20 @@ impl Server {
             registry: Registry::default(),
             signer: Signer::new(Arc::clone(&pki), config.certificate_validity),
             keeper,
+            sharing,
+            colleagues: Colleagues::new(Arc::clone(&pki), config.name.clone(), others.clone()),
+            others,
             limits: Limits::default(),
             audit: Arc::default(),
             metrics: Arc::new(Metrics::default()),
             started: SystemTime::now(),
-            draining: AtomicBool::new(false),
+            leaving: CancellationToken::new(),
         });
-        Self::put_together(config, Parts { ports, pki, clerk, shared })
+        Self::put_together(config, Parts { ports, pki, clerk, shared, fleet })
     }
 
     fn put_together(config: Config, parts: Parts) -> Result<Self, StartError> {
-        let Parts { ports: Ports { listener, operations }, pki, clerk, shared } = parts;
+        let Parts { ports: Ports { listener, operations }, pki, clerk, shared, fleet } = parts;
         let validity = config.certificate_validity;
         let bundle = pki.server(&config.name, &config.advertise_names, validity, SystemTime::now())?;
         let gate: Arc<dyn Gate> = Arc::new(shared.keeper.clone());
@@ -272,6 +281,7 @@ impl Server {
             shared: Arc::clone(&shared),
             connections: TaskTracker::new(),
             tasks: TaskTracker::new(),
+            drain: config.clients.drain,
             died: watch::Sender::default(),
             stops: Stops::of(&shared.registry),
             clerk,
@@ -289,16 +299,26 @@ impl Server {
             keeper: Some(shared.keeper.clone()),
             nodes: shared.nodes.clone(),
             tasks: server.connections.clone(),
-            patience: Patience::default(),
+            patience: Patience::until(config.clients.max_connection_age),
+            balancers: config.clients.proxy_protocol.clone(),
         };
         server.run("accepting", acceptor.run(listener, server.stops.accepting.clone()));
         server.run("readiness", housekeeping::tell(Arc::clone(&shared), tell, reporter));
         server.run("slow clients", housekeeping::end_slow_clients(Arc::clone(&shared), config.max_lag));
+        let others = shared.others.clone();
+        server.run("shedding", shedding::run(Arc::clone(&shared), others, shedding::Pace::default()));
+        server.run("cut off", cut_off::run(Arc::clone(&shared)));
         server.run("adoption", shared.adoption.clone().run(shared.settling.clone()));
         let (clerk, streams) = (shared.clerk.clone(), shared.streams.clone());
         let now = Arc::new(SystemTime::now);
         server.run("expiry", expiry::run(clerk, streams, config.lease_ttl, now, EXPIRY));
+        server.run("other replicas", fleet.hearing);
+        let address = config.replica_address.as_ref().map(ToString::to_string);
+        server.run("replica's note", fleet::tell(Arc::clone(&shared), address, fleet.announce));
         server.run("gate", gate::run(Arc::clone(&shared)));
+        if let Some(sharing) = shared.sharing.clone() {
+            server.run("shared CA", sharing.run(shared.clerk.clone(), Arc::clone(&pki)));
+        }
         server.run("certificate", housekeeping::renew_certificate(pki, config, gate, tls));
         server.serve_operations(operations, readiness);
         info!(listen = %server.listen, operations = %server.operations, id = %bundle.id(), "serving");
@@ -307,7 +327,7 @@ impl Server {
 
     /// Runs a task as long as the server is not told to end; the server ends if it panics.
     fn run(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stops.accepting.clone();
+        let stop = self.stops.tasks.clone();
         let died = self.died.clone();
         self.tasks.spawn(async move {
             // What it shares with others is behind locks that bear a panic.
@@ -347,17 +367,6 @@ async fn recoverable(mut health: watch::Receiver<Health>) -> Cause {
             // The store is gone; the ledger says so.
             std::future::pending::<()>().await;
         }
-    }
-}
-
-/// Closes a store once the tasks that used it have let go.
-async fn close(mut store: Arc<SledStore>) {
-    loop {
-        match Arc::try_unwrap(store) {
-            Ok(store) => return store.close().await,
-            Err(used) => store = used,
-        }
-        sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -22,22 +22,23 @@ mod watch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use loden_proto::model::InstanceId;
 use loden_proto::names::{ClusterName, NetworkId, NodeId};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 use tracing::warn;
 
 pub(crate) use self::door::Door;
-pub(crate) use self::watch::{Watches, draining};
+pub(crate) use self::watch::Watches;
 
 use self::access::Caller;
 use crate::adoption::Adoption;
 use crate::audit::Audit;
 use crate::clerk::{ClerkHandle, Settling};
+use crate::colleagues::Colleagues;
 use crate::feed::Feeds;
 use crate::gate::Keeper;
 use crate::held::Held;
@@ -47,6 +48,8 @@ use crate::knocks::Knocks;
 use crate::ledger::{Knocked, LeaseState, Ledger};
 use crate::metrics::Metrics;
 use crate::registry::{Link, Registry};
+use crate::replicas::Others;
+use crate::sharing::Sharing;
 use crate::status::Nodes;
 use crate::watch::Streams;
 
@@ -66,11 +69,17 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) signer: Signer,
     pub(crate) keeper: Keeper,
+    /// The other control planes on the store, as they said last.
+    pub(crate) others: Others,
+    pub(crate) colleagues: Colleagues,
+    /// Where the CA is shared with other control planes.
+    pub(crate) sharing: Option<Sharing>,
     pub(crate) limits: Limits,
     pub(crate) audit: Arc<Audit>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) started: SystemTime,
-    pub(crate) draining: AtomicBool,
+    /// Cancelled when the server is about to let its clients go.
+    pub(crate) leaving: CancellationToken,
 }
 
 impl Shared {
@@ -79,15 +88,25 @@ impl Shared {
         self.knocks.heard(now).filter(|_| !self.clerk.read(Ledger::is_adopting))
     }
 
-    /// How many nodes have an active lease in a network that they have not converged in.
+    /// How many nodes have an active lease in a network that they have not converged in, as all replicas know.
     pub(crate) fn unconverged(&self) -> usize {
+        let Convergence { nodes, here } = self.convergence();
+        let others = self.others.borrow();
+        let elsewhere = others.iter().fold(0_u64, |all, other| all.saturating_add(other.note.converged));
+        nodes.saturating_sub(here).saturating_sub(elsewhere.try_into().unwrap_or(usize::MAX))
+    }
+
+    /// How far the nodes with active leases are.
+    pub(crate) fn convergence(&self) -> Convergence {
         let members: Vec<(NodeId, NetworkId)> = self.clerk.read(|ledger| {
             let active = ledger.leases(None, None).filter(|lease| lease.state == LeaseState::Active);
             active.map(|lease| (lease.name.node, lease.name.network)).collect()
         });
-        let members = members.iter();
         let current = |network| self.feeds.last_change(network).unwrap_or_default();
-        self.nodes.unconverged(members.map(|(node, network)| (node, network, current(network))))
+        let behind =
+            self.nodes.unconverged(members.iter().map(|(node, network)| (node, network, current(network))));
+        let nodes = members.iter().map(|(node, _)| node).collect::<BTreeSet<_>>().len();
+        Convergence { nodes, here: nodes.saturating_sub(behind) }
     }
 
     /// Keeps that another agent with a node's identity was refused, and says so once.
@@ -112,6 +131,15 @@ impl Shared {
         nodes.extend(self.nodes.unleased(SystemTime::now()));
         nodes
     }
+}
+
+/// How far nodes are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Convergence {
+    /// Those with active leases.
+    pub(crate) nodes: usize,
+    /// Those of them that have told this replica that they have converged.
+    pub(crate) here: usize,
 }
 
 /// How many leases are in use.

@@ -12,7 +12,7 @@ use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use loden_proto::reason;
+use loden_proto::reason::{self, Reason};
 use loden_proto::v1::WatchPeersResponse;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -72,8 +72,9 @@ impl Follow {
                 () = sleep_until(self.session.deadline()) => Ok(Input::DeadlinePassed),
             };
             let input = input.unwrap_or_else(|status| {
+                let was_open = matches!(line, Line::Open(_));
                 line = Line::Idle;
-                self.ended(&status)
+                self.ended(&status, was_open)
             });
             if input == Input::Opened {
                 told = None;
@@ -115,9 +116,12 @@ impl Follow {
         }
     }
 
-    fn ended(&self, status: &Status) -> Input {
+    fn ended(&self, status: &Status, was_open: bool) -> Input {
         debug!(%status, "watch ended");
-        self.down(Problem::of(status));
+        // Who is sent on, in good order, has lost nobody: only one that is not taken in again has.
+        if !(was_open && Reason::Draining.is_of(status)) {
+            self.down(Problem::of(status));
+        }
         if matches!(
             status.code(),
             Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted

@@ -35,6 +35,8 @@ impl Problem {
         // An error with a cause was made on our side of the connection.
         let ours = std::error::Error::source(status).is_some();
         match status.code() {
+            // It goes, and what it has said is no refusal.
+            Code::Unavailable if reason::Reason::Draining.is_of(status) => Self::Away(explain(status)),
             Code::DataLoss if reason.is_none() => Self::Unreadable(explain(status)),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled if reason.is_none() => {
                 Self::Away(explain(status))
@@ -103,6 +105,8 @@ mod tests {
     fn who_does_not_answer_or_breaks_off_is_away() {
         assert_eq!(shown(&Status::unavailable("closed")), ("away", "closed".into()));
         assert_eq!(shown(&Status::deadline_exceeded("no answer")), ("away", "no answer".into()));
+        let goes = reason::status_retry(Code::Unavailable, Sent::Draining, "it goes", Duration::ZERO);
+        assert_eq!(shown(&goes), ("away", "it goes".into()));
         let mut broken = Status::unknown("transport error");
         broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
         assert_eq!(shown(&broken).0, "away");

@@ -166,7 +166,7 @@ pub struct Session {
     timing: Timing,
     phase: Phase,
     deadline: Instant,
-    /// Failures since the last whole message.
+    /// Failures since the last whole message. Who waits as the server has asked has not failed.
     failures: u32,
     interval: Duration,
     token: Option<Token>,
@@ -326,7 +326,7 @@ impl Session {
     fn wait(&mut self, hint: Option<Duration>, now: Instant, random: f64) {
         self.phase = Phase::Waiting;
         self.deadline = now + backoff(&self.timing, self.failures, hint, random);
-        self.failures = self.failures.saturating_add(1);
+        self.failures = self.failures.saturating_add(u32::from(hint.is_none()));
     }
 }
 

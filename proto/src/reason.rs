@@ -20,6 +20,8 @@ pub enum Reason {
     AnotherInstance,
     /// The caller's certificate has ended.
     CertificateExpired,
+    /// The server lets its client go: to connect again, perhaps to another one.
+    Draining,
     /// Clients know another CA of the cluster, of whose life the server knows nothing.
     FormerLife,
     /// A field breaks its rule.
@@ -68,6 +70,7 @@ impl Reason {
             Self::Adopting => "ADOPTING",
             Self::AnotherInstance => "ANOTHER_INSTANCE",
             Self::CertificateExpired => "CERTIFICATE_EXPIRED",
+            Self::Draining => "DRAINING",
             Self::FormerLife => "FORMER_LIFE",
             Self::InvalidField => "INVALID_FIELD",
             Self::Exhausted => "EXHAUSTED",

@@ -3,7 +3,7 @@
 //! ```text
 //! accepted ──enter──▶ Place ──▶ ClientHello ──turn──▶ Turn ──▶ the rest of the handshake
 //!               │     ≤ 2048 of a source              ≤ 64 of a source
-//!               │     ≤ 8192 of all
+//!               │     ≤ 8192 of all; a balancer's are moved to its client's once that is known
 //!               ├─ its source has too many, or most of all ─▶ refused
 //!               └─ all together have too many ─▶ the oldest one of the source that has most goes
 //! ```
@@ -81,10 +81,21 @@ impl Admission {
 
     /// A place for a connection, unless its source has too many.
     pub(super) fn enter(&self, address: IpAddr) -> Option<Place> {
+        self.enter_among(address, self.limits.places_of_source)
+    }
+
+    /// A place for a connection of a balancer, until it says from where that comes: of many clients many may come in
+    /// one moment.
+    pub(super) fn enter_balancer(&self, address: IpAddr) -> Option<Place> {
+        self.enter_among(address, self.limits.places)
+    }
+
+    /// A place among so many of its source.
+    fn enter_among(&self, address: IpAddr, most: usize) -> Option<Place> {
         let source = Source::from(address);
         let mut places = self.places();
         let own = places.sources.get(&source).map_or(0, |of_source| of_source.places.len());
-        if own >= self.limits.places_of_source {
+        if own >= most {
             return None;
         }
         if places.taken >= self.limits.places {
@@ -131,6 +142,13 @@ impl Places {
 }
 
 impl Place {
+    /// Gives it back for one among those from another address.
+    pub(super) fn moved(self, address: IpAddr) -> Option<Self> {
+        let admission = self.admission.clone();
+        drop(self);
+        admission.enter(address)
+    }
+
     /// Waits for its source's turn. `None` never comes: the semaphore is not closed.
     pub(super) async fn turn(&self) -> Option<Turn> {
         Arc::clone(&self.turns).acquire_owned().await.ok().map(Turn)
@@ -171,6 +189,23 @@ mod tests {
         assert!(other.turn().now_or_never().flatten().is_some(), "others are served at once");
         drop((turns, places, other));
         assert!(admission.places().sources.is_empty(), "nothing is kept of sources that are gone");
+        assert_eq!(admission.places().taken, 0);
+    }
+
+    #[test]
+    fn behind_a_balancer_each_client_has_its_own_limit_and_none_is_kept_of_the_balancers() {
+        let admission = Admission::new(LIMITS);
+        let [balancer, many, few] =
+            ["192.0.2.1", "192.0.2.8", "192.0.2.9"].map(|address| address.parse::<IpAddr>().unwrap());
+        let come: Vec<_> = (0..6).map_while(|_| admission.enter_balancer(balancer)).collect();
+        assert_eq!(come.len(), 6, "more than one source may have");
+        let of_many: Vec<_> = come.into_iter().filter_map(|place| place.moved(many)).collect();
+        assert_eq!(of_many.len(), 4);
+        let of_few = admission.enter_balancer(balancer).and_then(|place| place.moved(few)).unwrap();
+        assert!(!of_few.lost.is_cancelled() && of_many.iter().all(|place| !place.lost.is_cancelled()));
+        let sources: Vec<_> = admission.places().sources.keys().copied().collect();
+        assert!(!sources.contains(&Source::from(balancer)), "{sources:?}");
+        drop((of_many, of_few));
         assert_eq!(admission.places().taken, 0);
     }
 

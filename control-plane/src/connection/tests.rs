@@ -1,4 +1,6 @@
-//! Clients that hold connections without using them.
+//! Clients that hold connections without using them, or come through a balancer.
+
+mod proxied;
 
 use std::convert::Infallible;
 use std::io;
@@ -13,6 +15,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use ipnet::IpNet;
 use loden_transport::{Bundle, ServerTls};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -51,6 +54,10 @@ struct Listening {
 }
 
 async fn listen(patience: Patience) -> Listening {
+    listen_behind(Vec::new(), patience).await
+}
+
+async fn listen_behind(balancers: Vec<IpNet>, patience: Patience) -> Listening {
     let state = tempfile::tempdir().unwrap();
     let now = SystemTime::now();
     let pki = Pki::open_or_create(&state.path().join("pki"), &"loden".parse().unwrap(), now).unwrap();
@@ -70,6 +77,7 @@ async fn listen(patience: Patience) -> Listening {
         nodes: Nodes::default(),
         tasks: TaskTracker::new(),
         patience,
+        balancers,
     };
     let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
     tokio::spawn(acceptor.run(listener, stop.clone()));
@@ -232,6 +240,20 @@ async fn a_client_that_does_not_begin_http2_is_ended() {
         mute.flush().await.unwrap();
         assert_eq!(listening.ended(mute).await, EndReason::NoPreface { after: patience.preface });
     }
+}
+
+#[tokio::test]
+async fn a_client_that_is_asked_to_go_and_does_not_is_ended() {
+    let patience = Patience {
+        age: Duration::from_millis(300),
+        staying: Duration::from_millis(300),
+        ..Patience::default()
+    };
+    let listening = listen(patience).await;
+    let mut stays = listening.connect().await;
+    stays.write_all(PREFACE).await.unwrap();
+    assert_eq!(listening.ended(stays).await, EndReason::Stayed { after: patience.staying });
+    assert_eq!(listening.metrics.connections_aged.get(), 1);
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! What a server does beside answering: it ends slow clients, tells how it is, and renews its certificate.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -16,6 +15,7 @@ use tracing::{error, info};
 use crate::config::Config;
 use crate::identity::Pki;
 use crate::ledger::Knocked;
+use crate::replicas::Note;
 use crate::service::Shared;
 use crate::store::Health;
 
@@ -43,10 +43,12 @@ impl Facts {
         let adopting = shared.clerk.read(|ledger| ledger.cluster()).and_then(|cluster| cluster.adopt_until);
         let left = |until: SystemTime| until.duration_since(SystemTime::now()).unwrap_or_default();
         Self {
-            draining: shared.draining.load(Ordering::Relaxed),
+            draining: shared.leaving.is_cancelled(),
             store_failure: match &*shared.clerk.store_health().borrow() {
                 Health::Healthy => None,
-                Health::Poisoned { cause } | Health::Recoverable { cause } => Some(cause.to_string()),
+                Health::Away { cause } | Health::Poisoned { cause } | Health::Recoverable { cause } => {
+                    Some(cause.to_string())
+                }
             },
             adopting: adopting.map(left),
             settling: shared.settling.remaining(Instant::now()),
@@ -60,7 +62,7 @@ impl Facts {
     fn readiness(&self) -> Readiness {
         let time = |time: Duration| humantime::format_duration(Duration::from_secs(time.as_secs() + 1));
         if self.draining {
-            return Readiness::no("shutting down");
+            return Readiness::no("draining");
         }
         if let Some(cause) = &self.store_failure {
             return Readiness::no(format!("the store does not take writes: {cause}"));
@@ -84,13 +86,30 @@ impl Facts {
     }
 }
 
+/// What this replica tells the others of itself.
+pub(super) fn note(shared: &Shared, address: Option<String>) -> Note {
+    let count = |count: usize| count.try_into().unwrap_or(u64::MAX);
+    let unserved = shared.nodes.unserved(SystemTime::now());
+    Note {
+        clients: count(shared.registry.nodes().len()),
+        serves: Facts::now(shared).readiness().ready,
+        settled: shared.settling.remaining(Instant::now()).is_none(),
+        converged: count(shared.convergence().here),
+        watches: count(shared.watches.len()),
+        refused: count(unserved.refused),
+        waiting: count(unserved.waiting),
+        address,
+    }
+}
+
 /// Tells readiness to `/readyz` and to the gRPC health service.
 pub(super) async fn tell(shared: Arc<Shared>, readiness: watch::Sender<Readiness>, reporter: HealthReporter) {
     let mut health = shared.clerk.store_health();
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let now = Facts::now(&shared).readiness();
+        let facts = Facts::now(&shared);
+        let now = facts.readiness();
         let status = if now.ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         if readiness.borrow().ready != now.ready {
             info!(ready = now.ready, detail = now.detail, "readiness changed");
@@ -99,6 +118,7 @@ pub(super) async fn tell(shared: Arc<Shared>, readiness: watch::Sender<Readiness
         readiness.send_replace(now);
         tokio::select! {
             _ = look.tick() => {}
+            () = shared.leaving.cancelled(), if !facts.draining => {}
             changed = health.changed() => if changed.is_err() {
                 // The store is closed: the server is ending.
                 return;
@@ -189,6 +209,6 @@ mod tests {
         let seen = "; 1 host knows another CA of this cluster (last seen: 192.0.2.7:4711, 3s ago); new nodes get \
                     no subnet: if the state directory was lost, run loden-control-plane recover";
         assert!(held.ready && held.detail.contains(seen), "{held:?}");
-        assert!(!Facts { draining: true, ..facts }.readiness().ready);
+        assert_eq!(Facts { draining: true, ..facts }.readiness(), Readiness::no("draining"));
     }
 }

@@ -1,6 +1,7 @@
 //! The CAs of the cluster, and the change from one to the next.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::time::SystemTime;
 
 use loden_proto::InvalidValue;
@@ -57,7 +58,10 @@ fn connected(shared: &Shared, generation: u32) -> (BTreeSet<NodeId>, BTreeSet<No
 }
 
 /// Does a step.
-pub(super) fn rotate(shared: &Shared, request: &RotateAuthorityRequest) -> Result<v1::Authority, Status> {
+pub(super) async fn rotate(
+    shared: &Shared,
+    request: &RotateAuthorityRequest,
+) -> Result<v1::Authority, Status> {
     let step = match request.step() {
         RotationStep::Prepare => Step::Prepare,
         RotationStep::Issue => Step::Issue,
@@ -65,20 +69,28 @@ pub(super) fn rotate(shared: &Shared, request: &RotateAuthorityRequest) -> Resul
         RotationStep::Unspecified => return Err(InvalidValue::missing("step").into()),
     };
     let now = SystemTime::now();
+    let pki = shared.signer.pki();
+    let sharing = shared.sharing.as_ref();
+    let before = sharing.map(|sharing| sharing.take_up(&shared.clerk, pki)).transpose().map_err(failed)?;
     if !request.force {
         would_shut_out(shared, step, now)?;
     }
-    shared.signer.pki().rotate(step, shared.signer.validity(), now).map_err(|error| match error {
+    pki.rotate(step, shared.signer.validity(), now).map_err(|error| match error {
         PkiError::Step { .. } => reason::status(Code::FailedPrecondition, Reason::InUse, error.to_string()),
-        error => {
-            tracing::error!(%error, "the CA cannot be changed");
-            Status::unavailable(format!("the CA cannot be changed: {error}"))
-        }
+        error => failed(error),
     })?;
+    if let (Some(sharing), Some(Some(before))) = (sharing, before) {
+        sharing.share(&shared.clerk, pki, before).await.map_err(failed)?;
+    }
     if step == Step::Retire {
         gate::end_who_is_out(shared, now);
     }
     Ok(view(shared))
+}
+
+fn failed(error: impl Display) -> Status {
+    tracing::error!(%error, "the CA cannot be changed");
+    Status::unavailable(format!("the CA cannot be changed: {error}"))
 }
 
 /// Whether somebody who is let in now would not be after a step.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{Shared, active_leases};
+use crate::replicas::Note;
 use crate::store::Health;
 
 pub(super) struct Clusters(pub(super) Arc<Shared>);
@@ -23,7 +24,9 @@ impl ClusterService for Clusters {
         let shared = &self.0;
         let store_failure = match &*shared.clerk.store_health().borrow() {
             Health::Healthy => String::new(),
-            Health::Poisoned { cause } | Health::Recoverable { cause } => cause.to_string(),
+            Health::Away { cause } | Health::Poisoned { cause } | Health::Recoverable { cause } => {
+                cause.to_string()
+            }
         };
         let mut status = shared.clerk.read(|ledger| {
             let cluster = ledger.cluster();
@@ -42,11 +45,16 @@ impl ClusterService for Clusters {
         status.cluster = shared.cluster.to_string();
         status.version = env!("CARGO_PKG_VERSION").to_owned();
         status.store_failure = store_failure;
-        status.watches = count(shared.watches.len());
+        let others = Arc::clone(&shared.others.borrow());
+        let all = |here: usize, of: fn(&Note) -> u64| {
+            let there = others.iter().map(|other| of(&other.note)).fold(0, u64::saturating_add);
+            count(here).saturating_add(there.try_into().unwrap_or(u32::MAX))
+        };
+        status.watches = all(shared.watches.len(), |note| note.watches);
         status.unconverged_nodes = count(shared.unconverged());
         let unserved = shared.nodes.unserved(SystemTime::now());
-        status.refused_nodes = count(unserved.refused);
-        status.waiting_nodes = count(unserved.waiting);
+        status.refused_nodes = all(unserved.refused, |note| note.refused);
+        status.waiting_nodes = all(unserved.waiting, |note| note.waiting);
         status.former_life = shared.knocked(Instant::now()).map(|knocked| FormerLife {
             address: knocked.last.to_string(),
             knock_time: Some(timestamp(SystemTime::now() - knocked.ago)),

@@ -103,7 +103,7 @@ impl IdentityService for Identities {
     ) -> Result<Response<v1::Authority>, Status> {
         let caller = caller(&request)?;
         let request = request.get_ref();
-        let rotated = authority::rotate(&self.0, request);
+        let rotated = authority::rotate(&self.0, request).await;
         let to = request.step().as_str_name();
         self.0.audit.outcome(&caller, to, rotated).map(Response::new)
     }

@@ -7,11 +7,13 @@ use std::time::SystemTime;
 use loden_proto::convert::{count, timestamp};
 use loden_proto::names::{self, NodeId};
 use loden_proto::reason::{self, Reason};
+use loden_proto::v1::node_service_client::NodeServiceClient;
 use loden_proto::v1::node_service_server::NodeService;
 use loden_proto::v1::{
     DeleteNodeRequest, GetNodeRequest, ListNodesRequest, ListNodesResponse, Node, RevokeNodeRequest,
     RevokeNodeResponse,
 };
+use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::network::{not_found, wrong_answer};
@@ -19,8 +21,11 @@ use super::page::Page;
 use super::refusal::failed;
 use super::{Shared, caller};
 use crate::clerk::Answer;
+use crate::colleagues::{Colleagues, merge, more_telling};
 use crate::ledger::{Command, Farewell, LeaseState, Member};
 use crate::status::Membership;
+
+type Client = NodeServiceClient<Channel>;
 
 pub(super) struct Nodes(pub(super) Arc<Shared>);
 
@@ -28,12 +33,19 @@ pub(super) struct Nodes(pub(super) Arc<Shared>);
 impl NodeService for Nodes {
     async fn get_node(&self, request: Request<GetNodeRequest>) -> Result<Response<Node>, Status> {
         let node = names::parse_node(&request.get_ref().name).map_err(|invalid| invalid.at("name"))?;
-        if !self.0.node_ids().contains(&node) {
-            return Err(not_found(&names::node(&node)));
-        }
-        let (mut memberships, _) = self.memberships(std::slice::from_ref(&node));
-        let memberships = memberships.remove(&node).unwrap_or_default();
-        Ok(Response::new(self.view(&node, &memberships, SystemTime::now())))
+        let here = self.0.node_ids().contains(&node).then(|| {
+            let (mut memberships, _) = self.memberships(std::slice::from_ref(&node));
+            let memberships = memberships.remove(&node).unwrap_or_default();
+            self.view(&node, &memberships, SystemTime::now())
+        });
+        let there = if Colleagues::is_asking(&request) {
+            Vec::new()
+        } else {
+            let call = |mut client: Client, request| async move { client.get_node(request).await };
+            self.0.colleagues.ask(request.get_ref(), call).await
+        };
+        let known = here.into_iter().chain(there).reduce(more_telling);
+        known.map(Response::new).ok_or_else(|| not_found(&names::node(&node)))
     }
 
     async fn revoke_node(
@@ -60,7 +72,15 @@ impl NodeService for Nodes {
         &self,
         request: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
-        let ListNodesRequest { page_size, page_token } = request.into_inner();
+        let is_asked_by_another = Colleagues::is_asking(&request);
+        let request = request.into_inner();
+        let there: Vec<ListNodesResponse> = if is_asked_by_another {
+            Vec::new()
+        } else {
+            let call = |mut client: Client, request| async move { client.list_nodes(request).await };
+            self.0.colleagues.ask(&request, call).await
+        };
+        let ListNodesRequest { page_size, page_token } = request;
         let page = Page::new("", page_size, &page_token)?;
         let after: Option<NodeId> = page.after(str::parse)?;
         let all = self.0.node_ids();
@@ -73,9 +93,27 @@ impl NodeService for Nodes {
             let memberships = memberships.remove(node).unwrap_or_default();
             self.view(node, &memberships, now)
         };
-        let (nodes, next_page_token) = page.take(nodes.into_iter(), ToString::to_string, view);
-        Ok(Response::new(ListNodesResponse { nodes, next_page_token, revision }))
+        let (here, next_page_token) = page.take(nodes.into_iter(), ToString::to_string, view);
+        let here = ListNodesResponse { nodes: here, next_page_token, revision };
+        let answer =
+            if there.is_empty() { here } else { joined(&page, [vec![here], there].concat(), revision) };
+        Ok(Response::new(answer))
     }
+}
+
+/// One page of several, which begin at the same place. It ends where the first of them does that goes on: of what comes
+/// then nothing is known from that one.
+fn joined(page: &Page, pages: Vec<ListNodesResponse>, revision: u64) -> ListNodesResponse {
+    let goes_on = pages.iter().filter(|page| !page.next_page_token.is_empty());
+    let end = goes_on.filter_map(|page| Some(page.nodes.last()?.name.clone())).min();
+    let mut nodes = merge(pages.into_iter().map(|page| page.nodes));
+    nodes.retain(|node| end.as_ref().is_none_or(|end| node.name <= *end));
+    let id = |node: &Node| node.name.strip_prefix("nodes/").unwrap_or(&node.name).to_owned();
+    let (nodes, mut next_page_token) = page.take(nodes.into_iter(), id, Node::clone);
+    if let (true, Some(_), Some(last)) = (next_page_token.is_empty(), end, nodes.last()) {
+        next_page_token = page.token(&id(last));
+    }
+    ListNodesResponse { nodes, next_page_token, revision }
 }
 
 impl Nodes {
@@ -151,5 +189,38 @@ impl Nodes {
             memberships.entry(lease.name.node).or_default().push(membership);
         }
         (memberships, revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page_of(names: &[&str], next: &str) -> ListNodesResponse {
+        let nodes =
+            names.iter().map(|name| Node { name: format!("nodes/{name}"), ..Node::default() }).collect();
+        ListNodesResponse { nodes, next_page_token: next.to_owned(), revision: 1 }
+    }
+
+    #[test]
+    fn a_page_of_several_replicas_leaves_nothing_out() {
+        let page = Page::new("", 3, "").unwrap();
+        let names = |answer: &ListNodesResponse| {
+            answer.nodes.iter().map(|node| node.name.clone()).collect::<Vec<_>>()
+        };
+        let all = joined(&page, vec![page_of(&["a", "c"], ""), page_of(&["b", "c"], "")], 7);
+        assert_eq!(
+            (names(&all), &*all.next_page_token),
+            (vec!["nodes/a".into(), "nodes/b".into(), "nodes/c".into()], "")
+        );
+        assert_eq!(all.revision, 7);
+        // The first of them goes on after c, and d may not be the next.
+        let some = joined(&page, vec![page_of(&["a", "c"], "more"), page_of(&["d"], "")], 7);
+        assert_eq!(names(&some), ["nodes/a", "nodes/c"]);
+        let after = Page::new("", 3, &some.next_page_token).unwrap();
+        assert_eq!(after.after.as_deref(), Some("c"));
+        let many = joined(&page, vec![page_of(&["a", "b"], ""), page_of(&["c", "d"], "")], 7);
+        assert_eq!(names(&many), ["nodes/a", "nodes/b", "nodes/c"]);
+        assert_eq!(Page::new("", 3, &many.next_page_token).unwrap().after.as_deref(), Some("c"));
     }
 }

@@ -81,8 +81,13 @@ impl Page {
             messages.push(message);
             last = Some(thing);
         }
-        let next = last.filter(|_| more).map(|last| encode(&format!("{}\n{}", self.parent, name(&last))));
+        let next = last.filter(|_| more).map(|last| self.token(&name(&last)));
         (messages, next.unwrap_or_default())
+    }
+
+    /// The token of the page that begins after this name.
+    pub(super) fn token(&self, last: &str) -> String {
+        encode(&format!("{}\n{last}", self.parent))
     }
 }
 

@@ -45,7 +45,9 @@ pub(super) fn refused(refusal: Refusal) -> Status {
             status(Code::ResourceExhausted, Reason::Exhausted, message)
         }
         Refusal::StaleEpoch { .. } => status(Code::Aborted, Reason::StaleEpoch, message),
-        Refusal::StaleRevision { .. } => status(Code::Aborted, Reason::StaleRevision, message),
+        Refusal::StaleRevision { .. } | Refusal::AuthorityChanged => {
+            status(Code::Aborted, Reason::StaleRevision, message)
+        }
         Refusal::Adopting { remaining, .. } => {
             status_retry(Code::Unavailable, Reason::Adopting, message, remaining)
         }

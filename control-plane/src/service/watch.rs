@@ -1,9 +1,8 @@
 //! WatchPeers, served beside tonic: the body is the feed's own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -18,11 +17,11 @@ use loden_proto::reason::{self, Reason};
 use loden_proto::v1::{WatchPeersRequest, WatchPeersResponse};
 use loden_transport::Role;
 use tokio::time::Instant;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::body::Body;
 use tonic::codec::{Codec, Streaming};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
-use tonic_types::{ErrorDetails, StatusExt};
 
 use super::Shared;
 use super::access::Caller;
@@ -32,12 +31,9 @@ use super::network::not_found;
 use super::refusal::{elsewhere, failed};
 use crate::adoption::{AdoptionError, OpenError};
 use crate::ledger::LeaseState;
-use crate::registry::{EndReason, Link};
+use crate::registry::{EndReason, Link, Parting};
 use crate::status::OpenWatch;
 use crate::watch::{Elsewhere, Viewer, WatchBody, WatchHandle, WatchOpen, WatchRefusal};
-
-/// How long a client that comes during a drain waits before it tries again, at least.
-const DRAIN_RETRY: Duration = Duration::from_millis(500);
 
 /// When a client tries again whose token shows that the store was lost, while no new incarnation can begin.
 const LOST_RETRY: Duration = Duration::from_secs(2);
@@ -66,8 +62,8 @@ async fn open(
     link: Arc<Link>,
     request: Request<Incoming>,
 ) -> Result<OpenBody, Status> {
-    if shared.draining.load(Ordering::Relaxed) {
-        return Err(draining());
+    if let Some(why) = link.parting() {
+        return Err(goes(why));
     }
     let mut call = shared.held.call(&link);
     let request = exchange::read(&mut call, request).await?;
@@ -91,8 +87,10 @@ async fn open(
     admit(shared, caller, &link, &network, &ids)?;
     let handle = body.handle();
     let number = shared.watches.insert(handle, Arc::clone(&link));
-    let connected = node.map(|node| shared.nodes.watch_opened(node, link, SystemTime::now()));
-    Ok(OpenBody { body, number, shared: Arc::clone(shared), _connected: connected })
+    let opened = Arc::clone(&link);
+    let connected = node.map(|node| shared.nodes.watch_opened(node, opened, SystemTime::now()));
+    let stays = Some(Box::pin(link.draining().clone().cancelled_owned()));
+    Ok(OpenBody { body, number, shared: Arc::clone(shared), link, stays, _connected: connected })
 }
 
 /// A watch that does not begin, or a life of the store, for the client.
@@ -160,13 +158,10 @@ fn admit(
     }
 }
 
-/// The status of watches while the server shuts down.
-pub(crate) fn draining() -> Status {
-    Status::with_error_details(
-        Code::Unavailable,
-        "the server is shutting down; connect again",
-        ErrorDetails::with_retry_info(Some(DRAIN_RETRY)),
-    )
+/// How watches end whose client is asked to come back over another connection.
+fn goes(why: Parting) -> Status {
+    let message = format!("{why}; connect again");
+    reason::status_retry(Code::Unavailable, Reason::Draining, message, why.pause())
 }
 
 /// A watch's body, known to others as long as it lives.
@@ -174,7 +169,23 @@ struct OpenBody {
     body: WatchBody,
     number: u64,
     shared: Arc<Shared>,
+    link: Arc<Link>,
+    /// Until the client is asked to go.
+    stays: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _connected: Option<OpenWatch>,
+}
+
+impl OpenBody {
+    /// Ends the watch once its client is asked to go.
+    fn heed(&mut self, cx: &mut Context<'_>) {
+        let asked = self.stays.as_mut().is_some_and(|stays| stays.as_mut().poll(cx).is_ready());
+        if asked {
+            self.stays = None;
+            if let Some(why) = self.link.parting() {
+                self.body.handle().end(goes(why));
+            }
+        }
+    }
 }
 
 impl http_body::Body for OpenBody {
@@ -185,7 +196,9 @@ impl http_body::Body for OpenBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        this.heed(cx);
+        Pin::new(&mut this.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -246,15 +259,6 @@ impl Watches {
         for (lag, link) in slow {
             link.end(EndReason::Slow { lag });
         }
-    }
-
-    /// The open watches of each connection.
-    pub(crate) fn by_link(&self) -> HashMap<u64, Vec<WatchHandle>> {
-        let mut by_link: HashMap<u64, Vec<WatchHandle>> = HashMap::new();
-        for (handle, link) in self.open().watches.values() {
-            by_link.entry(link.number()).or_default().push(handle.clone());
-        }
-        by_link
     }
 
     /// A panic elsewhere leaves the map whole.

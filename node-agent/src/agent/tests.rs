@@ -5,6 +5,7 @@ mod endings;
 mod firewall;
 mod host;
 mod lease;
+mod moves;
 mod peers;
 mod refusals;
 mod start;

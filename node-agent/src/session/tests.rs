@@ -241,6 +241,22 @@ fn the_servers_hint_wins_over_the_back_off() {
 }
 
 #[test]
+fn who_comes_back_when_the_server_asks_for_it_has_not_failed() {
+    let (mut session, clock) = session(None);
+    let (mut now, hint) = (clock.at(0.0), Duration::from_millis(40));
+    for _ in 0..10 {
+        session.handle(Input::DeadlinePassed, now, 1.0);
+        session.handle(Input::Opened, now, 1.0);
+        session.handle(Input::Ended(Some(hint)), now, 1.0);
+        assert_eq!(session.deadline() - now, Duration::from_millis(50));
+        now = session.deadline();
+    }
+    session.handle(Input::DeadlinePassed, now, 1.0);
+    session.handle(Input::Ended(None), now, 1.0);
+    assert_eq!(session.deadline() - now, Duration::from_millis(200));
+}
+
+#[test]
 fn hastening_shortens_a_wait_and_nothing_else() {
     let (mut session, clock) = session(None);
     session.handle(Input::DeadlinePassed, clock.at(0.0), 0.0);

@@ -76,25 +76,35 @@ impl Fixture {
 
     /// `GET path` of the operations HTTP.
     pub(super) async fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.server.operations()).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        get(self.server.operations(), path).await
     }
 
     /// Polls `/metrics` and `/readyz` until the text appears.
     pub(super) async fn until(&self, path: &str, text: &str) {
-        let deadline = tokio::time::Instant::now() + LONG;
-        loop {
-            let answer = self.get(path).await;
-            if answer.contains(text) {
-                return;
-            }
-            assert!(tokio::time::Instant::now() < deadline, "{path} never had {text:?}: {answer}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        until(self.server.operations(), path, text).await;
+    }
+}
+
+/// `GET path` of a server's operations HTTP.
+pub(super) async fn get(operations: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(operations).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// Polls a path of a server's operations HTTP until the text appears.
+pub(super) async fn until(operations: SocketAddr, path: &str, text: &str) {
+    let deadline = tokio::time::Instant::now() + LONG;
+    loop {
+        let answer = get(operations, path).await;
+        if answer.contains(text) {
+            return;
         }
+        assert!(tokio::time::Instant::now() < deadline, "{path} never had {text:?}: {answer}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -178,6 +188,17 @@ pub(super) async fn watch(
         seen_token: Vec::new(),
     };
     PeerServiceClient::new(channel.clone()).watch_peers(request).await.map(tonic::Response::into_inner)
+}
+
+/// The status that a watch ends with.
+pub(super) async fn end(stream: &mut Streaming<WatchPeersResponse>) -> tonic::Status {
+    loop {
+        match tokio::time::timeout(LONG, stream.message()).await.unwrap() {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the watch ended without a status"),
+            Err(status) => break status,
+        }
+    }
 }
 
 /// The next message that is no heartbeat, and its token.
