@@ -11,6 +11,7 @@
 
 mod by_hand;
 mod carry;
+mod chaos;
 mod datapath;
 mod fanout;
 mod identity;
@@ -48,12 +49,21 @@ pub enum Bench {
     Fanout,
     /// Joining with a token, and being out at once
     Identity,
+    /// Three replicas, etcd, haproxy and a fleet while everything goes wrong
+    Chaos,
 }
 
 impl Bench {
     /// All of them, in the order in which they run.
-    pub const ALL: &[Self] =
-        &[Self::Throughput, Self::Tunnel, Self::Datapath, Self::Store, Self::Fanout, Self::Identity];
+    pub const ALL: &[Self] = &[
+        Self::Throughput,
+        Self::Tunnel,
+        Self::Datapath,
+        Self::Store,
+        Self::Fanout,
+        Self::Identity,
+        Self::Chaos,
+    ];
 
     /// As on the command line and in the name of the result's file.
     #[must_use]
@@ -65,6 +75,7 @@ impl Bench {
             Self::Store => "store",
             Self::Fanout => "fanout",
             Self::Identity => "identity",
+            Self::Chaos => "chaos",
         }
     }
 
@@ -80,6 +91,7 @@ impl Bench {
             Self::Store => store::run(scale, say).await,
             Self::Fanout => fanout::run(scale, say).await,
             Self::Identity => identity::run(scale, say).await,
+            Self::Chaos => chaos::run(scale, say).await,
         }
     }
 }

@@ -4,16 +4,22 @@
 //!  Deployment ── lab, fabric 192.0.2.0/24 or 2001:db8::/64
 //!   ├─ ControlPlane   host "control", .1; loden-control-plane
 //!   └─ Node …         host NAME, .11 and up; loden-agent; containers on cni0
+//!
+//!  Replicated ── a deployment whose control plane is the first of three, behind haproxy, on etcd
 //! ```
 //!
 //! Every process is the binary that `cargo build` made, beside the running test.
 
 mod binaries;
 mod control;
+mod daemon;
+mod etcd;
+mod haproxy;
 mod http;
 mod node;
 mod pair;
 mod ready;
+mod replicated;
 mod store;
 mod underlay;
 
@@ -25,12 +31,19 @@ use anyhow::{Context, ensure};
 
 pub use binaries::Binaries;
 pub use control::ControlPlane;
+pub use daemon::Daemon;
+pub use etcd::{Etcd, EtcdSettings};
+pub use haproxy::Haproxy;
 pub use http::get;
 pub use node::{Node, SubnetEnv};
 pub use pair::Pair;
+pub use replicated::{Replicated, ReplicatedSettings};
 pub use underlay::Underlay;
 
 use crate::hosts::{Fabric, Lab};
+
+/// The number on the underlay of the host of a control plane that is alone.
+const NUMBER: u8 = 1;
 
 /// A control plane and the ground for its nodes. Dropping it ends and removes everything.
 #[derive(Debug)]
@@ -39,6 +52,8 @@ pub struct Deployment {
     pub control: ControlPlane,
     /// The segment of all hosts.
     pub fabric: Fabric,
+    /// What nodes and lodenctl dial.
+    server: String,
     underlay: Underlay,
     binaries: Binaries,
     /// Last, so that processes end before their hosts go.
@@ -75,13 +90,37 @@ impl Deployment {
     }
 
     async fn prepare_over(underlay: Underlay, name: &str, flags: &[&str]) -> anyhow::Result<Self> {
-        let binaries = Binaries::locate()?;
         let lab = Lab::new(name)?;
         let fabric = lab.fabric("fabric").await?;
-        let host = lab.host("control").on(&fabric).address(underlay.address(control::NUMBER)).build().await?;
+        Self::on(lab, fabric, underlay, "control", flags).await
+    }
+
+    /// On ground that is there already, with the control plane on a host of this name.
+    async fn on(
+        lab: Lab,
+        fabric: Fabric,
+        underlay: Underlay,
+        host: &str,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
+        let binaries = Binaries::locate()?;
+        let address = underlay.address(NUMBER);
+        let host = lab.host(host).on(&fabric).address(address).build().await?;
         let state = lab.directory().join("control-plane");
-        let control = ControlPlane::new(host, underlay, state, binaries.clone(), flags);
-        Ok(Self { control, fabric, underlay, binaries, lab })
+        let control = ControlPlane::new(host, address.addr(), state, binaries.clone(), flags);
+        let server = control.endpoint();
+        Ok(Self { control, fabric, server, underlay, binaries, lab })
+    }
+
+    /// Has nodes that are made from now on, and lodenctl, dial something else than the control plane itself.
+    pub fn set_server(&mut self, server: impl Into<String>) {
+        self.server = server.into();
+    }
+
+    /// What nodes and lodenctl dial.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
     }
 
     /// Creates a VXLAN network.
@@ -122,7 +161,7 @@ impl Deployment {
         let address = self.underlay.address(number);
         let host = self.lab.host(name).on(&self.fabric).address(address).build().await?;
         let home = self.lab.directory().join(name);
-        Ok(Node::new(name, host, home, self.control.endpoint(), self.binaries.clone(), &[]))
+        Ok(Node::new(name, host, home, self.server.clone(), self.binaries.clone(), &[]))
     }
 
     /// Makes a token with these flags.
@@ -154,7 +193,7 @@ impl Deployment {
         if cloned_disk {
             copy_directory(&of.home.join("state"), &home.join("state"))?;
         }
-        Ok(Node::new(&of.name, host, home, self.control.endpoint(), self.binaries.clone(), &[]))
+        Ok(Node::new(&of.name, host, home, self.server.clone(), self.binaries.clone(), &[]))
     }
 
     /// Runs lodenctl as admin on the control plane's host; answers its output.
@@ -180,7 +219,7 @@ impl Deployment {
     pub async fn run_lodenctl(&self, arguments: &[&str]) -> anyhow::Result<Output> {
         let mut command = Command::new(&self.binaries.lodenctl);
         command
-            .args(["--server", &self.control.endpoint()])
+            .args(["--server", &self.server])
             .arg("--identity")
             .arg(self.control.admin_identity())
             .args(arguments);

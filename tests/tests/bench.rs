@@ -10,7 +10,7 @@ use loden_tests::bench::{Bench, Report};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_loden-bench");
 
 /// Names that others rely on, by benchmark; there may be more.
-const AGREED: [(Bench, &[&str]); 6] = [
+const AGREED: [(Bench, &[&str]); 7] = [
     (
         Bench::Throughput,
         &[
@@ -95,6 +95,20 @@ const AGREED: [(Bench, &[&str]); 6] = [
         ],
     ),
     (Bench::Identity, &["join_to_first_peer", "joins_20", "revoke_p99", "revoke_last"]),
+    (
+        Bench::Chaos,
+        &[
+            "faults",
+            "acknowledged",
+            "lost",
+            "violations",
+            "processes_ended",
+            "pings_sent",
+            "pings_lost",
+            "converged",
+            "swarm_converged",
+        ],
+    ),
 ];
 
 #[test]

@@ -59,6 +59,24 @@ impl Scale {
         Duration::from_millis(if self.quick { 20 } else { 250 })
     }
 
+    /// Hosts with a real agent each.
+    #[must_use]
+    pub const fn hosts(&self) -> usize {
+        if self.quick { 3 } else { 32 }
+    }
+
+    /// Nodes that come and go beside them.
+    #[must_use]
+    pub const fn tenants(&self) -> u16 {
+        if self.quick { 12 } else { 64 }
+    }
+
+    /// How long things go wrong.
+    #[must_use]
+    pub const fn chaos(&self) -> Duration {
+        Duration::from_secs(if self.quick { 8 } else { 240 })
+    }
+
     /// `full` of something, or a hundredth of it.
     #[must_use]
     pub const fn count(&self, full: usize) -> usize {

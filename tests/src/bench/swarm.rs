@@ -32,7 +32,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use crate::deployment::Deployment;
-use crate::hosts::Process;
+use crate::hosts::{Host, Process};
 
 pub use program::run as run_program;
 
@@ -161,6 +161,20 @@ impl Swarm {
         kind: Kind,
         count: usize,
     ) -> anyhow::Result<Self> {
+        Self::start_on(&deployment.control.host, deployment, program, kind, count).await
+    }
+
+    /// As [`Self::start`], on another host; the members dial what the deployment's nodes dial.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on(
+        host: &Host,
+        deployment: &Deployment,
+        program: &Path,
+        kind: Kind,
+        count: usize,
+    ) -> anyhow::Result<Self> {
         let control = &deployment.control;
         let admin = Bundle::read(&control.admin_identity())?;
         let home = deployment.lab.directory().join("swarm");
@@ -175,14 +189,14 @@ impl Swarm {
         command
             .arg(SUBCOMMAND)
             .args(["--kind", &kind, "--count", &count.to_string()])
-            .args(["--server", &control.endpoint(), "--cluster", admin.id().cluster.as_str()])
+            .args(["--server", deployment.server(), "--cluster", admin.id().cluster.as_str()])
             .arg("--pki")
             .arg(control.state.join("pki"))
             .arg("--home")
             .arg(home)
             .arg("--orders")
             .arg(&socket);
-        let process = control.host.spawn("swarm", command)?;
+        let process = host.spawn("swarm", command)?;
         let accepted = tokio::select! {
             accepted = timeout(START, listener.accept()) => accepted,
             ended = process.wait_exit(START) => {

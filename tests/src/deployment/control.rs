@@ -1,6 +1,6 @@
-//! The control plane's process on its host.
+//! The process of a control plane, alone or one of several replicas, on its host.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -11,13 +11,13 @@ use hyper::StatusCode;
 use loden_transport::{ConnectOptions, Credentials, ServerAddress, connect};
 use tonic::transport::Channel;
 
-use super::{Binaries, Underlay, http, ready::ready};
+use super::{Binaries, http, ready::ready};
 use crate::hosts::{Host, Inside, Process, die_with_us};
 
 /// How long a start may take on a busy machine.
 const START: Duration = Duration::from_secs(30);
-/// The number of its host on the underlay.
-pub(super) const NUMBER: u8 = 1;
+/// How long an end may take: the clients are sent away first, over five seconds.
+const END: Duration = Duration::from_secs(30);
 /// The control plane's gRPC port.
 const PORT: u16 = 7443;
 /// The control plane's operations port.
@@ -34,9 +34,10 @@ pub struct ControlPlane {
     pub state: PathBuf,
     /// A file of the test's that its log goes to from its next start on, in place of the lab's.
     pub log: Option<PathBuf>,
-    underlay: Underlay,
+    ip: IpAddr,
     binaries: Binaries,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     /// Whether it was ever started.
     was_started: bool,
     /// Where its clients live; made with the first.
@@ -44,25 +45,30 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    pub(super) fn new(
-        host: Host,
-        underlay: Underlay,
-        state: PathBuf,
-        binaries: Binaries,
-        flags: &[&str],
-    ) -> Self {
+    pub(super) fn new(host: Host, ip: IpAddr, state: PathBuf, binaries: Binaries, flags: &[&str]) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         Self {
             process: None,
             host,
             state,
             log: None,
-            underlay,
+            ip,
             binaries,
             flags,
+            environment: Vec::new(),
             was_started: false,
             inside: OnceLock::new(),
         }
+    }
+
+    /// Gives the process other extra flags from its next start on.
+    pub(super) fn set_flags(&mut self, flags: Vec<String>) {
+        self.flags = flags;
+    }
+
+    /// Gives the process more of an environment from its next start on.
+    pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
+        self.environment = environment;
     }
 
     /// Starts the process and waits until it serves.
@@ -95,7 +101,8 @@ impl ControlPlane {
             .args(["--cluster", "demo"])
             .arg("--state-dir")
             .arg(&self.state)
-            .args(&self.flags);
+            .args(&self.flags)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         if !std::mem::replace(&mut self.was_started, true) {
             command.env("LODEN_SETTLE", "0s");
         }
@@ -110,6 +117,17 @@ impl ControlPlane {
     pub async fn kill9(&mut self) -> anyhow::Result<()> {
         let process = self.process.take().ok_or_else(|| anyhow!("the control plane does not run"))?;
         Ok(process.kill9().await?)
+    }
+
+    /// Ends the process as an operator would, and waits.
+    ///
+    /// # Errors
+    /// When it does not run or does not end within half a minute.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let process = self.process.take().ok_or_else(|| anyhow!("the control plane does not run"))?;
+        process.terminate()?;
+        process.wait_exit(END).await?;
+        Ok(())
     }
 
     /// Waits until `/readyz` says yes; answers what it said.
@@ -138,11 +156,11 @@ impl ControlPlane {
     /// Where gRPC is served.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.underlay.address(NUMBER).addr(), PORT)
+        SocketAddr::new(self.ip, PORT)
     }
 
     fn operations(&self) -> SocketAddr {
-        SocketAddr::new(self.underlay.address(NUMBER).addr(), OPERATIONS)
+        SocketAddr::new(self.ip, OPERATIONS)
     }
 
     /// The directory of the admin's certificate.

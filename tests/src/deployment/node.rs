@@ -33,6 +33,7 @@ pub struct Node {
     server: String,
     binaries: Binaries,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     store: Option<Store>,
 }
 
@@ -46,7 +47,22 @@ impl Node {
         flags: &[&str],
     ) -> Self {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { process: None, name: name.to_owned(), host, home, server, binaries, flags, store: None }
+        Self {
+            process: None,
+            name: name.to_owned(),
+            host,
+            home,
+            server,
+            binaries,
+            flags,
+            environment: Vec::new(),
+            store: None,
+        }
+    }
+
+    /// Gives the agent more of an environment from its next start on, where nothing else starts it.
+    pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
+        self.environment = environment;
     }
 
     /// Gives the agent other extra flags from its next start on.
@@ -112,7 +128,8 @@ impl Node {
             .args(["--operations", &SocketAddr::from(OPERATIONS).to_string()])
             .arg("--socket")
             .arg(self.socket())
-            .args(&self.flags);
+            .args(&self.flags)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -9,12 +9,15 @@ use loden_proto::v1::lease_service_client::LeaseServiceClient;
 use loden_proto::v1::node_service_client::NodeServiceClient;
 use loden_transport::Role;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::members::{self, Members};
 use super::sightings::{self, Sightings};
 
 /// How long everybody may take to see a change.
 const SEEN: Duration = Duration::from_secs(60);
+/// Before a call is made again.
+const AGAIN: Duration = Duration::from_millis(20);
 /// The driver's name.
 pub(super) const NAME: &str = "driver";
 /// The driver's number among the members: above all of them.
@@ -101,16 +104,30 @@ impl Driver {
         Ok(latencies)
     }
 
-    /// The next address.
+    /// The next address. Who serves may go meanwhile: to say it once more changes nothing.
     async fn move_on(&mut self) -> anyhow::Result<()> {
         self.change += 1;
+        let begin = Instant::now();
         let endpoint = members::endpoint(sightings::address(self.change), INDEX, &self.network)?;
         let request = v1::UpdateEndpointRequest {
             name: self.lease.name.clone(),
             epoch: self.lease.epoch,
             endpoint: Some((&endpoint).into()),
         };
-        self.lease = self.leases.update_endpoint(request).await?.into_inner();
-        Ok(())
+        loop {
+            match self.leases.update_endpoint(request.clone()).await {
+                Ok(lease) => {
+                    self.lease = lease.into_inner();
+                    return Ok(());
+                }
+                Err(status) if has_gone(&status) && begin.elapsed() < SEEN => tokio::time::sleep(AGAIN).await,
+                Err(status) => return Err(status.into()),
+            }
+        }
     }
+}
+
+/// Whether a call has no answer because the server, or the way to it, is gone.
+fn has_gone(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
 }
