@@ -111,10 +111,15 @@ impl Queue {
         if inner.waiting.len() >= MAX_QUEUED {
             return Err(CommitError::Busy);
         }
+        // The committer sleeps only while nothing waits, and whoever came first has woken it. A wake-up is a
+        // system call, whether anybody sleeps or not.
+        let first = inner.waiting.is_empty();
         inner.waiting.push_back((command, answer));
         drop(inner);
-        self.arrived.notify_one();
-        self.rung.notify_waiters();
+        if first {
+            self.arrived.notify_one();
+            self.rung.notify_waiters();
+        }
         Ok(outcome)
     }
 
@@ -340,6 +345,30 @@ mod tests {
         let mut published = false;
         assert!(!queue.settle(vec![Ok(Revision(1))], || published = true));
         assert!(!published);
+    }
+
+    #[test]
+    fn a_committer_that_sleeps_is_woken_by_whatever_comes_first() {
+        let queue = Queue::new();
+        std::thread::scope(|scope| {
+            let committer = scope.spawn(|| {
+                let mut taken = 0;
+                while let Some(group) = queue.take(limits(3, 100, 9)) {
+                    taken += group.len();
+                    assert!(queue.settle(group.iter().map(|_| Ok(Revision(1))).collect(), || ()));
+                }
+                taken
+            });
+            for _ in 0..1000 {
+                let mut outcomes: Vec<_> =
+                    ["a", "b", "c", "d"].map(|key| queue.push(command(key)).unwrap()).into();
+                // The last one is taken after all of the others: then it sleeps again.
+                let last = outcomes.pop().unwrap().blocking_recv().unwrap();
+                assert_eq!(last, Ok(Revision(1)));
+            }
+            queue.close();
+            assert_eq!(committer.join().unwrap(), 4000);
+        });
     }
 
     #[test]
