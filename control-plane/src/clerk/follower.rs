@@ -12,6 +12,9 @@ use crate::feed::Feeds;
 use crate::ledger::{Applied, Corrupt, Ledger, PeerChange};
 use crate::store::{Batch, Revision, Store};
 
+/// How many batches that are there together are applied before anybody is told: each telling wakes the desk.
+const TOLD_AT_ONCE: usize = 64;
+
 /// Follows the store until it is closed or cannot be followed.
 pub(super) async fn run<S: Store>(
     store: Arc<S>,
@@ -19,18 +22,21 @@ pub(super) async fn run<S: Store>(
     feeds: Feeds,
     reached: watch::Sender<Revision>,
 ) -> ClerkError {
-    let mut batches = pin!(store.follow(*reached.borrow()));
-    while let Some(batch) = batches.next().await {
-        let followed = batch.map_err(ClerkError::from).and_then(|batch| {
+    let mut groups = pin!(store.follow(*reached.borrow()).ready_chunks(TOLD_AT_ONCE));
+    while let Some(group) = groups.next().await {
+        let mut last = None;
+        let followed: Result<(), ClerkError> = group.into_iter().try_for_each(|batch| {
+            let batch = batch?;
             apply(&batch, &committed, &feeds)?;
-            Ok(batch.revision)
+            last = Some(batch.revision);
+            Ok(())
         });
-        match followed {
-            Ok(revision) => drop(reached.send_replace(revision)),
-            Err(error) => {
-                tracing::error!(%error, "the ledger no longer follows the store");
-                return error;
-            }
+        if let Some(last) = last {
+            reached.send_replace(last);
+        }
+        if let Err(error) = followed {
+            tracing::error!(%error, "the ledger no longer follows the store");
+            return error;
         }
     }
     ClerkError::Closed
