@@ -7,7 +7,7 @@
 //!  identity/<node>                token/<id>                   spent/<token>/<hash of a key>
 //! ```
 
-use std::fmt::{self, Display};
+use std::fmt::{self, Display, Write};
 
 use ipnet::IpNet;
 use loden_proto::model::{LeaseName, TokenId, Vni};
@@ -84,7 +84,23 @@ impl RecordKey {
             _ => return None,
         };
         // Two spellings of one name would be two records of one thing.
-        (parsed.to_string() == key).then_some(parsed)
+        Spelling(key).matches(&parsed).then_some(parsed)
+    }
+}
+
+/// What is left of a text while something is written that should be it: no copy is made to compare them.
+struct Spelling<'a>(&'a str);
+
+impl Spelling<'_> {
+    fn matches(mut self, written: &impl Display) -> bool {
+        write!(self, "{written}").is_ok() && self.0.is_empty()
+    }
+}
+
+impl Write for Spelling<'_> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.0 = self.0.strip_prefix(part).ok_or(fmt::Error)?;
+        Ok(())
     }
 }
 
@@ -158,6 +174,8 @@ mod tests {
             "vni/07",
             "lease/blue",
             "slot/blue/x",
+            "slot/blue/10.244.1.0/024",
+            "slot/blue/2001:db8:0:1:0::/64",
         ] {
             assert_eq!(RecordKey::parse(text), None, "{text}");
         }

@@ -26,7 +26,34 @@ pub(super) struct Draft {
 impl Draft {
     /// The record must be as it is now: of this revision, or absent.
     pub(super) fn guard(&mut self, key: &RecordKey, now: Option<Revision>) {
+        self.guard_key(key.key(), now);
+    }
+
+    /// Puts a record that is as it is now.
+    pub(super) fn put(&mut self, key: &RecordKey, record: &impl Serialize, now: Option<Revision>) {
         let key = key.key();
+        self.guard_key(key.clone(), now);
+        self.put_key(key, record);
+    }
+
+    /// Puts a record, whatever it is now: something else that is guarded decides over it.
+    pub(super) fn put_over(&mut self, key: &RecordKey, record: &impl Serialize) {
+        self.put_key(key.key(), record);
+    }
+
+    /// Deletes a record that is as it is now.
+    pub(super) fn delete(&mut self, key: &RecordKey, now: Revision) {
+        let key = key.key();
+        self.guard_key(key.clone(), Some(now));
+        self.delete_key(key);
+    }
+
+    /// Deletes a record, whatever it is now: something else that is guarded decides over it.
+    pub(super) fn delete_over(&mut self, key: &RecordKey) {
+        self.delete_key(key.key());
+    }
+
+    fn guard_key(&mut self, key: Key, now: Option<Revision>) {
         let guard = match now {
             Some(revision) => Guard::Unchanged { key: key.clone(), revision },
             None => Guard::Absent(key.clone()),
@@ -34,43 +61,29 @@ impl Draft {
         self.guards.insert(key, guard);
     }
 
-    /// Puts a record that is as it is now.
-    pub(super) fn put(&mut self, key: &RecordKey, record: &impl Serialize, now: Option<Revision>) {
-        self.guard(key, now);
-        self.put_over(key, record);
-    }
-
-    /// Puts a record, whatever it is now: something else that is guarded decides over it.
-    pub(super) fn put_over(&mut self, key: &RecordKey, record: &impl Serialize) {
-        let key = key.key();
+    fn put_key(&mut self, key: Key, record: &impl Serialize) {
         self.changes.insert(key.clone(), Change::Put { key, value: encode(record) });
     }
 
-    /// Deletes a record that is as it is now.
-    pub(super) fn delete(&mut self, key: &RecordKey, now: Revision) {
-        self.guard(key, Some(now));
-        self.delete_over(key);
-    }
-
-    /// Deletes a record, whatever it is now: something else that is guarded decides over it.
-    pub(super) fn delete_over(&mut self, key: &RecordKey) {
-        let key = key.key();
+    fn delete_key(&mut self, key: Key) {
         self.changes.insert(key.clone(), Change::Delete { key });
     }
 
     /// Changes the claim to a slot.
     pub(super) fn claim(&mut self, entry: &NetworkLedger, slot: IpNet, change: impl FnOnce(&mut SlotRecord)) {
-        let key = RecordKey::Slot(entry.network.id.clone(), slot);
+        let key = RecordKey::Slot(entry.network.id.clone(), slot).key();
         let claim = entry.slots.claim(slot);
-        let begun = self.claims.remove(&key.key()).or_else(|| Some(claim?.record.clone()));
+        let begun = self.claims.remove(&key).or_else(|| Some(claim?.record.clone()));
         let mut record = begun.unwrap_or_default();
         change(&mut record);
-        self.claims.insert(key.key(), record.clone());
         let now = claim.map(|claim| claim.revision);
-        match now {
-            Some(now) if record == SlotRecord::default() => self.delete(&key, now),
-            _ => self.put(&key, &record, now),
+        self.guard_key(key.clone(), now);
+        if now.is_some() && record == SlotRecord::default() {
+            self.delete_key(key.clone());
+        } else {
+            self.put_key(key.clone(), &record);
         }
+        self.claims.insert(key, record);
     }
 
     /// A node gives up a slot: it cools down until a time.
