@@ -20,7 +20,6 @@ mod times;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -126,13 +125,14 @@ where
             let task = Arc::clone(&this);
             let stop = stop.clone();
             this.tasks.spawn(async move {
-                // Who is still waiting when we stop is let go.
-                let admitted = async {
+                // Who is still waiting when we stop is let go. Boxed, so that what a handshake takes does not stay as
+                // long as the connection.
+                let admitted = Box::pin(stop.run_until_cancelled(async {
                     let (remote, place) = task.introduced(&mut tcp, remote, place).await?;
                     let (stream, client) = task.authenticate(tcp, remote, place).await?;
-                    Some((stream, client, remote))
-                };
-                if let Some(Some((stream, client, remote))) = stop.run_until_cancelled(admitted).await {
+                    Some((Box::new(stream), client, remote))
+                }));
+                if let Some(Some((stream, client, remote))) = admitted.await {
                     task.serve(stream, client, remote).await;
                 }
             });
@@ -228,6 +228,10 @@ where
         let hello = timeout(self.patience.handshake, Hello::of(tcp)).await.map_err(io::Error::from)??;
         let turn = timeout(self.patience.wait, place.turn()).await;
         let _turn = turn.map_err(|_| Unauthenticated::Waited)?;
+        // Where thousands come back at once, many have given up before their turn.
+        if hello.is_abandoned() {
+            return Err(Unauthenticated::Waited);
+        }
         let tls = self.tls.load_full();
         let accepted = timeout(self.patience.handshake, hello.accept(&tls)).await;
         let (stream, holder) = accepted.map_err(io::Error::from)??;
@@ -235,7 +239,9 @@ where
         Ok((stream, holder.map_or_else(|| Client::Joining(Source::from(remote.ip())), Client::Holder)))
     }
 
-    async fn serve(&self, stream: TlsStream<TcpStream>, client: Client, remote: SocketAddr) {
+    /// Serves a connection to its end. What is large is in a box of its own: a future keeps room for each of its
+    /// arguments beside what it makes of them, for as long as it lives.
+    async fn serve(&self, stream: Box<TlsStream<TcpStream>>, client: Client, remote: SocketAddr) {
         let link = self.registry.open(client, remote);
         self.metrics.connections_opened.inc();
         // From here on whoever shuts it out finds the link.
@@ -264,7 +270,7 @@ where
             .max_header_list_size(HEADERS)
             .max_concurrent_streams(STREAMS)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        let mut connection = pin!(connection);
+        let mut connection = Box::pin(connection);
         let joins = link.client.id().is_none();
         let mut times = Times::of(&self.patience, joins, rand::random(), Instant::now());
         let mut draining = false;

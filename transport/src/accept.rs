@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use loden_proto::model::RootHash;
@@ -18,6 +19,7 @@ use rustls::server::Acceptor;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
@@ -126,6 +128,17 @@ impl Hello {
     /// The connection was lost, or that is no ClientHello.
     pub async fn of(tcp: TcpStream) -> Result<Self, HandshakeError> {
         Ok(Self(LazyConfigAcceptor::new(Acceptor::default(), tcp).await?))
+    }
+
+    /// Whether the client has closed the connection meanwhile: what follows would be done in vain.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        match SockRef::from(&self.0.io).peek(&mut byte) {
+            Ok(count) => count == 0,
+            // It waits, as it should.
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
     }
 
     /// Does the server's part of the handshake, for as long as it takes. Answers who the client is; nobody yet, if it

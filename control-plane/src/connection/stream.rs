@@ -16,7 +16,7 @@ const PREFACE: usize = 24;
 
 /// A stream that is closed by a TCP reset when told so, and tells when the client's preface is there.
 pub(super) struct Watched {
-    stream: TlsStream<TcpStream>,
+    stream: Box<TlsStream<TcpStream>>,
     reset: Arc<AtomicBool>,
     /// Bytes of the preface that are still to come.
     missing: usize,
@@ -26,7 +26,7 @@ pub(super) struct Watched {
 impl Watched {
     /// `reset` makes its end a reset; `begun` is cancelled once a preface's bytes have come.
     pub(super) const fn new(
-        stream: TlsStream<TcpStream>,
+        stream: Box<TlsStream<TcpStream>>,
         reset: Arc<AtomicBool>,
         begun: CancellationToken,
     ) -> Self {

@@ -83,6 +83,25 @@ async fn refusal(server: &Running, client: &Bundle) -> String {
 }
 
 #[tokio::test]
+async fn a_client_that_has_gone_before_its_turn_is_seen_to_have() {
+    let authority = Authority::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dial = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let credentials = Credentials::fixed(&authority.bundle("node/node-7", &[])).unwrap();
+    let client =
+        tokio::spawn(async move { connect(&[dial], &credentials, &ConnectOptions::default()).await });
+    let hello = Hello::of(listener.accept().await.unwrap().0).await.unwrap();
+    assert!(!hello.is_abandoned(), "it waits");
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    let begin = tokio::time::Instant::now();
+    while !hello.is_abandoned() {
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
 async fn both_ends_know_each_other() {
     let authority = Authority::new();
     let mut server = serve(&authority.server(), false).await;
