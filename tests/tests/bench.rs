@@ -80,16 +80,20 @@ const AGREED: [(Bench, &[&str]); 7] = [
             "reopen_10k_later",
         ],
     ),
-    // The smoke run has 20 agents instead of 1,000.
+    // The smoke run has 40 followers instead of 10,000, and 20 agents instead of 1,000.
     (
         Bench::Fanout,
         &[
-            "join_20",
+            "join_40",
             "rss_per_stream",
-            "change_p99_20",
+            "change_p99_40",
+            "steady_cpu_20",
+            "steady_lag_p99_20",
             "applied_p99_20",
             "cpu_per_stream_us",
-            "reconnect_20",
+            "reconnect_40",
+            "join_agents_20",
+            "reconnect_agents_20",
             "entry_encodings",
             "snapshot_encodings_reconnect",
         ],

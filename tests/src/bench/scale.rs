@@ -6,21 +6,23 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Scale {
     quick: bool,
-    /// Agents of `fanout`.
+    /// Whole agents of `fanout`.
     pub agents: usize,
+    /// Followers of `fanout`, and watchers of etcd beside them.
+    pub followers: usize,
 }
 
 impl Scale {
     /// For figures.
     #[must_use]
     pub const fn full() -> Self {
-        Self { quick: false, agents: 1000 }
+        Self { quick: false, agents: 1000, followers: 10_000 }
     }
 
     /// To see that everything runs; the figures mean nothing.
     #[must_use]
     pub const fn quick() -> Self {
-        Self { quick: true, agents: 20 }
+        Self { quick: true, agents: 20, followers: 40 }
     }
 
     /// Runs of something that takes less than five seconds.
@@ -75,6 +77,31 @@ impl Scale {
     #[must_use]
     pub const fn chaos(&self) -> Duration {
         Duration::from_secs(if self.quick { 8 } else { 240 })
+    }
+
+    /// Changes that are each waited for.
+    #[must_use]
+    pub const fn changes(&self) -> usize {
+        if self.quick { 1 } else { 20 }
+    }
+
+    /// The pause before each of them: a server puts off what comes soon after a change that took it long to tell
+    /// everybody, by a second at most, and here none is to wait for another.
+    #[must_use]
+    pub const fn pause(&self) -> Duration {
+        Duration::from_millis(if self.quick { 100 } else { 1200 })
+    }
+
+    /// Changes that are not waited for.
+    #[must_use]
+    pub const fn steady_changes(&self) -> u16 {
+        if self.quick { 10 } else { 200 }
+    }
+
+    /// How long is waited after a storm until memory is looked at.
+    #[must_use]
+    pub const fn calm(&self) -> Duration {
+        Duration::from_millis(if self.quick { 0 } else { 3000 })
     }
 
     /// `full` of something, or a hundredth of it.

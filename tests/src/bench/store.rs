@@ -23,6 +23,7 @@ pub(super) async fn run(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Vec<Metr
         Metric::alone("durable_leases_sled_256", per_second, &leases.per_second)?,
         Metric::alone("lease_p99_sled_256", "ms", &leases.p99)?,
         Metric::alone("cpu_per_lease_sled_256", "CPU µs", &leases.cpu_micros)?,
+        Metric::alone("cpu_per_lease_client_256", "CPU µs", &leases.client_micros)?,
         Metric::against(
             "store_commits_sled_256",
             per_second,

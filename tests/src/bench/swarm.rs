@@ -5,17 +5,23 @@
 //!            ◀─ Answer ─────────────────── (this program again, on the control plane's host)
 //! ```
 //!
-//! A swarm is one of three: real agents on fake datapaths, bare followers that only read their
-//! watch, or callers that acquire leases. Its identities are issued in the swarm's memory by the
+//! A swarm is one of four: real agents on fake datapaths, bare followers that only read their
+//! watch, callers that acquire leases, or watchers of etcd. Its identities are issued in the swarm's memory by the
 //! control plane's own CA library. Times come from the swarm's clock alone.
 
 mod agents;
 mod callers;
+mod changes;
 mod driver;
+mod etcd_watchers;
+mod follower;
 mod followers;
+mod frame;
+mod lags;
 mod members;
 mod program;
 mod sightings;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,7 +38,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use crate::deployment::Deployment;
-use crate::hosts::{Host, Process};
+use crate::hosts::{Host, Namespace, Process};
 
 pub use program::run as run_program;
 
@@ -50,6 +56,8 @@ pub enum Kind {
     Followers,
     /// Clients that acquire leases
     Callers,
+    /// Watchers of one prefix of an etcd, for comparison
+    EtcdWatchers,
 }
 
 /// What a swarm's process is told on its command line.
@@ -96,6 +104,13 @@ pub enum Order {
         /// The pause before each.
         pause: Duration,
     },
+    /// One node's address changes every so often, so many times, whoever has seen it.
+    Steady {
+        /// How many times.
+        count: u16,
+        /// From one to the next.
+        period: Duration,
+    },
     /// One node is revoked, so many times, each once everybody has forgotten it; then it comes back.
     Revoke {
         /// How many times.
@@ -105,6 +120,13 @@ pub enum Order {
     Mark,
     /// Everybody has opened a stream since the mark, and has applied what it told.
     Rejoined,
+    /// As many peers as there are members are put where they will watch.
+    Fill {
+        /// The network: a prefix.
+        network: String,
+    },
+    /// Everybody connects: a handshake is not part of a call's cost.
+    Connect,
     /// So many leases are acquired by all members at once, in networks that exist.
     Acquire {
         /// The networks, by turns.
@@ -127,6 +149,27 @@ pub enum Answer {
         /// From the call that makes a change to each member's having it, in ms.
         latencies: Vec<f64>,
     },
+    /// The changes were made, and all have seen the last.
+    Lagged {
+        /// How long making them took.
+        seconds: f64,
+        /// How far behind half of all were at most, in ms: from the call that makes a change to each member's
+        /// having it or a later one.
+        p50: f64,
+        /// The same of 99 %.
+        p99: f64,
+    },
+    /// Everybody is back.
+    Rejoined {
+        /// How long it took.
+        seconds: f64,
+        /// How many watches began with a heartbeat: they had missed nothing.
+        heartbeats: usize,
+        /// How many began with anything else.
+        others: usize,
+        /// How many attempts had failed.
+        attempts: usize,
+    },
     /// The leases are acquired.
     Acquired {
         /// How long all of them took.
@@ -139,6 +182,17 @@ pub enum Answer {
         /// Why not.
         why: String,
     },
+}
+
+/// What a swarm's members are clients of.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Where it is served.
+    pub endpoint: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Directory of what identities are made of: for etcd, the watchers' own.
+    pub pki: PathBuf,
 }
 
 /// A running swarm. Dropping it ends it.
@@ -176,9 +230,26 @@ impl Swarm {
         count: usize,
     ) -> anyhow::Result<Self> {
         let control = &deployment.control;
-        let admin = Bundle::read(&control.admin_identity())?;
-        let home = deployment.lab.directory().join("swarm");
-        let socket = deployment.lab.directory().join("orders");
+        let server = Served {
+            endpoint: deployment.server().to_owned(),
+            cluster: Bundle::read(&control.admin_identity())?.id().cluster.to_string(),
+            pki: control.state.join("pki"),
+        };
+        Self::start_at(host, deployment.lab.directory(), &server, program, (kind, count)).await
+    }
+
+    /// The same for clients of any server, on any host; what they need is kept in `directory`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_at(
+        host: &Namespace,
+        directory: &Path,
+        server: &Served,
+        program: &Path,
+        (kind, count): (Kind, usize),
+    ) -> anyhow::Result<Self> {
+        let (home, socket) = (directory.join("swarm"), directory.join("orders"));
         // A swarm before this one has left its socket.
         if socket.exists() {
             std::fs::remove_file(&socket)?;
@@ -189,9 +260,9 @@ impl Swarm {
         command
             .arg(SUBCOMMAND)
             .args(["--kind", &kind, "--count", &count.to_string()])
-            .args(["--server", deployment.server(), "--cluster", admin.id().cluster.as_str()])
+            .args(["--server", &server.endpoint, "--cluster", &server.cluster])
             .arg("--pki")
-            .arg(control.state.join("pki"))
+            .arg(&server.pki)
             .arg("--home")
             .arg(home)
             .arg("--orders")

@@ -9,6 +9,11 @@ use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use loden_tests::bench::swarm::{self, SwarmArgs};
 use loden_tests::bench::{self, Bench, Machine, Report, Scale};
+use tikv_jemallocator::Jemalloc;
+
+/// As in the programs that are measured: a swarm takes its time from the same processors as the server.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Measures Loden on this machine, each thing beside what it is compared with.
 ///
@@ -28,9 +33,12 @@ struct Flags {
     /// Few short runs, to see that everything works; the figures mean nothing
     #[arg(long)]
     quick: bool,
-    /// Agents of `fanout`
+    /// Whole agents of `fanout`
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(2..=10_000))]
     agents: Option<u16>,
+    /// Followers of `fanout`, and watchers of etcd beside them
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(2..=15_000))]
+    followers: Option<u16>,
     /// Where to write the results
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
@@ -62,6 +70,9 @@ async fn measure(flags: Flags) -> anyhow::Result<ExitCode> {
     let mut scale = if flags.quick { Scale::quick() } else { Scale::full() };
     if let Some(agents) = flags.agents {
         scale.agents = agents.into();
+    }
+    if let Some(followers) = flags.followers {
+        scale.followers = followers.into();
     }
     let begin = Instant::now();
     let say = move |what: &str| {

@@ -29,7 +29,7 @@ pub async fn dial(control: &ControlPlane, identity: &Path) -> anyhow::Result<Tls
     let bundle = Bundle::read(identity)?;
     let tcp = control.host.connect(control.address()).await?;
     let name = ServerName::try_from(control_plane_name(&bundle.id().cluster))?;
-    Ok(TlsConnector::from(Arc::new(config(&bundle)?)).connect(name, tcp).await?)
+    Ok(TlsConnector::from(Arc::new(tls(&bundle)?)).connect(name, tcp).await?)
 }
 
 /// A call of `SERVICE/METHOD` with this body.
@@ -55,7 +55,8 @@ pub fn framed(message: &impl Message) -> Bytes {
     frame.freeze()
 }
 
-fn config(bundle: &Bundle) -> anyhow::Result<ClientConfig> {
+/// TLS as whoever the certificate names.
+pub(crate) fn tls(bundle: &Bundle) -> anyhow::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(bundle.ca_pem().as_bytes())?)?;
     let chain = vec![CertificateDer::from_pem_slice(bundle.certificate_pem().as_bytes())?];

@@ -13,11 +13,11 @@ mod leader;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use futures_util::future::join_all;
 
 use self::certificates::Certificates;
@@ -183,6 +183,21 @@ impl Etcd {
         self.addresses.get(index).copied().with_context(|| format!("etcd has no member {index}"))
     }
 
+    /// What a member's clients dial.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn endpoint(&self, index: usize) -> anyhow::Result<String> {
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        Ok(url(scheme, self.address(index)?, CLIENTS))
+    }
+
+    /// Where `ca.crt` is, and a client's `client.crt` and `client.key`, if clients have to speak TLS.
+    #[must_use]
+    pub fn certificates(&self) -> Option<&Path> {
+        self.certificates.as_ref().map(Certificates::directory)
+    }
+
     /// The place in the order of the member that leads.
     ///
     /// # Errors
@@ -228,14 +243,11 @@ impl Etcd {
     /// # Errors
     /// When it ends with another code than 0, as it does after two seconds without an answer.
     pub async fn etcdctl(&self, member: usize, arguments: &[&str]) -> anyhow::Result<String> {
-        let (Some(at), Some(address)) = (self.members.get(member), self.addresses.get(member)) else {
-            bail!("etcd has no member {member}");
-        };
-        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        let at = self.members.get(member).with_context(|| format!("etcd has no member {member}"))?;
         let mut command = Command::new("etcdctl");
         command
             .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &url(scheme, *address, CLIENTS)])
+            .args(["--endpoints", &self.endpoint(member)?])
             .args(["--dial-timeout", "1s", "--command-timeout", "2s"])
             .args(arguments);
         if let Some(certificates) = &self.certificates {

@@ -33,6 +33,8 @@ pub(super) struct Leases {
     pub(super) p99: Series,
     /// CPU time of the control plane per lease.
     pub(super) cpu_micros: Series,
+    /// CPU time of the callers per lease, which is taken from the same processors.
+    pub(super) client_micros: Series,
     pub(super) reopen: Series,
     /// After many more commits.
     pub(super) reopen_later: Series,
@@ -51,12 +53,14 @@ pub(super) async fn measure(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Leas
         }
         let server = deployment.control.process.as_ref().context("the control plane runs")?.pid();
         let mut swarm = Swarm::start(&deployment, &program, Kind::Callers, callers).await?;
-        let cpu = process_time(server)?;
+        swarm.order(&Order::Connect, LIMIT).await?;
+        let (cpu, client) = (process_time(server)?, process_time(swarm.pid())?);
         let order = Order::Acquire { networks: names.clone(), leases };
         let Answer::Acquired { seconds, latencies } = swarm.order(&order, LIMIT).await? else {
             bail!("the swarm has answered something else");
         };
         let cpu = process_time(server)?.saturating_sub(cpu);
+        let client = process_time(swarm.pid())?.saturating_sub(client);
         drop(swarm);
         let process = deployment.control.process.take().context("the control plane runs")?;
         process.terminate()?;
@@ -65,6 +69,7 @@ pub(super) async fn measure(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Leas
         let now = reopen(&store, leases).await?;
         commit(&store, more).await?;
         let later = reopen(&store, leases).await?;
+        let micros = |time: Duration| time.as_secs_f64() * 1e6 / leases as f64;
         let (per_second, p99) = (leases as f64 / seconds, quantile(&latencies, 0.99).unwrap_or_default());
         say(&format!(
             "run {} of {}: {per_second:.0} leases/s, p99 {p99:.1} ms; opened again in {now:.0} ms, \
@@ -74,7 +79,8 @@ pub(super) async fn measure(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Leas
         ));
         all.per_second.push(per_second);
         all.p99.push(p99);
-        all.cpu_micros.push(cpu.as_secs_f64() * 1e6 / leases as f64);
+        all.cpu_micros.push(micros(cpu));
+        all.client_micros.push(micros(client));
         all.reopen.push(now);
         all.reopen_later.push(later);
     }

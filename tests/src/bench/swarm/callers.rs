@@ -9,20 +9,28 @@ use loden_proto::v1;
 use loden_proto::v1::lease_service_client::LeaseServiceClient;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
 
 use super::Answer;
 use super::members::{self, Members};
+use super::wire::{self, Wire};
 
 /// One node each, connected.
 pub(super) struct Callers {
-    clients: Vec<LeaseServiceClient<Channel>>,
+    clients: Vec<LeaseServiceClient<Wire>>,
 }
 
 impl Callers {
-    pub(super) fn connect(members: &Members, count: u16) -> anyhow::Result<Self> {
-        let one = |index| Ok(LeaseServiceClient::new(members.connect(&members::name(index)?)?));
-        Ok(Self { clients: (0..count).map(one).collect::<anyhow::Result<_>>()? })
+    pub(super) async fn connect(members: &Members, count: u16) -> anyhow::Result<Self> {
+        let mut clients = Vec::new();
+        for index in 0..count {
+            let mut client = LeaseServiceClient::with_origin(
+                members.dialler(&members::name(index)?)?.dial().await?,
+                wire::origin(),
+            );
+            warm_up(&mut client).await?;
+            clients.push(client);
+        }
+        Ok(Self { clients })
     }
 
     /// Acquires `leases` leases in these networks, one in flight per caller. A node has one lease
@@ -39,9 +47,7 @@ impl Callers {
             // The first callers have one more where it does not come out even.
             let share = leases / callers + usize::from(usize::from(index) < leases % callers);
             tasks.spawn(async move {
-                let ready = warm_up(&mut client).await;
                 start.wait().await;
-                ready?;
                 let mut latencies = Vec::with_capacity(share);
                 for network in networks.iter().take(share) {
                     let begin = Instant::now();
@@ -64,8 +70,8 @@ impl Callers {
     }
 }
 
-/// Connects: a handshake is not part of a lease's cost.
-async fn warm_up(client: &mut LeaseServiceClient<Channel>) -> anyhow::Result<()> {
+/// One call, so that whatever is made once is there.
+async fn warm_up(client: &mut LeaseServiceClient<Wire>) -> anyhow::Result<()> {
     let name = "networks/none/leases/none".to_owned();
     match client.get_lease(v1::GetLeaseRequest { name }).await {
         // A node may not look at others' leases; that it was told so proves the connection.
@@ -78,7 +84,7 @@ async fn warm_up(client: &mut LeaseServiceClient<Channel>) -> anyhow::Result<()>
 }
 
 async fn acquire(
-    client: &mut LeaseServiceClient<Channel>,
+    client: &mut LeaseServiceClient<Wire>,
     index: u16,
     network: &NetworkId,
 ) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use loden_transport::Role;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use super::changes::Mover;
 use super::members::{self, Members};
 use super::sightings::{self, Sightings};
 
@@ -57,27 +58,6 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Makes changes one after the other, each once all `count` members have seen the last;
-    /// answers what each took to reach each member, in ms. The clock starts before the call
-    /// that makes the change, so the commit itself is in it.
-    pub(super) async fn changes(
-        &mut self,
-        sightings: &Arc<Sightings>,
-        members: usize,
-        (count, pause): (u16, Duration),
-    ) -> anyhow::Result<Vec<f64>> {
-        let mut latencies = Vec::new();
-        for _ in 0..count {
-            tokio::time::sleep(pause).await;
-            sightings.expect(self.change + 1, members);
-            let begin = Instant::now();
-            self.move_on().await?;
-            let seen = sightings.all(SEEN).await?;
-            latencies.extend(seen.into_iter().map(|at| (at - begin).as_secs_f64() * 1e3));
-        }
-        Ok(latencies)
-    }
-
     /// Is revoked so many times, and comes back each time once all `count` members have forgotten it; answers how
     /// long after the call that revokes it each of them had, in ms.
     pub(super) async fn revocations(
@@ -102,6 +82,12 @@ impl Driver {
             sightings.all(SEEN).await?;
         }
         Ok(latencies)
+    }
+}
+
+impl Mover for Driver {
+    fn change(&self) -> u16 {
+        self.change
     }
 
     /// The next address. Who serves may go meanwhile: to say it once more changes nothing.

@@ -1,169 +1,176 @@
-//! Clients that hold a lease and read their watch, and do nothing else: what they measure is
-//! the server and the wire.
+//! Clients that do what an agent does towards the server and nothing else: hold a lease, read their watch, report,
+//! and come back. What they measure is the server and the wire.
 
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use loden_proto::names::{self, NetworkId, NodeId};
-use loden_proto::v1;
-use loden_proto::v1::lease_service_client::LeaseServiceClient;
-use loden_proto::v1::peer_service_client::PeerServiceClient;
-use loden_proto::v1::watch_peers_response::Update;
-use tokio::sync::watch;
+use anyhow::{Context, bail, ensure};
+use loden_proto::names::NetworkId;
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
+use tokio::time::{Instant, sleep};
 
+use super::Answer;
+use super::follower::Follower;
+use super::frame::Kind;
 use super::members::{self, Members};
-use super::sightings::{self, Sightings};
+use super::sightings::Sightings;
 
-/// How long everybody may take to join.
+/// How long everybody may take to join, or to come back.
 const JOIN: Duration = Duration::from_secs(900);
+/// How often is looked whether everybody is there.
+const LOOK: Duration = Duration::from_millis(20);
 
-/// Followers with identities and connections, not started.
-pub(super) struct Prepared(Vec<(u16, NodeId, Channel)>);
+/// Followers with identities, not started.
+pub(super) struct Prepared(Vec<Follower>, Arc<Board>);
 
 /// Followers that follow.
 pub(super) struct Followers {
+    board: Arc<Board>,
     sightings: Arc<Sightings>,
-    /// Why the first one ended that did.
-    ended: watch::Receiver<Option<String>>,
     _tasks: JoinSet<()>,
 }
 
-impl Followers {
-    pub(super) fn prepare(members: &Members, count: u16) -> anyhow::Result<Prepared> {
-        let one = |index| {
-            let node = members::name(index)?;
-            let channel = members.connect(&node)?;
-            Ok((index, node, channel))
-        };
-        Ok(Prepared((0..count).map(one).collect::<anyhow::Result<_>>()?))
+/// Where all followers stand.
+#[derive(Debug)]
+pub(super) struct Board {
+    /// How many know everybody else.
+    whole: AtomicUsize,
+    /// How many watches each has opened that said something.
+    opened: Vec<AtomicU32>,
+    /// What a watch said first, by kind, since the last mark.
+    first: [AtomicUsize; 3],
+    /// Connections and watches that did not begin or have ended, since the last mark.
+    failed: AtomicUsize,
+    /// Why one of them was, whichever came last.
+    why: std::sync::Mutex<String>,
+}
+
+impl Board {
+    fn new(count: u16) -> Arc<Self> {
+        Arc::new(Self {
+            whole: AtomicUsize::new(0),
+            opened: (0..count).map(|_| AtomicU32::new(0)).collect(),
+            first: Default::default(),
+            failed: AtomicUsize::new(0),
+            why: std::sync::Mutex::default(),
+        })
     }
 
-    pub(super) fn check(&self) -> anyhow::Result<()> {
-        match &*self.ended.borrow() {
-            Some(why) => bail!("{why}"),
-            None => Ok(()),
+    /// A follower has come to know everybody, or no longer does.
+    pub(super) fn whole(&self, is_whole: bool) {
+        if is_whole {
+            self.whole.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.whole.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// A follower's new watch has said its first.
+    pub(super) fn opened(&self, member: u16, first: Kind) {
+        self.first[first as usize].fetch_add(1, Ordering::Relaxed);
+        self.opened[usize::from(member)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A follower has to try again.
+    pub(super) fn failed(&self, why: &anyhow::Error) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        *self.why.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = format!("{why:#}");
+    }
+
+    fn opened_by_each(&self) -> Vec<u32> {
+        self.opened.iter().map(|opened| opened.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Waits until something holds for so many.
+    async fn wait(&self, all: usize, what: &str, count: impl Fn(&Self) -> usize) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        loop {
+            let there = count(self);
+            if there == all {
+                return Ok(());
+            }
+            if begin.elapsed() > JOIN {
+                let why = self.why.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+                let failed = self.failed.load(Ordering::Relaxed);
+                bail!(
+                    "{there} of {all} have {what} within {JOIN:?}; {failed} attempts failed, the last: {why}"
+                );
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+impl Followers {
+    pub(super) fn prepare(
+        members: &Members,
+        network: &NetworkId,
+        sightings: &Arc<Sightings>,
+        count: u16,
+    ) -> anyhow::Result<Prepared> {
+        let board = Board::new(count);
+        let one = |index| {
+            let dialler = members.dialler(&members::name(index)?)?;
+            let (board, sightings) = (Arc::clone(&board), Arc::clone(sightings));
+            Ok(Follower::new((index, count), dialler, network.clone(), sightings, board))
+        };
+        Ok(Prepared((0..count).map(one).collect::<anyhow::Result<_>>()?, Arc::clone(&board)))
     }
 
     pub(super) fn sightings(&self) -> Arc<Sightings> {
         Arc::clone(&self.sightings)
     }
+
+    /// An error when somebody has fallen out since the mark.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        let failed = self.board.failed.load(Ordering::Relaxed);
+        let why = self.board.why.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        ensure!(failed == 0, "{failed} watches were lost, the last: {why}");
+        Ok(())
+    }
+
+    /// Remembers how many watches each has opened, and forgets what they have said first.
+    pub(super) fn mark(&self) -> Vec<u32> {
+        self.board.failed.store(0, Ordering::Relaxed);
+        for first in &self.board.first {
+            first.store(0, Ordering::Relaxed);
+        }
+        self.board.opened_by_each()
+    }
+
+    /// Waits until each has opened a watch since the mark that has said something; answers what they have said.
+    pub(super) async fn rejoined(&self, marked: &[u32]) -> anyhow::Result<Answer> {
+        let begin = Instant::now();
+        let again = |board: &Board| {
+            let now = board.opened_by_each();
+            now.iter().zip(marked).filter(|(now, before)| now > before).count()
+        };
+        self.board.wait(marked.len(), "opened a watch again", again).await?;
+        let first = |kind: Kind| self.board.first[kind as usize].load(Ordering::Relaxed);
+        let answer = Answer::Rejoined {
+            seconds: begin.elapsed().as_secs_f64(),
+            heartbeats: first(Kind::Heartbeat),
+            others: first(Kind::Snapshot) + first(Kind::Delta),
+            attempts: self.board.failed.load(Ordering::Relaxed),
+        };
+        self.board.failed.store(0, Ordering::Relaxed);
+        Ok(answer)
+    }
 }
 
 impl Prepared {
     /// Everybody acquires and watches at once; done when everybody knows everybody else.
-    pub(super) async fn start(
-        self,
-        network: &NetworkId,
-        sightings: &Arc<Sightings>,
-    ) -> anyhow::Result<Followers> {
-        // The others and the driver.
-        let everybody = self.0.len();
-        let (tell, ended) = watch::channel(None);
+    pub(super) async fn start(self, sightings: &Arc<Sightings>) -> anyhow::Result<Followers> {
+        let Self(followers, board) = self;
+        let everybody = followers.len();
         let mut tasks = JoinSet::new();
-        let mut known = Vec::new();
-        for (index, node, channel) in self.0 {
-            let (peers, knows) = watch::channel(0);
-            known.push(knows);
-            let follower =
-                Follower { index, network: network.clone(), sightings: Arc::clone(sightings), peers };
-            let tell = tell.clone();
-            tasks.spawn(async move {
-                let Err(error) = follower.follow(channel).await;
-                tell.send_if_modified(|ended| {
-                    let first = ended.is_none();
-                    ended.get_or_insert_with(|| format!("{node}: {error:#}"));
-                    first
-                });
-            });
+        for follower in followers {
+            tasks.spawn(follower.run());
         }
-        let mut followers = Followers { sightings: Arc::clone(sightings), ended, _tasks: tasks };
-        let all = async {
-            for knows in &mut known {
-                knows.wait_for(|peers| *peers == everybody).await.map_err(|_| anyhow!("one has ended"))?;
-            }
-            anyhow::Ok(())
-        };
-        let mut watched = followers.ended.clone();
-        let joined = tokio::select! {
-            joined = tokio::time::timeout(JOIN, all) => joined,
-            _ = watched.wait_for(Option::is_some) => Ok(Err(anyhow!("one has ended"))),
-        };
-        followers.ended.mark_unchanged();
-        followers.check()?;
-        joined.map_err(|_| anyhow!("not everybody knew everybody within {JOIN:?}"))??;
-        Ok(followers)
-    }
-}
-
-struct Follower {
-    index: u16,
-    network: NetworkId,
-    sightings: Arc<Sightings>,
-    /// How many peers it knows.
-    peers: watch::Sender<usize>,
-}
-
-impl Follower {
-    /// Never ends but by an error.
-    async fn follow(self, channel: Channel) -> anyhow::Result<std::convert::Infallible> {
-        let (network, instance_id) = (names::network(&self.network), format!("{:032x}", self.index));
-        let mut leases = LeaseServiceClient::new(channel.clone());
-        let address = members::underlay(self.index);
-        let bare = v1::Endpoint { address_v4: address.to_string(), ..Default::default() };
-        let request = v1::AcquireLeaseRequest {
-            boot_id: String::new(),
-            underlay_prefixes: Vec::new(),
-            network: network.clone(),
-            instance_id: instance_id.clone(),
-            claim: Vec::new(),
-            endpoint: Some(bare),
-        };
-        let answer = leases.acquire_lease(request).await.context("acquire")?.into_inner();
-        let lease = answer.lease.unwrap_or_default();
-        let endpoint = members::endpoint(address, self.index, &answer.network.unwrap_or_default())?;
-        let request = v1::UpdateEndpointRequest {
-            name: lease.name,
-            epoch: lease.epoch,
-            endpoint: Some((&endpoint).into()),
-        };
-        leases.update_endpoint(request).await.context("update the endpoint")?;
-        let mut watches = PeerServiceClient::new(channel);
-        let request = v1::WatchPeersRequest {
-            boot_id: String::new(),
-            network,
-            resume_token: Vec::new(),
-            instance_id,
-            seen_token: Vec::new(),
-        };
-        let mut watch = watches.watch_peers(request).await.context("watch")?.into_inner();
-        let mut peers = std::collections::HashSet::new();
-        loop {
-            let message = watch.message().await?.context("the server closed the watch")?;
-            let (upserts, removed) = match message.update {
-                Some(Update::Snapshot(page)) => (page.peers, Vec::new()),
-                Some(Update::Delta(delta)) => (delta.upserts, delta.removed),
-                Some(Update::Heartbeat(_)) | None => continue,
-            };
-            for peer in upserts {
-                self.look(&peer);
-                peers.insert(peer.node);
-            }
-            for node in removed {
-                peers.remove(&node);
-            }
-            self.peers.send_if_modified(|known| std::mem::replace(known, peers.len()) != peers.len());
-        }
-    }
-
-    fn look(&self, peer: &v1::Peer) {
-        let address = peer.endpoint.as_ref().and_then(|endpoint| endpoint.address_v4.parse::<IpAddr>().ok());
-        if let Some(change) = address.and_then(sightings::change) {
-            self.sightings.saw(self.index, change);
-        }
+        let whole = |board: &Board| board.whole.load(Ordering::Relaxed);
+        board.wait(everybody, "come to know everybody", whole).await.context("join")?;
+        board.failed.store(0, Ordering::Relaxed);
+        Ok(Followers { board, sightings: Arc::clone(sightings), _tasks: tasks })
     }
 }

@@ -12,6 +12,8 @@ use loden_proto::v1;
 use loden_transport::{Bundle, ConnectOptions, Credentials, Role, ServerAddress, connect_lazy};
 use tonic::transport::Channel;
 
+use super::wire::Dialler;
+
 /// How long an identity of a swarm lives.
 const VALIDITY: Duration = Duration::from_secs(24 * 3600);
 
@@ -33,7 +35,13 @@ impl Members {
         self.connect_as(Role::Node(node.clone()), 0)
     }
 
-    /// The same for anybody, with an identity epoch.
+    /// What a node needs to connect by itself.
+    pub(super) fn dialler(&self, node: &NodeId) -> anyhow::Result<Dialler> {
+        let [server] = &self.server;
+        Dialler::new(&issue(&self.pki.authority(), Role::Node(node.clone()), 0)?, server)
+    }
+
+    /// A connection for anybody, with an identity epoch.
     pub(super) fn connect_as(&self, role: Role, epoch: u32) -> anyhow::Result<Channel> {
         let bundle = issue(&self.pki.authority(), role, epoch)?;
         let credentials = Credentials::fixed(&bundle)?;
@@ -48,6 +56,11 @@ fn issue(authority: &Authority, role: Role, epoch: u32) -> anyhow::Result<Bundle
 /// The name of a member.
 pub(super) fn name(index: u16) -> anyhow::Result<NodeId> {
     Ok(format!("node-{index:05}").parse()?)
+}
+
+/// Which member has a name.
+pub(super) fn index(name: &[u8]) -> Option<u16> {
+    std::str::from_utf8(name.strip_prefix(b"node-")?).ok()?.parse().ok()
 }
 
 /// The underlay address of a member, in 198.18.0.0/16 (for benchmarks, RFC 2544).

@@ -10,7 +10,9 @@ use tokio::net::UnixStream;
 
 use super::agents::Agents;
 use super::callers::Callers;
+use super::changes;
 use super::driver::Driver;
+use super::etcd_watchers::EtcdWatchers;
 use super::followers::Followers;
 use super::members::Members;
 use super::sightings::Sightings;
@@ -24,10 +26,17 @@ pub async fn run(args: SwarmArgs) -> anyhow::Result<()> {
     let stream = UnixStream::connect(&args.orders).await.context("could not connect to who gives orders")?;
     let (orders, mut answers) = stream.into_split();
     let mut orders = BufReader::new(orders).lines();
-    let mut program = Program::new(args)?;
+    let mut program = match args.kind {
+        Kind::EtcdWatchers => Either::Etcd(EtcdWatchers::new(args)),
+        _ => Either::Ours(Program::new(args)?),
+    };
     while let Some(order) = orders.next_line().await? {
         let order = serde_json::from_str(&order).context("an order cannot be read")?;
-        let answer = match program.obey(order).await {
+        let done = match &mut program {
+            Either::Ours(program) => program.obey(order).await,
+            Either::Etcd(watchers) => watchers.obey(order).await,
+        };
+        let answer = match done {
             Ok(answer) => answer,
             Err(error) => Answer::Failed { why: format!("{error:#}") },
         };
@@ -36,12 +45,21 @@ pub async fn run(args: SwarmArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whose clients the members are.
+#[expect(clippy::large_enum_variant, reason = "there is one")]
+enum Either {
+    Ours(Program),
+    Etcd(EtcdWatchers),
+}
+
 struct Program {
     args: SwarmArgs,
     members: Members,
     sightings: Arc<Sightings>,
     joined: Option<(Crowd, Driver)>,
     callers: Option<Callers>,
+    /// Watches that each follower had opened at the mark.
+    marked: Vec<u32>,
 }
 
 /// Those who watch.
@@ -53,7 +71,7 @@ enum Crowd {
 impl Program {
     fn new(args: SwarmArgs) -> anyhow::Result<Self> {
         let members = Members::of(&args.pki, &args.cluster, &args.server)?;
-        Ok(Self { args, members, sightings: Arc::default(), joined: None, callers: None })
+        Ok(Self { args, members, sightings: Arc::default(), joined: None, callers: None, marked: Vec::new() })
     }
 
     async fn obey(&mut self, order: Order) -> anyhow::Result<Answer> {
@@ -63,9 +81,13 @@ impl Program {
                 let members = self.args.count.into();
                 let (crowd, driver) = self.joined()?;
                 crowd.check()?;
-                let sightings = crowd.sightings();
-                let latencies = driver.changes(&sightings, members, (count, pause)).await?;
-                Ok(Answer::Changed { latencies })
+                changes::one_by_one(driver, &crowd.sightings(), members, (count, pause)).await
+            }
+            Order::Steady { count, period } => {
+                let members = self.args.count.into();
+                let (crowd, driver) = self.joined()?;
+                crowd.check()?;
+                changes::steadily(driver, &crowd.sightings(), members, (count, period)).await
             }
             Order::Revoke { count } => {
                 let Self { args, members, joined, .. } = self;
@@ -76,19 +98,30 @@ impl Program {
                 Ok(Answer::Changed { latencies })
             }
             Order::Mark => {
-                self.agents()?.mark();
+                match &mut self.joined {
+                    Some((Crowd::Agents(agents), _)) => agents.mark(),
+                    Some((Crowd::Followers(followers), _)) => self.marked = followers.mark(),
+                    None => bail!("nobody has joined"),
+                }
                 Ok(Answer::Done { seconds: 0.0 })
             }
             Order::Rejoined => {
                 let begin = Instant::now();
-                self.agents()?.rejoined().await?;
+                match &mut self.joined {
+                    Some((Crowd::Agents(agents), _)) => agents.rejoined().await?,
+                    Some((Crowd::Followers(followers), _)) => return followers.rejoined(&self.marked).await,
+                    None => bail!("nobody has joined"),
+                }
+                Ok(done(begin))
+            }
+            Order::Fill { .. } => bail!("the members fill it themselves"),
+            Order::Connect => {
+                let begin = Instant::now();
+                self.callers = Some(Callers::connect(&self.members, self.args.count).await?);
                 Ok(done(begin))
             }
             Order::Acquire { networks, leases } => {
-                if self.callers.is_none() {
-                    self.callers = Some(Callers::connect(&self.members, self.args.count)?);
-                }
-                let callers = self.callers.as_ref().context("there are callers")?;
+                let callers = self.callers.as_ref().context("nobody has connected")?;
                 callers.acquire(&networks, leases).await
             }
         }
@@ -110,11 +143,11 @@ impl Program {
                 (Crowd::Agents(agents), begin)
             }
             Kind::Followers => {
-                let followers = Followers::prepare(members, count)?;
+                let followers = Followers::prepare(members, &network, sightings, count)?;
                 let begin = Instant::now();
-                (Crowd::Followers(followers.start(&network, sightings).await?), begin)
+                (Crowd::Followers(followers.start(sightings).await?), begin)
             }
-            Kind::Callers => bail!("callers do not watch"),
+            Kind::Callers | Kind::EtcdWatchers => bail!("they do not watch a control plane"),
         };
         self.joined = Some((crowd, driver));
         Ok(done(begin))
@@ -123,13 +156,6 @@ impl Program {
     fn joined(&mut self) -> anyhow::Result<(&Crowd, &mut Driver)> {
         let (crowd, driver) = self.joined.as_mut().ok_or_else(|| anyhow!("nobody has joined"))?;
         Ok((crowd, driver))
-    }
-
-    fn agents(&mut self) -> anyhow::Result<&mut Agents> {
-        match &mut self.joined {
-            Some((Crowd::Agents(agents), _)) => Ok(agents),
-            _ => bail!("there are no agents"),
-        }
     }
 }
 

@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use tokio::sync::Notify;
+
+use super::lags::Lags;
 
 /// The change that is no address: the driver is gone.
 pub(super) const GONE: u16 = u16::MAX;
@@ -36,6 +38,8 @@ pub(super) fn change(address: IpAddr) -> Option<u16> {
 pub(super) struct Sightings {
     expected: Mutex<Option<Expected>>,
     complete: Notify,
+    /// While changes come faster than each is waited for.
+    lags: RwLock<Option<Arc<Lags>>>,
 }
 
 #[derive(Debug)]
@@ -51,8 +55,16 @@ impl Sightings {
         *self.expected() = Some(Expected { change, members, seen: BTreeMap::new() });
     }
 
+    /// From now on, or no longer, it is noted how far everybody is behind.
+    pub(super) fn keep_lags(&self, lags: Option<Arc<Lags>>) {
+        *self.lags.write().unwrap_or_else(PoisonError::into_inner) = lags;
+    }
+
     /// A member has it, now. Only the first time counts.
     pub(super) fn saw(&self, member: u16, change: u16) {
+        if let Some(lags) = &*self.lags.read().unwrap_or_else(PoisonError::into_inner) {
+            return lags.saw(member, change);
+        }
         let now = Instant::now();
         if let Some(expected) = self.expected().as_mut().filter(|expected| expected.change == change) {
             expected.seen.entry(member).or_insert(now);

@@ -14,6 +14,7 @@ use rcgen::{
 /// Files of a CA, of the members and of a client.
 #[derive(Debug)]
 pub(super) struct Certificates {
+    directory: PathBuf,
     ca: PathBuf,
     server: [PathBuf; 2],
     client: [PathBuf; 2],
@@ -43,7 +44,13 @@ impl Certificates {
             ])
         };
         let (server, client) = (leaf("member", addresses)?, leaf("client", &[])?);
-        Ok(Self { ca: write(directory, "ca.crt", &issuer.pem())?, server, client })
+        let ca = write(directory, "ca.crt", &issuer.pem())?;
+        Ok(Self { directory: directory.to_owned(), ca, server, client })
+    }
+
+    /// Where they are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// For a member.
