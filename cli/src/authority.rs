@@ -28,13 +28,13 @@ pub(crate) enum Verb {
     ///
     /// What was begun is gone on with. The CA of before stays trusted until `ca retire`.
     Rotate {
-        /// Go on though nodes are behind
+        /// Go on though nodes are behind, or a control plane does not say which
         #[arg(long)]
         force: bool,
     },
     /// Trusts the CA of before no more; who has a certificate of it only has to join again
     Retire {
-        /// Also while nodes that are away may have such certificates
+        /// Also while nodes that are away, or with a control plane that does not answer, may have such certificates
         #[arg(long)]
         force: bool,
     },
@@ -79,12 +79,13 @@ async fn step(connection: &Connection, step: RotationStep, force: bool) -> Resul
     Ok(connection.identities().rotate_authority(request).await?.into_inner())
 }
 
-/// Waits until all nodes that are connected have a certificate of the present generation, and tells for whom.
+/// Waits until all nodes that are connected have a certificate of the present generation, and tells for whom. A
+/// replica that does not say which nodes it has is waited for as well.
 async fn all_current(connection: &Connection) -> Result<v1::Authority, Failure> {
     let mut told = String::new();
     loop {
         let authority = connection.identities().get_authority(v1::GetAuthorityRequest {}).await?.into_inner();
-        if authority.nodes_behind.is_empty() {
+        if authority.nodes_behind.is_empty() && authority.replicas_unasked.is_empty() {
             return Ok(authority);
         }
         let progress = progress(authority);
@@ -99,7 +100,11 @@ async fn all_current(connection: &Connection) -> Result<v1::Authority, Failure> 
 /// How far a step is.
 fn progress(authority: v1::Authority) -> String {
     let view = AuthorityView::from(authority);
-    format!("{}: {} nodes are there; waiting for {}", view.phase, view.nodes_current, view.behind(NAMED))
+    let unasked = view.replicas_unasked.iter().map(|replica| format!("an answer of {replica}"));
+    let awaited: Vec<_> =
+        [view.behind(NAMED)].into_iter().filter(|text| !text.is_empty()).chain(unasked).collect();
+    let (phase, current) = (&view.phase, view.nodes_current);
+    format!("{phase}: {current} nodes are there; waiting for {}", awaited.join(" and "))
 }
 
 /// The CAs as shown.
@@ -112,6 +117,8 @@ struct AuthorityView {
     nodes_behind: Vec<String>,
     /// How many more there are.
     nodes_behind_left_out: u32,
+    /// Who did not say which nodes it has.
+    replicas_unasked: Vec<String>,
     /// By when no certificate of the CA of before is good any more.
     retire_time: Option<String>,
 }
@@ -139,6 +146,7 @@ impl From<v1::Authority> for AuthorityView {
             nodes_current: wire.nodes_current,
             nodes_behind: wire.nodes_behind.iter().map(|node| network::short(node)).collect(),
             nodes_behind_left_out: wire.nodes_behind_left_out,
+            replicas_unasked: wire.replicas_unasked,
             retire_time: age::rfc3339(wire.retire_time.as_ref()),
         }
     }
@@ -163,7 +171,7 @@ impl View for AuthorityView {
                 age::relative(root.expires.as_ref(), now),
                 role(index).to_owned(),
                 of_all(self.nodes_current.to_string()),
-                of_all(or_dash(self.behind(usize::MAX))),
+                of_all(or_dash(self.behind_and_unknown())),
                 of_all(or_dash(self.retire_time.clone().unwrap_or_default())),
             ]
         };
@@ -181,6 +189,15 @@ impl AuthorityView {
             text.push_str(&format!(" and {more} more"));
         }
         text
+    }
+
+    /// All by name, and of whom nothing is known.
+    fn behind_and_unknown(&self) -> String {
+        let behind = self.behind(usize::MAX);
+        match &self.replicas_unasked[..] {
+            [] => behind,
+            replicas => format!("{} (unknown of {})", or_dash(behind), replicas.join(" ")),
+        }
     }
 }
 
@@ -203,6 +220,7 @@ mod tests {
             nodes_current: 3,
             nodes_behind: vec!["nodes/node-1".into()],
             nodes_behind_left_out: 2,
+            replicas_unasked: Vec::new(),
             retire_time: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
         }
     }
@@ -213,6 +231,21 @@ mod tests {
         let many = (0..9).map(|number| format!("nodes/n{number}")).collect();
         let many = v1::Authority { nodes_behind: many, nodes_behind_left_out: 0, ..wire() };
         assert_eq!(progress(many), "issuing: 3 nodes are there; waiting for n0 n1 n2 n3 n4 and 4 more");
+    }
+
+    #[test]
+    fn a_replica_that_does_not_answer_is_waited_for_and_shown() {
+        let silent = v1::Authority { replicas_unasked: vec!["control-2".into()], ..wire() };
+        assert_eq!(
+            progress(silent.clone()),
+            "issuing: 3 nodes are there; waiting for node-1 and 2 more and an answer of control-2"
+        );
+        let nobody = v1::Authority { nodes_behind: Vec::new(), nodes_behind_left_out: 0, ..silent.clone() };
+        let waited = "issuing: 3 nodes are there; waiting for an answer of control-2";
+        assert_eq!(progress(nobody.clone()), waited);
+        assert_eq!(AuthorityView::from(nobody).behind_and_unknown(), "- (unknown of control-2)");
+        let behind = AuthorityView::from(silent).behind_and_unknown();
+        assert_eq!(behind, "node-1 and 2 more (unknown of control-2)");
     }
 
     #[test]

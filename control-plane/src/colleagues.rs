@@ -3,9 +3,14 @@
 //! ```text
 //!  get or list nodes ─▶ our view ─┬─ there are no others, or one of them asks ─▶ answer
 //!                                 └─ the same call to each ─▶ of each node what tells most ─▶ answer
+//!
+//!  a node would suffer if it were connected ─▶ who is, with each? (`connections`) ─┬─ all have said ─▶ act by it
+//!                                                                                  └─ one is silent ─▶ do not act
 //! ```
 //!
 //! They are dialled where their notes say, as readers whose certificates are made here: whoever has the CA may.
+
+mod connections;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,7 +19,6 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use loden_proto::v1::Node;
-use loden_proto::v1::node_service_client::NodeServiceClient;
 use loden_transport::{ConnectOptions, Credentials, Principal, Role, ServerAddress, connect_lazy};
 use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -22,15 +26,19 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tracing::debug;
 
+pub(crate) use self::connections::Connections;
+#[cfg(test)]
+pub(crate) use self::connections::testing;
+
 use crate::identity::Pki;
 use crate::replicas::Others;
 
-/// How long another replica may take; what it knows is then left out.
+/// How long another replica may take; what it knows is then not known.
 const WAIT: Duration = Duration::from_secs(2);
 /// How long the certificates live that they are shown.
 const LIFE: Duration = Duration::from_secs(3600);
 /// The largest answer: a page of nodes with much to tell.
-const ANSWER_BYTES: usize = 64 << 20;
+pub(crate) const ANSWER_BYTES: usize = 64 << 20;
 /// Marks a call of a replica: it is answered from what is known here.
 const ASKED: &str = "loden-replica";
 
@@ -63,24 +71,48 @@ impl Colleagues {
     }
 
     /// What each of the others answers that does in time.
-    pub(crate) async fn ask<Q, A, F>(
-        &self,
-        question: &Q,
-        call: impl Fn(NodeServiceClient<Channel>, Request<Q>) -> F,
-    ) -> Vec<A>
+    pub(crate) async fn ask<Q, A, F>(&self, question: &Q, call: impl Fn(Channel, Request<Q>) -> F) -> Vec<A>
     where
         Q: Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let addresses: Vec<_> =
-            self.others.borrow().iter().filter_map(|other| other.note.address.clone()).collect();
-        let calls = addresses.iter().filter_map(|address| {
-            let client = NodeServiceClient::new(self.channel(address, SystemTime::now())?);
-            let mut request = Request::new(question.clone());
-            request.metadata_mut().insert(ASKED, MetadataValue::<Ascii>::from_static("1"));
-            Some(timeout(WAIT, call(client.max_decoding_message_size(ANSWER_BYTES), request)))
+        self.ask_each(question, call).await.into_iter().filter_map(|(_, answer)| answer).collect()
+    }
+
+    /// What each of the others answers, by its name; `None` of one that says not where it is, or does not answer in
+    /// time.
+    async fn ask_each<Q, A, F>(
+        &self,
+        question: &Q,
+        call: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Vec<(String, Option<A>)>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let others: Vec<_> = self
+            .others
+            .borrow()
+            .iter()
+            .map(|other| (other.name.clone(), other.note.address.clone()))
+            .collect();
+        let now = SystemTime::now();
+        let calls = others.into_iter().map(|(name, address)| {
+            let channel = address.and_then(|address| self.channel(&address, now));
+            let asked = channel.map(|channel| {
+                let mut request = Request::new(question.clone());
+                request.metadata_mut().insert(ASKED, MetadataValue::<Ascii>::from_static("1"));
+                timeout(WAIT, call(channel, request))
+            });
+            async move {
+                let answer = match asked {
+                    Some(asked) => asked.await.ok().and_then(Result::ok).map(Response::into_inner),
+                    None => None,
+                };
+                (name, answer)
+            }
         });
-        join_all(calls).await.into_iter().filter_map(|answer| Some(answer.ok()?.ok()?.into_inner())).collect()
+        join_all(calls).await
     }
 
     /// `None` if it cannot be dialled, which is no reason not to answer.

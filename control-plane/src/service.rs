@@ -9,6 +9,7 @@
 pub mod access;
 mod authority;
 mod cluster;
+mod connections;
 mod door;
 mod exchange;
 mod identity;

@@ -50,6 +50,8 @@ pub enum Rpc {
     Health,
     /// `IdentityService.Join`
     Join,
+    /// `NodeService.ListConnections`
+    ListConnections,
     /// `IdentityService.ListJoinTokens`
     ListJoinTokens,
     /// `LeaseService.ListLeases`
@@ -84,7 +86,7 @@ pub enum Rpc {
 
 impl Rpc {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::AcquireLease,
         Self::CreateJoinToken,
         Self::CreateNetwork,
@@ -100,6 +102,7 @@ impl Rpc {
         Self::GetNode,
         Self::Health,
         Self::Join,
+        Self::ListConnections,
         Self::ListJoinTokens,
         Self::ListLeases,
         Self::ListNetworks,
@@ -155,7 +158,9 @@ impl Rpc {
             | Self::ListJoinTokens
             | Self::RenewCertificate
             | Self::RotateAuthority => "loden.v1.IdentityService",
-            Self::DeleteNode | Self::GetNode | Self::ListNodes | Self::RevokeNode => "loden.v1.NodeService",
+            Self::DeleteNode | Self::GetNode | Self::ListConnections | Self::ListNodes | Self::RevokeNode => {
+                "loden.v1.NodeService"
+            }
             Self::GetClusterStatus => "loden.v1.ClusterService",
             Self::Health => "grpc.health.v1.Health",
             Self::Reflection => "grpc.reflection.v1.ServerReflection",
@@ -181,6 +186,7 @@ impl Rpc {
             Self::GetNode => "GetNode",
             Self::Health => "Health",
             Self::Join => "Join",
+            Self::ListConnections => "ListConnections",
             Self::ListJoinTokens => "ListJoinTokens",
             Self::ListLeases => "ListLeases",
             Self::ListNetworks => "ListNetworks",
@@ -216,6 +222,7 @@ impl Rpc {
             | Self::ListReservations
             | Self::GetNode
             | Self::ListNodes
+            | Self::ListConnections
             | Self::ListJoinTokens
             | Self::GetAuthority
             | Self::GetClusterStatus => "an admin or a reader may",
@@ -282,6 +289,7 @@ pub const fn rule(rpc: Rpc, role: &Role) -> Access {
             | Rpc::GetLease
             | Rpc::GetNetwork
             | Rpc::GetNode
+            | Rpc::ListConnections
             | Rpc::ListJoinTokens
             | Rpc::ListLeases
             | Rpc::ListNetworks

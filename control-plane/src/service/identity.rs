@@ -94,7 +94,7 @@ impl IdentityService for Identities {
         &self,
         _: Request<GetAuthorityRequest>,
     ) -> Result<Response<v1::Authority>, Status> {
-        Ok(Response::new(authority::view(&self.0)))
+        Ok(Response::new(authority::view(&self.0).await))
     }
 
     async fn rotate_authority(

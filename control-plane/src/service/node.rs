@@ -10,8 +10,8 @@ use loden_proto::reason::{self, Reason};
 use loden_proto::v1::node_service_client::NodeServiceClient;
 use loden_proto::v1::node_service_server::NodeService;
 use loden_proto::v1::{
-    DeleteNodeRequest, GetNodeRequest, ListNodesRequest, ListNodesResponse, Node, RevokeNodeRequest,
-    RevokeNodeResponse,
+    DeleteNodeRequest, GetNodeRequest, ListConnectionsRequest, ListConnectionsResponse, ListNodesRequest,
+    ListNodesResponse, Node, RevokeNodeRequest, RevokeNodeResponse,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
@@ -21,11 +21,9 @@ use super::page::Page;
 use super::refusal::failed;
 use super::{Shared, caller};
 use crate::clerk::Answer;
-use crate::colleagues::{Colleagues, merge, more_telling};
+use crate::colleagues::{ANSWER_BYTES, Colleagues, merge, more_telling};
 use crate::ledger::{Command, Farewell, LeaseState, Member};
 use crate::status::Membership;
-
-type Client = NodeServiceClient<Channel>;
 
 pub(super) struct Nodes(pub(super) Arc<Shared>);
 
@@ -41,7 +39,7 @@ impl NodeService for Nodes {
         let there = if Colleagues::is_asking(&request) {
             Vec::new()
         } else {
-            let call = |mut client: Client, request| async move { client.get_node(request).await };
+            let call = |channel, request| async move { client(channel).get_node(request).await };
             self.0.colleagues.ask(request.get_ref(), call).await
         };
         let known = here.into_iter().chain(there).reduce(more_telling);
@@ -77,7 +75,7 @@ impl NodeService for Nodes {
         let there: Vec<ListNodesResponse> = if is_asked_by_another {
             Vec::new()
         } else {
-            let call = |mut client: Client, request| async move { client.list_nodes(request).await };
+            let call = |channel, request| async move { client(channel).list_nodes(request).await };
             self.0.colleagues.ask(&request, call).await
         };
         let ListNodesRequest { page_size, page_token } = request;
@@ -99,6 +97,24 @@ impl NodeService for Nodes {
             if there.is_empty() { here } else { joined(&page, [vec![here], there].concat(), revision) };
         Ok(Response::new(answer))
     }
+
+    async fn list_connections(
+        &self,
+        request: Request<ListConnectionsRequest>,
+    ) -> Result<Response<ListConnectionsResponse>, Status> {
+        let ListConnectionsRequest { page_size, page_token } = request.into_inner();
+        let page = Page::new("", page_size, &page_token)?;
+        let after: Option<NodeId> = page.after(str::parse)?;
+        let here = self.0.connections_here().to_wire();
+        let later = here.into_iter().filter(|(node, _)| after.as_ref().is_none_or(|after| node > after));
+        let (connections, next_page_token) =
+            page.take(later, |(node, _)| node.to_string(), |(_, connection)| connection.clone());
+        Ok(Response::new(ListConnectionsResponse { connections, next_page_token }))
+    }
+}
+
+fn client(channel: Channel) -> NodeServiceClient<Channel> {
+    NodeServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES)
 }
 
 /// One page of several, which begin at the same place. It ends where the first of them does that goes on: of what comes
@@ -140,11 +156,28 @@ impl Nodes {
         if !self.knows(node) {
             return Err(not_found(&names::node(node)));
         }
-        if self.0.nodes.connected().contains(node) {
-            let message = format!("{} is connected; revoke it first", names::node(node));
+        if let Some(why) = self.may_stay(node).await {
+            let message = format!("{} {why}; revoke it first", names::node(node));
             return Err(reason::status(Code::FailedPrecondition, Reason::InUse, message));
         }
         self.shut_out(node, Farewell::Release).await
+    }
+
+    /// Why a node may be one that is there, with whichever replica.
+    async fn may_stay(&self, node: &NodeId) -> Option<String> {
+        if self.0.nodes.connected().contains(node) {
+            return Some("is connected".to_owned());
+        }
+        let member = self.0.clerk.read(|ledger| ledger.member(node));
+        if member.is_some_and(|member| member.shut_out.is_some()) {
+            // It is let in nowhere.
+            return None;
+        }
+        let connections = self.0.connections().await;
+        if connections.watches(node) {
+            return Some("is connected with another replica".to_owned());
+        }
+        connections.unasked().map(|replicas| format!("may be connected with {replicas}"))
     }
 
     /// Shuts a node out. Its connections end as soon as that is applied, by `gate`.

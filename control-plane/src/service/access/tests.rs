@@ -15,7 +15,7 @@ fn holder(role: &str) -> Holder {
 }
 
 /// For every call: node, admin, reader.
-const EXPECTED: [(Rpc, Access, Access, Access); 30] = {
+const EXPECTED: [(Rpc, Access, Access, Access); 31] = {
     use Access::{Any, Never, Own};
     [
         (Rpc::AcquireLease, Own, Never, Never),
@@ -33,6 +33,7 @@ const EXPECTED: [(Rpc, Access, Access, Access); 30] = {
         (Rpc::GetNode, Never, Any, Any),
         (Rpc::Health, Any, Any, Any),
         (Rpc::Join, Never, Never, Never),
+        (Rpc::ListConnections, Never, Any, Any),
         (Rpc::ListJoinTokens, Never, Any, Any),
         (Rpc::ListLeases, Never, Any, Any),
         (Rpc::ListNetworks, Never, Any, Any),

@@ -1,0 +1,208 @@
+//! Which nodes are connected, with this replica and with the others.
+//!
+//! ```text
+//!  links, streams ─▶ here ─┬─▶ told to another replica that asks
+//!                          └─▶ with what each of the others tells, and who of them is silent ─▶ of all
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use loden_proto::InvalidValue;
+use loden_proto::model::LeaseName;
+use loden_proto::names::{self, NetworkId, NodeId};
+use loden_proto::v1::node_service_client::NodeServiceClient;
+use loden_proto::v1::{ListConnectionsRequest, NodeConnection};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+use tracing::debug;
+
+use super::{ANSWER_BYTES, Colleagues};
+use crate::registry::{Client, Registry};
+use crate::watch::Streams;
+
+/// Nodes on a page: as many as there may be.
+const PAGE: i32 = 1000;
+
+/// The nodes that are connected, as far as that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Connections {
+    nodes: BTreeMap<NodeId, Connected>,
+    /// Replicas that were asked in vain.
+    unasked: BTreeSet<String>,
+}
+
+/// A node that is connected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Connected {
+    /// Of the CAs, when the certificates were made that its connections have shown.
+    generations: BTreeSet<u32>,
+    /// Networks in which it has an open watch.
+    networks: BTreeSet<NetworkId>,
+}
+
+impl Connections {
+    /// Those with this replica.
+    pub(crate) fn here(registry: &Registry, streams: &Streams) -> Self {
+        let mut here = Self::default();
+        for link in registry.links() {
+            if let (Some(node), Client::Holder(holder)) = (link.client.node(), &link.client) {
+                here.of(node.clone()).generations.insert(holder.generation);
+            }
+        }
+        for LeaseName { network, node } in streams.leases() {
+            here.of(node).networks.insert(network);
+        }
+        here
+    }
+
+    /// Each as the others are told of it, by name.
+    pub(crate) fn to_wire(&self) -> Vec<(NodeId, NodeConnection)> {
+        let wire = |(node, connected): (&NodeId, &Connected)| {
+            let connection = NodeConnection {
+                node: names::node(node),
+                generations: connected.generations.iter().copied().collect(),
+                networks: connected.networks.iter().map(names::network).collect(),
+            };
+            (node.clone(), connection)
+        };
+        self.nodes.iter().map(wire).collect()
+    }
+
+    /// How many nodes have shown a certificate of a generation, and which have shown others only.
+    pub(crate) fn by_generation(&self, generation: u32) -> (usize, Vec<&NodeId>) {
+        let shown = self.nodes.iter().filter(|(_, connected)| !connected.generations.is_empty());
+        let (current, behind): (Vec<_>, Vec<_>) =
+            shown.partition(|(_, connected)| connected.generations.contains(&generation));
+        (current.len(), behind.into_iter().map(|(node, _)| node).collect())
+    }
+
+    /// Whether a node has an open watch.
+    pub(crate) fn watches(&self, node: &NodeId) -> bool {
+        self.nodes.get(node).is_some_and(|connected| !connected.networks.is_empty())
+    }
+
+    /// The replicas with which other nodes may be connected, for they did not say.
+    pub(crate) const fn unasked_replicas(&self) -> &BTreeSet<String> {
+        &self.unasked
+    }
+
+    /// The same in words; `None` if there is none.
+    pub(crate) fn unasked(&self) -> Option<String> {
+        let names: Vec<_> = self.unasked.iter().map(String::as_str).collect();
+        match &names[..] {
+            [] => None,
+            [name] => Some(format!("the replica {name}, which does not answer")),
+            _ => Some(format!("the replicas {}, which do not answer", names.join(" and "))),
+        }
+    }
+
+    fn of(&mut self, node: NodeId) -> &mut Connected {
+        self.nodes.entry(node).or_default()
+    }
+
+    /// Adds what another replica has told. What cannot be read is as good as no answer.
+    pub(crate) fn add(&mut self, replica: String, told: Option<Vec<NodeConnection>>) {
+        let told = told.map(|told| told.into_iter().map(read).collect::<Result<Vec<_>, _>>());
+        match told {
+            Some(Ok(told)) => {
+                for (node, connected) in told {
+                    let known = self.of(node);
+                    known.generations.extend(connected.generations);
+                    known.networks.extend(connected.networks);
+                }
+            }
+            Some(Err(invalid)) => {
+                debug!(replica, %invalid, "what another replica tells of its nodes cannot be read");
+                self.unasked.insert(replica);
+            }
+            None => {
+                self.unasked.insert(replica);
+            }
+        }
+    }
+}
+
+impl Colleagues {
+    /// Those that are connected with this replica, and those that the others tell of.
+    pub(crate) async fn connections(&self, here: Connections) -> Connections {
+        let mut all = here;
+        for (replica, told) in self.ask_each(&(), |channel, _| list(channel)).await {
+            all.add(replica, told);
+        }
+        all
+    }
+}
+
+/// All pages.
+async fn list(channel: Channel) -> Result<Response<Vec<NodeConnection>>, Status> {
+    let mut client = NodeServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
+    let mut connections = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = Request::new(ListConnectionsRequest { page_size: PAGE, page_token });
+        let page = client.list_connections(request).await?.into_inner();
+        connections.extend(page.connections);
+        if page.next_page_token.is_empty() {
+            return Ok(Response::new(connections));
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+fn read(wire: NodeConnection) -> Result<(NodeId, Connected), InvalidValue> {
+    let networks = wire.networks.iter().map(|network| names::parse_network(network));
+    let networks = networks.collect::<Result<BTreeSet<_>, InvalidValue>>()?;
+    let connected = Connected { generations: wire.generations.into_iter().collect(), networks };
+    Ok((names::parse_node(&wire.node)?, connected))
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// What a replica tells of a node.
+    pub(crate) fn connection(node: &str, generations: &[u32], networks: &[&str]) -> NodeConnection {
+        NodeConnection {
+            node: format!("nodes/{node}"),
+            generations: generations.to_vec(),
+            networks: networks.iter().map(|network| format!("networks/{network}")).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::connection;
+    use super::*;
+
+    fn told(connections: Vec<NodeConnection>) -> Connections {
+        let mut all = Connections::default();
+        all.add("one".to_owned(), Some(connections));
+        all
+    }
+
+    #[test]
+    fn a_node_has_all_that_it_has_with_any_replica() {
+        let mut all = told(vec![connection("a", &[1], &["blue"]), connection("b", &[1], &[])]);
+        all.add("other".to_owned(), Some(vec![connection("a", &[2], &["red"])]));
+        let [a, b] = ["a", "b"].map(|node| node.parse::<NodeId>().unwrap());
+        assert_eq!(all.by_generation(2), (1, vec![&b]), "a goes over to another connection");
+        assert_eq!(all.by_generation(1), (2, vec![]));
+        assert!(all.watches(&a) && !all.watches(&b));
+        assert_eq!(all.unasked(), None);
+        let wire: Vec<_> = all.to_wire().into_iter().map(|(_, connection)| connection).collect();
+        assert_eq!(wire, [connection("a", &[1, 2], &["blue", "red"]), connection("b", &[1], &[])]);
+        assert_eq!(told(wire), all);
+    }
+
+    #[test]
+    fn one_that_says_nothing_or_nothing_of_use_is_named() {
+        let mut all = told(vec![]);
+        all.add("control-2".to_owned(), None);
+        assert_eq!(all.unasked().unwrap(), "the replica control-2, which does not answer");
+        all.add("control-3".to_owned(), Some(vec![connection("not a node", &[], &[])]));
+        let both = "the replicas control-2 and control-3, which do not answer";
+        assert_eq!(all.unasked().unwrap(), both);
+        assert_eq!(all.nodes, BTreeMap::new());
+    }
+}
