@@ -1,15 +1,17 @@
 //! Ends leases whose nodes are gone, and renews those whose nodes are here.
 //!
 //! ```text
-//!  every few seconds:  leases, clocks, streams ──▶ Expiry::look ──▶ due ────▶ ExpireLease, guarded
-//!                                                            └────▶ renew ──▶ RenewLease
+//!  every few seconds:  leases, clocks, streams ──▶ Expiry::look ──▶ due ──▶ with no other replica? ──▶ ExpireLease,
+//!                                                            └────▶ renew ──▶ RenewLease                    guarded
 //! ```
 //!
 //! A lease ends only when its time on disk has passed *and* this server has followed the store, by its own
 //! monotonic clock, for a grace since the lease last changed. A node that is alive renews within that time:
-//! so neither a restart nor a clock that is set ends the lease of a live node.
+//! so neither a restart nor a clock that is set ends the lease of a live node. Nor does a clock that is ahead, where
+//! there are several control planes: whichever has the node says so (`elsewhere`).
 
 mod clocks;
+mod elsewhere;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,8 @@ use crate::watch::Streams;
 
 use clocks::Clocks;
 pub use clocks::Now;
+pub use elsewhere::Others;
+use elsewhere::{Questions, Verdict};
 
 /// The longest grace.
 const LONGEST_GRACE: Duration = Duration::from_secs(3600);
@@ -96,6 +100,15 @@ impl Expiry {
         self.seen = seen;
         due
     }
+
+    /// Begins the grace of leases anew whose nodes were seen.
+    fn spare(&mut self, leases: &[LeaseName], now: Instant) {
+        for lease in leases {
+            if let Some(seen) = self.seen.get_mut(lease) {
+                seen.since = now;
+            }
+        }
+    }
 }
 
 /// Whether a third of its life has passed since the last renewal, less up to a twelfth of its life that
@@ -111,15 +124,17 @@ fn wants_renewal(lease: &Expiring, now: SystemTime) -> bool {
     left <= lease.ttl * 11 / 12 + lease.ttl / 12 / 1024 * spread
 }
 
-/// Looks every `period` and submits what is due, and has the ledger tidied. Runs as long as the server.
+/// Looks every `period` and submits what is due, and has the ledger tidied. No lease ends whose node one of the others
+/// has, or may have. Runs as long as the server.
 pub async fn run(
     clerk: ClerkHandle,
     streams: Streams,
     lease_ttl: Duration,
     now: WallClock,
     period: Duration,
+    others: impl Others,
 ) {
-    let mut expiry = Expiry::default();
+    let (mut expiry, mut questions) = (Expiry::default(), Questions::default());
     let mut tidied: Option<Instant> = None;
     let health = clerk.store_health();
     let mut ticks = tokio::time::interval(period);
@@ -128,7 +143,7 @@ pub async fn run(
         ticks.tick().await;
         if *health.borrow() != Health::Healthy {
             // Nothing would be taken, and of what others have renewed meanwhile nothing is known.
-            expiry = Expiry::default();
+            (expiry, questions) = (Expiry::default(), Questions::default());
             continue;
         }
         let leases = clerk.read(|ledger| expiring(ledger, &streams, lease_ttl));
@@ -138,12 +153,20 @@ pub async fn run(
             tidied = Some(monotonic);
             submit(&clerk, Command::Tidy).await;
         }
-        let expire = due.expire.into_iter().map(|(name, revision)| Command::ExpireLease { name, revision });
-        let renew = due.renew.into_iter().map(|name| Command::RenewLease { name, epoch: None });
-        stream::iter(renew.chain(expire))
-            .for_each_concurrent(AT_ONCE, |command| submit(&clerk, command))
-            .await;
+        submit_all(&clerk, due.renew.into_iter().map(|name| Command::RenewLease { name, epoch: None })).await;
+        let verdict = if others.is_none() {
+            Verdict { expire: due.expire, alive: Vec::new() }
+        } else {
+            questions.ask(&others, due.expire).await
+        };
+        expiry.spare(&verdict.alive, monotonic);
+        let expire = verdict.expire.into_iter();
+        submit_all(&clerk, expire.map(|(name, revision)| Command::ExpireLease { name, revision })).await;
     }
+}
+
+async fn submit_all(clerk: &ClerkHandle, commands: impl Iterator<Item = Command> + Send) {
+    stream::iter(commands).for_each_concurrent(AT_ONCE, |command| submit(clerk, command)).await;
 }
 
 fn expiring(ledger: &Ledger, streams: &Streams, lease_ttl: Duration) -> Vec<Expiring> {

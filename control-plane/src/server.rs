@@ -311,7 +311,8 @@ impl Server {
         server.run("adoption", shared.adoption.clone().run(shared.settling.clone()));
         let (clerk, streams) = (shared.clerk.clone(), shared.streams.clone());
         let now = Arc::new(SystemTime::now);
-        server.run("expiry", expiry::run(clerk, streams, config.lease_ttl, now, EXPIRY));
+        let others = Arc::clone(&shared);
+        server.run("expiry", expiry::run(clerk, streams, config.lease_ttl, now, EXPIRY, others));
         server.run("other replicas", fleet.hearing);
         let address = config.replica_address.as_ref().map(ToString::to_string);
         server.run("replica's note", fleet::tell(Arc::clone(&shared), address, fleet.announce));

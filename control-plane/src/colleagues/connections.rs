@@ -5,7 +5,7 @@
 //!                          └─▶ with what each of the others tells, and who of them is silent ─▶ of all
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use loden_proto::InvalidValue;
 use loden_proto::model::LeaseName;
@@ -79,6 +79,21 @@ impl Connections {
     /// Whether a node has an open watch.
     pub(crate) fn watches(&self, node: &NodeId) -> bool {
         self.nodes.get(node).is_some_and(|connected| !connected.networks.is_empty())
+    }
+
+    /// The leases whose nodes have open watches.
+    ///
+    /// # Errors
+    /// The replicas that did not say, with which there may be more.
+    pub(crate) fn streaming(self) -> Result<HashSet<LeaseName>, BTreeSet<String>> {
+        if !self.unasked.is_empty() {
+            return Err(self.unasked);
+        }
+        let of = |(node, connected): (NodeId, Connected)| {
+            let networks = connected.networks.into_iter();
+            networks.map(move |network| LeaseName { network, node: node.clone() })
+        };
+        Ok(self.nodes.into_iter().flat_map(of).collect())
     }
 
     /// The replicas with which other nodes may be connected, for they did not say.
@@ -190,6 +205,8 @@ mod tests {
         assert_eq!(all.by_generation(1), (2, vec![]));
         assert!(all.watches(&a) && !all.watches(&b));
         assert_eq!(all.unasked(), None);
+        let leases = ["blue", "red"].map(|id| LeaseName { network: id.parse().unwrap(), node: a.clone() });
+        assert_eq!(all.clone().streaming(), Ok(HashSet::from(leases)));
         let wire: Vec<_> = all.to_wire().into_iter().map(|(_, connection)| connection).collect();
         assert_eq!(wire, [connection("a", &[1, 2], &["blue", "red"]), connection("b", &[1], &[])]);
         assert_eq!(told(wire), all);
@@ -204,5 +221,6 @@ mod tests {
         let both = "the replicas control-2 and control-3, which do not answer";
         assert_eq!(all.unasked().unwrap(), both);
         assert_eq!(all.nodes, BTreeMap::new());
+        assert_eq!(all.streaming().unwrap_err().into_iter().collect::<Vec<_>>(), ["control-2", "control-3"]);
     }
 }

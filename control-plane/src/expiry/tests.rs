@@ -1,6 +1,12 @@
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex};
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::clerk::testing::{Bench, feed_options, name};
+use crate::ledger::{Defaults, LeaseState};
+use crate::store::MemoryStore;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -160,11 +166,6 @@ proptest! {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_nodes_lease_ends_and_its_peers_are_told_while_a_streaming_nodes_is_renewed() {
-    use std::sync::Arc;
-
-    use crate::clerk::testing::{Bench, feed_options, name};
-    use crate::ledger::{Defaults, LeaseState};
-    use crate::store::MemoryStore;
     use crate::watch::tests::client::{Client, Set, node};
     use crate::watch::{Viewer, WatchOpen};
 
@@ -187,7 +188,7 @@ async fn a_silent_nodes_lease_ends_and_its_peers_are_told_while_a_streaming_node
 
     let period = Duration::from_secs(1);
     let (clerk, streams, now) = (bench.clerk.clone(), bench.streams.clone(), bench.time.clock());
-    let running = tokio::spawn(run(clerk, streams, ttl, now, period));
+    let running = tokio::spawn(run(clerk, streams, ttl, now, period, Replicas(None)));
     for _ in 0..200 {
         bench.time.pass(period);
         tokio::time::sleep(period).await;
@@ -197,5 +198,51 @@ async fn a_silent_nodes_lease_ends_and_its_peers_are_told_while_a_streaming_node
     let lease = |node: &str| bench.clerk.read(|ledger| ledger.lease(&name(node))).unwrap();
     assert!(matches!(lease("silent").state, LeaseState::Held { .. }));
     assert!(lease("streams").expires.unwrap() > (bench.time.clock())());
+    running.abort();
+}
+
+/// Other replicas, if there are any, and the leases whose nodes they have.
+struct Replicas(Option<Arc<Mutex<HashSet<LeaseName>>>>);
+
+impl Others for Replicas {
+    fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    async fn streaming(&self) -> Result<HashSet<LeaseName>, BTreeSet<String>> {
+        Ok(self.0.iter().flat_map(|leases| leases.lock().unwrap().clone()).collect())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_does_not_end_while_another_replica_has_its_node() {
+    let ttl = Duration::from_secs(60);
+    let defaults = Defaults { lease_ttl: ttl, ..Defaults::default() };
+    let bench = Bench::start_with(&Arc::new(MemoryStore::new()), defaults, feed_options()).await;
+    bench.begin(1).await;
+    bench.create("blue").await;
+    bench.acquire("there", 1).await;
+    bench.acquire("silent", 2).await;
+
+    let there = Arc::new(Mutex::new(HashSet::from([name("there")])));
+    let period = Duration::from_secs(1);
+    let (clerk, streams, now) = (bench.clerk.clone(), bench.streams.clone(), bench.time.clock());
+    let replicas = Replicas(Some(Arc::clone(&there)));
+    let running = tokio::spawn(run(clerk, streams, ttl, now, period, replicas));
+    let pass = async |seconds: u32| {
+        for _ in 0..seconds {
+            bench.time.pass(period);
+            tokio::time::sleep(period).await;
+        }
+    };
+    let is_held = |node: &str| {
+        let lease = bench.clerk.read(|ledger| ledger.lease(&name(node))).unwrap();
+        matches!(lease.state, LeaseState::Held { .. })
+    };
+    pass(300).await;
+    assert!(is_held("silent") && !is_held("there"));
+    there.lock().unwrap().clear();
+    pass(120).await;
+    assert!(is_held("there"));
     running.abort();
 }

@@ -1,7 +1,13 @@
 //! Which nodes are connected with any of the replicas, as everybody asks who would do them harm otherwise.
 
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use loden_proto::model::LeaseName;
+
 use super::Shared;
 use crate::colleagues::Connections;
+use crate::expiry;
 
 impl Shared {
     /// The nodes that are connected with this replica.
@@ -12,5 +18,15 @@ impl Shared {
     /// The nodes that are connected with this replica and the others.
     pub(crate) async fn connections(&self) -> Connections {
         self.colleagues.connections(self.connections_here()).await
+    }
+}
+
+impl expiry::Others for Arc<Shared> {
+    fn is_none(&self) -> bool {
+        self.others.borrow().is_empty()
+    }
+
+    async fn streaming(&self) -> Result<HashSet<LeaseName>, BTreeSet<String>> {
+        self.connections().await.streaming()
     }
 }
