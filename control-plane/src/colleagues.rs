@@ -6,11 +6,13 @@
 //!
 //!  a node would suffer if it were connected ─▶ who is, with each? (`connections`) ─┬─ all have said ─▶ act by it
 //!                                                                                  └─ one is silent ─▶ do not act
+//!  our store is away ─▶ does one of you serve? (`serving`) ─▶ clients go there, or stay
 //! ```
 //!
 //! They are dialled where their notes say, as readers whose certificates are made here: whoever has the CA may.
 
 mod connections;
+mod serving;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -29,6 +31,7 @@ use tracing::debug;
 pub(crate) use self::connections::Connections;
 #[cfg(test)]
 pub(crate) use self::connections::testing;
+pub(crate) use self::serving::Refuge;
 
 use crate::identity::Pki;
 use crate::replicas::Others;

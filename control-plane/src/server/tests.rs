@@ -1,5 +1,6 @@
 //! A whole server in this process, over real mutual TLS.
 
+mod asking;
 mod draining;
 mod fixture;
 mod joining;

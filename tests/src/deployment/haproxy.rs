@@ -15,6 +15,8 @@ use crate::wait;
 const CONFIGURATION: &str = include_str!("../../../deploy/haproxy/haproxy.cfg");
 /// The servers that it names.
 const DOCUMENTED: [&str; 3] = ["192.0.2.1:7443", "192.0.2.2:7443", "192.0.2.3:7443"];
+/// How many backends name all of them, in this order.
+const BACKENDS: usize = 2;
 /// Where it listens.
 const PORT: u16 = 7443;
 /// How long a start may take on a busy machine.
@@ -89,7 +91,8 @@ impl Haproxy {
 fn configuration(servers: [SocketAddr; 3]) -> anyhow::Result<String> {
     // One after the other, so that a server that is one of the documented ones is not replaced again.
     let (mut text, mut rest) = (String::new(), CONFIGURATION);
-    for (documented, server) in DOCUMENTED.into_iter().zip(servers) {
+    let pairs = DOCUMENTED.into_iter().zip(servers);
+    for (documented, server) in pairs.cycle().take(BACKENDS * DOCUMENTED.len()) {
         let (before, after) = rest.split_once(documented).with_context(|| {
             format!("deploy/haproxy/haproxy.cfg does not name {documented}, in this order")
         })?;
@@ -97,7 +100,7 @@ fn configuration(servers: [SocketAddr; 3]) -> anyhow::Result<String> {
         text += &server.to_string();
         rest = after;
     }
-    ensure!(!rest.contains(":7443"), "deploy/haproxy/haproxy.cfg names more than three servers");
+    ensure!(!rest.contains(":7443"), "deploy/haproxy/haproxy.cfg names further servers");
     Ok(text + rest)
 }
 
@@ -111,6 +114,6 @@ mod tests {
         let text = configuration(servers.map(|server| server.parse().unwrap())).unwrap();
         let named: Vec<_> =
             text.lines().filter_map(|line| line.trim().strip_prefix("server control-")).collect();
-        assert_eq!(named, ["1 192.0.2.3:7443", "2 [2001:db8::2]:7443", "3 192.0.2.1:7443"]);
+        assert_eq!(named, ["1 192.0.2.3:7443", "2 [2001:db8::2]:7443", "3 192.0.2.1:7443"].repeat(BACKENDS));
     }
 }

@@ -6,15 +6,19 @@
 //! | `killed.rs` | a replica that is killed costs nothing, whatever is in front of it |
 //! | `rolling.rs` | all three are restarted under load, one after the other |
 //! | `guarded.rs` | an etcd that wants TLS, a certificate and a password |
+//! | `asked.rs` | a change of the CA waits for the nodes of all replicas |
+//! | `unwritable.rs` | an etcd without a majority costs no stream |
 //!
 //! Everything that goes wrong at once is `tests/chaos.rs`'s.
 
 #![cfg(test)]
 
+mod asked;
 mod fleet;
 mod guarded;
 mod killed;
 mod rolling;
+mod unwritable;
 
 use std::time::Duration;
 
