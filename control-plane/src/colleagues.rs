@@ -28,9 +28,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tracing::debug;
 
-pub(crate) use self::connections::Connections;
 #[cfg(test)]
 pub(crate) use self::connections::testing;
+pub(crate) use self::connections::{Connections, Watch};
 pub(crate) use self::serving::Refuge;
 
 use crate::identity::Pki;

@@ -10,6 +10,7 @@ pub mod access;
 mod authority;
 mod cluster;
 mod connections;
+mod copies;
 mod door;
 mod exchange;
 mod identity;

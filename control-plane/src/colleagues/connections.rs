@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use loden_proto::InvalidValue;
-use loden_proto::model::LeaseName;
+use loden_proto::model::{BootId, InstanceId, LeaseName};
 use loden_proto::names::{self, NetworkId, NodeId};
 use loden_proto::v1::node_service_client::NodeServiceClient;
-use loden_proto::v1::{ListConnectionsRequest, NodeConnection};
+use loden_proto::v1::{ListConnectionsRequest, NodeConnection, NodeWatch};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tracing::debug;
@@ -36,8 +36,16 @@ pub(crate) struct Connections {
 struct Connected {
     /// Of the CAs, when the certificates were made that its connections have shown.
     generations: BTreeSet<u32>,
-    /// Networks in which it has an open watch.
-    networks: BTreeSet<NetworkId>,
+    watches: BTreeSet<Watch>,
+}
+
+/// An open watch of a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Watch {
+    pub(crate) network: NetworkId,
+    pub(crate) instance: InstanceId,
+    /// On which host, when that is told.
+    pub(crate) boot: Option<BootId>,
 }
 
 impl Connections {
@@ -49,8 +57,8 @@ impl Connections {
                 here.of(node.clone()).generations.insert(holder.generation);
             }
         }
-        for LeaseName { network, node } in streams.leases() {
-            here.of(node).networks.insert(network);
+        for (LeaseName { network, node }, instance, boot) in streams.watches() {
+            here.of(node).watches.insert(Watch { network, instance, boot });
         }
         here
     }
@@ -61,7 +69,7 @@ impl Connections {
             let connection = NodeConnection {
                 node: names::node(node),
                 generations: connected.generations.iter().copied().collect(),
-                networks: connected.networks.iter().map(names::network).collect(),
+                watches: connected.watches.iter().map(watch_to_wire).collect(),
             };
             (node.clone(), connection)
         };
@@ -76,9 +84,9 @@ impl Connections {
         (current.len(), behind.into_iter().map(|(node, _)| node).collect())
     }
 
-    /// Whether a node has an open watch.
-    pub(crate) fn watches(&self, node: &NodeId) -> bool {
-        self.nodes.get(node).is_some_and(|connected| !connected.networks.is_empty())
+    /// The open watches of a node.
+    pub(crate) fn watches(&self, node: &NodeId) -> impl Iterator<Item = &Watch> {
+        self.nodes.get(node).into_iter().flat_map(|connected| &connected.watches)
     }
 
     /// The leases whose nodes have open watches.
@@ -90,8 +98,8 @@ impl Connections {
             return Err(self.unasked);
         }
         let of = |(node, connected): (NodeId, Connected)| {
-            let networks = connected.networks.into_iter();
-            networks.map(move |network| LeaseName { network, node: node.clone() })
+            let watches = connected.watches.into_iter();
+            watches.map(move |watch| LeaseName { network: watch.network, node: node.clone() })
         };
         Ok(self.nodes.into_iter().flat_map(of).collect())
     }
@@ -123,7 +131,7 @@ impl Connections {
                 for (node, connected) in told {
                     let known = self.of(node);
                     known.generations.extend(connected.generations);
-                    known.networks.extend(connected.networks);
+                    known.watches.extend(connected.watches);
                 }
             }
             Some(Err(invalid)) => {
@@ -138,10 +146,12 @@ impl Connections {
 }
 
 impl Colleagues {
-    /// Those that are connected with this replica, and those that the others tell of.
-    pub(crate) async fn connections(&self, here: Connections) -> Connections {
+    /// Those that are connected with this replica, and those that the others tell of: if one node is named, that one
+    /// alone.
+    pub(crate) async fn connections(&self, here: Connections, node: Option<&NodeId>) -> Connections {
         let mut all = here;
-        for (replica, told) in self.ask_each(&(), |channel, _| list(channel)).await {
+        let node = node.map(names::node).unwrap_or_default();
+        for (replica, told) in self.ask_each(&node, list).await {
             all.add(replica, told);
         }
         all
@@ -149,12 +159,12 @@ impl Colleagues {
 }
 
 /// All pages.
-async fn list(channel: Channel) -> Result<Response<Vec<NodeConnection>>, Status> {
+async fn list(channel: Channel, node: Request<String>) -> Result<Response<Vec<NodeConnection>>, Status> {
     let mut client = NodeServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
+    let (node, mut page_token) = (node.into_inner(), String::new());
     let mut connections = Vec::new();
-    let mut page_token = String::new();
     loop {
-        let request = Request::new(ListConnectionsRequest { page_size: PAGE, page_token });
+        let request = ListConnectionsRequest { page_size: PAGE, page_token, node: node.clone() };
         let page = client.list_connections(request).await?.into_inner();
         connections.extend(page.connections);
         if page.next_page_token.is_empty() {
@@ -165,10 +175,25 @@ async fn list(channel: Channel) -> Result<Response<Vec<NodeConnection>>, Status>
 }
 
 fn read(wire: NodeConnection) -> Result<(NodeId, Connected), InvalidValue> {
-    let networks = wire.networks.iter().map(|network| names::parse_network(network));
-    let networks = networks.collect::<Result<BTreeSet<_>, InvalidValue>>()?;
-    let connected = Connected { generations: wire.generations.into_iter().collect(), networks };
+    let watches = wire.watches.iter().map(read_watch).collect::<Result<BTreeSet<_>, InvalidValue>>()?;
+    let connected = Connected { generations: wire.generations.into_iter().collect(), watches };
     Ok((names::parse_node(&wire.node)?, connected))
+}
+
+fn read_watch(wire: &NodeWatch) -> Result<Watch, InvalidValue> {
+    Ok(Watch {
+        network: names::parse_network(&wire.network)?,
+        instance: wire.instance_id.parse()?,
+        boot: (!wire.boot_id.is_empty()).then(|| wire.boot_id.parse()).transpose()?,
+    })
+}
+
+fn watch_to_wire(watch: &Watch) -> NodeWatch {
+    NodeWatch {
+        network: names::network(&watch.network),
+        instance_id: watch.instance.to_string(),
+        boot_id: watch.boot.map(|boot| boot.to_string()).unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]
@@ -180,8 +205,13 @@ pub(crate) mod testing {
         NodeConnection {
             node: format!("nodes/{node}"),
             generations: generations.to_vec(),
-            networks: networks.iter().map(|network| format!("networks/{network}")).collect(),
+            watches: networks.iter().map(|network| watch(network)).collect(),
         }
+    }
+
+    fn watch(network: &str) -> NodeWatch {
+        let instance_id = format!("{:032x}", 1);
+        NodeWatch { network: format!("networks/{network}"), instance_id, boot_id: format!("{:032x}", 2) }
     }
 }
 
@@ -203,7 +233,8 @@ mod tests {
         let [a, b] = ["a", "b"].map(|node| node.parse::<NodeId>().unwrap());
         assert_eq!(all.by_generation(2), (1, vec![&b]), "a goes over to another connection");
         assert_eq!(all.by_generation(1), (2, vec![]));
-        assert!(all.watches(&a) && !all.watches(&b));
+        let watches = |node| all.watches(node).map(|watch| watch.network.to_string()).collect::<Vec<_>>();
+        assert_eq!((watches(&a), watches(&b)), (vec!["blue".to_owned(), "red".to_owned()], vec![]));
         assert_eq!(all.unasked(), None);
         let leases = ["blue", "red"].map(|id| LeaseName { network: id.parse().unwrap(), node: a.clone() });
         assert_eq!(all.clone().streaming(), Ok(HashSet::from(leases)));

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use loden_proto::model::LeaseName;
+use loden_proto::names::NodeId;
 
 use super::Shared;
 use crate::colleagues::Connections;
@@ -17,7 +18,12 @@ impl Shared {
 
     /// The nodes that are connected with this replica and the others.
     pub(crate) async fn connections(&self) -> Connections {
-        self.colleagues.connections(self.connections_here()).await
+        self.colleagues.connections(self.connections_here(), None).await
+    }
+
+    /// The same, and of the others' nodes this one alone.
+    pub(crate) async fn connections_of(&self, node: &NodeId) -> Connections {
+        self.colleagues.connections(self.connections_here(), Some(node)).await
     }
 }
 

@@ -102,11 +102,14 @@ impl NodeService for Nodes {
         &self,
         request: Request<ListConnectionsRequest>,
     ) -> Result<Response<ListConnectionsResponse>, Status> {
-        let ListConnectionsRequest { page_size, page_token } = request.into_inner();
-        let page = Page::new("", page_size, &page_token)?;
+        let ListConnectionsRequest { page_size, page_token, node } = request.into_inner();
+        let page = Page::new(&node, page_size, &page_token)?;
         let after: Option<NodeId> = page.after(str::parse)?;
-        let here = self.0.connections_here().to_wire();
-        let later = here.into_iter().filter(|(node, _)| after.as_ref().is_none_or(|after| node > after));
+        let only = (!node.is_empty()).then(|| names::parse_node(&node)).transpose();
+        let only = only.map_err(|invalid| invalid.at("node"))?;
+        let here = self.0.connections_here().to_wire().into_iter();
+        let here = here.filter(|(node, _)| only.as_ref().is_none_or(|only| node == only));
+        let later = here.filter(|(node, _)| after.as_ref().is_none_or(|after| node > after));
         let (connections, next_page_token) =
             page.take(later, |(node, _)| node.to_string(), |(_, connection)| connection.clone());
         Ok(Response::new(ListConnectionsResponse { connections, next_page_token }))
@@ -173,8 +176,8 @@ impl Nodes {
             // It is let in nowhere.
             return None;
         }
-        let connections = self.0.connections().await;
-        if connections.watches(node) {
+        let connections = self.0.connections_of(node).await;
+        if connections.watches(node).next().is_some() {
             return Some("is connected with another replica".to_owned());
         }
         connections.unasked().map(|replicas| format!("may be connected with {replicas}"))

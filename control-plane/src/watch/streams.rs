@@ -88,10 +88,14 @@ impl Streams {
         self.len() == 0
     }
 
-    /// The leases whose nodes stream.
+    /// All open watches: of which lease, by which instance, and on which host as far as hosts tell.
     #[must_use]
-    pub fn leases(&self) -> Vec<LeaseName> {
-        self.open().by_lease.keys().cloned().collect()
+    pub fn watches(&self) -> Vec<(LeaseName, InstanceId, Option<BootId>)> {
+        let open = self.open();
+        let of = |(lease, watches): (&LeaseName, &Vec<OpenWatch>)| {
+            watches.iter().map(|watch| (lease.clone(), watch.instance, watch.boot)).collect::<Vec<_>>()
+        };
+        open.by_lease.iter().flat_map(of).collect()
     }
 
     /// Changes whenever a watch of a node begins or ends.
@@ -185,6 +189,8 @@ mod tests {
         let old = streams.enter(lease.clone(), InstanceId(1), None);
         let new = streams.enter(lease.clone(), InstanceId(2), None);
         assert_eq!(streams.instance(&lease), Some(InstanceId(2)));
+        let both = [InstanceId(1), InstanceId(2)].map(|instance| (lease.clone(), instance, None));
+        assert_eq!(streams.watches(), both);
         drop(old);
         assert_eq!((streams.instance(&lease), streams.len()), (Some(InstanceId(2)), 1));
         let mut changes = streams.changes();

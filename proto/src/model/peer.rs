@@ -261,7 +261,7 @@ fn parse_digits(text: &str) -> Result<u128, InvalidValue> {
 }
 
 /// One running host: another one after each boot and in each network namespace, 128 bits.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BootId(pub u128);
 
 impl FromStr for BootId {

@@ -7,6 +7,7 @@
 //! | `rolling.rs` | all three are restarted under load, one after the other |
 //! | `guarded.rs` | an etcd that wants TLS, a certificate and a password |
 //! | `asked.rs` | a change of the CA waits for the nodes of all replicas |
+//! | `copies.rs` | a copied disk or certificate is noticed by replicas that do not have its node |
 //! | `unwritable.rs` | an etcd without a majority costs no stream |
 //!
 //! Everything that goes wrong at once is `tests/chaos.rs`'s.
@@ -14,6 +15,7 @@
 #![cfg(test)]
 
 mod asked;
+mod copies;
 mod fleet;
 mod guarded;
 mod killed;

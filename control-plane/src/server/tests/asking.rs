@@ -34,13 +34,16 @@ async fn a_replica_tells_the_others_which_nodes_are_connected_with_it() {
     acquire(&b, &blue, 2).await;
 
     let other = beside(&fixture, Some(fixture.server.listen().to_string()));
-    let all = other.connections(Connections::default()).await;
+    let all = other.connections(Connections::default(), None).await;
     let nodes: Vec<_> = all.to_wire().into_iter().map(|(node, _)| node.to_string()).collect();
     assert_eq!(nodes, ["a", "b"]);
     let generation = fixture.server.shared.signer.pki().authority().generation();
     assert_eq!(all.by_generation(generation), (2, vec![]));
     let lease = LeaseName { network: "blue".parse().unwrap(), node: "a".parse().unwrap() };
     assert_eq!(all.streaming().unwrap().into_iter().collect::<Vec<_>>(), [lease]);
+    let node = "b".parse().unwrap();
+    let one = other.connections(Connections::default(), Some(&node)).await;
+    assert_eq!(one.to_wire().into_iter().map(|(node, _)| node).collect::<Vec<_>>(), [node]);
     assert_eq!(other.serving().await, Refuge::There);
 }
 
@@ -50,7 +53,7 @@ async fn one_that_cannot_be_asked_may_have_nodes_and_may_serve() {
     let nobody = unused_address().await;
     for address in [None, Some(nobody)] {
         let other = beside(&fixture, address.clone());
-        let all = other.connections(Connections::default()).await;
+        let all = other.connections(Connections::default(), None).await;
         assert_eq!(all.unasked_replicas().iter().collect::<Vec<_>>(), ["control-1"], "{address:?}");
         assert!(all.streaming().is_err());
         assert_eq!(other.serving().await, Refuge::Unknown, "{address:?}");
