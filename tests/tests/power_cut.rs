@@ -32,7 +32,7 @@ const ROUNDS: usize = 50;
 const CHILD: &str = "LODEN_POWER_CUT_STORE";
 const WORKERS: usize = 64;
 const KEYS: u32 = 300;
-/// Small, so that sled's segments are trimmed and used again all the time.
+/// Small, so that sled's segments are trimmed and used again, and snapshots are made, all the time.
 const HISTORY_BYTES: usize = 256 << 10;
 
 #[test]

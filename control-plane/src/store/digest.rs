@@ -41,6 +41,12 @@ pub(super) fn record(key: &str, value: &[u8], mod_revision: Revision) -> u64 {
 /// ```
 pub(super) fn encode(changes: &[Change]) -> Vec<u8> {
     let mut out = Vec::with_capacity(encoded_len(changes));
+    encode_to(&mut out, changes);
+    out
+}
+
+/// The same behind what is there already.
+pub(super) fn encode_to(out: &mut Vec<u8>, changes: &[Change]) {
     for change in changes {
         let key = change.key();
         out.push(match change {
@@ -55,7 +61,6 @@ pub(super) fn encode(changes: &[Change]) -> Vec<u8> {
             out.extend_from_slice(value);
         }
     }
-    out
 }
 
 /// How long [`encode`] makes them.

@@ -5,8 +5,10 @@
 //!  head  = revision u64, rolling hash u64, records digest u64
 //! ```
 
+use std::collections::BTreeMap;
+
 use super::{
-    Batch, Loaded, Record, Revision, RollingHash, digest,
+    Batch, Change, Key, Loaded, Record, Revision, RollingHash, digest,
     state::{Group, Staged},
 };
 
@@ -56,12 +58,18 @@ pub(super) fn encode(before: RollingHash, batches: &[Batch]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(Group::of(batches).map_or(8, encoded_len));
     bytes.extend_from_slice(&before.0.to_le_bytes());
     for batch in batches {
-        let changes = digest::encode(&batch.changes);
-        // A commit's limits keep it far below.
-        bytes.extend_from_slice(&(changes.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&changes);
+        append(&mut bytes, &batch.changes);
     }
     bytes
+}
+
+/// Adds a batch to a group, and gives its encoded changes.
+pub(super) fn append<'group>(group: &'group mut Vec<u8>, changes: &[Change]) -> &'group [u8] {
+    // A commit's limits keep it far below.
+    group.extend_from_slice(&(digest::encoded_len(changes) as u32).to_le_bytes());
+    let start = group.len();
+    digest::encode_to(group, changes);
+    &group[start..]
 }
 
 /// How long [`encode`] makes it.
@@ -91,14 +99,9 @@ pub(super) fn assemble(
     records: Vec<Record>,
     groups: Vec<(Vec<Batch>, RollingHash)>,
 ) -> Result<(Loaded, Vec<Group>), String> {
-    if digest_of(&records) != head.records_digest {
-        return Err(format!("its records are not those of revision {}", head.revision));
-    }
-    let (oldest, hash_before_history) = match groups.first() {
-        Some((batches, before)) => (batches[0].revision.0.saturating_sub(1), *before),
-        None => (head.revision.0, head.hash),
-    };
-    let mut end = (Revision(oldest), hash_before_history);
+    let oldest = oldest(head, &groups);
+    let hash_before_history = groups.first().map_or(head.hash, |(_, before)| *before);
+    let mut end = (oldest, hash_before_history);
     for (batches, before) in &groups {
         // No group is empty, or it would not have been decoded.
         let (first, last) = (&batches[0], &batches[batches.len() - 1]);
@@ -110,6 +113,9 @@ pub(super) fn assemble(
     if end != (head.revision, head.hash) {
         return Err(format!("its journal ends elsewhere than at revision {}", head.revision));
     }
+    if digest_of(&records) != head.records_digest {
+        return Err(format!("its records are not those of revision {}", head.revision));
+    }
     let sizes = groups.iter().filter_map(|(batches, _)| Group::of(batches)).collect();
     let loaded = Loaded {
         revision: head.revision,
@@ -119,6 +125,50 @@ pub(super) fn assemble(
         hash_before_history,
     };
     Ok((loaded, sizes))
+}
+
+/// The records at the head: those of revision `base`, changed by every later batch. Some of `records` may be newer than
+/// `base`, and what was gone later may be missing: the batches do all that once more, with the same end.
+pub(super) fn replay(
+    base: Revision,
+    head: Head,
+    records: Vec<Record>,
+    groups: &[(Vec<Batch>, RollingHash)],
+) -> Result<Vec<Record>, String> {
+    if base > head.revision {
+        return Err(format!("its records are those of revision {base}, it is at revision {}", head.revision));
+    }
+    let oldest = oldest(head, groups);
+    if oldest > base {
+        return Err(format!(
+            "its records are those of revision {base}, its journal begins after revision {oldest}"
+        ));
+    }
+    let mut all: BTreeMap<Key, Record> =
+        records.into_iter().map(|record| (record.key.clone(), record)).collect();
+    let later = groups.iter().flat_map(|(batches, _)| batches).filter(|batch| batch.revision > base);
+    for batch in later {
+        for change in batch.changes.iter() {
+            match change {
+                Change::Put { key, value } => {
+                    let record =
+                        Record { key: key.clone(), value: value.clone(), mod_revision: batch.revision };
+                    all.insert(key.clone(), record);
+                }
+                Change::Delete { key } => {
+                    all.remove(key);
+                }
+            }
+        }
+    }
+    Ok(all.into_values().collect())
+}
+
+/// The revision after which the journal begins.
+fn oldest(head: Head, groups: &[(Vec<Batch>, RollingHash)]) -> Revision {
+    // No group is empty, or it would not have been decoded.
+    let first = groups.first().and_then(|(batches, _)| batches.first());
+    first.map_or(head.revision, |batch| Revision(batch.revision.0.saturating_sub(1)))
 }
 
 /// The history as groups, each with the hash before it.
@@ -154,4 +204,89 @@ fn digest_of(records: &[Record]) -> u64 {
 pub(super) fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = bytes.split_first_chunk::<8>()?;
     Some((u64::from_le_bytes(*number), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn put(key: &str, value: &'static str) -> Change {
+        Change::Put { key: key.into(), value: Bytes::from_static(value.as_bytes()) }
+    }
+
+    fn delete(key: &str) -> Change {
+        Change::Delete { key: key.into() }
+    }
+
+    fn record(key: &str, value: &'static str, revision: u64) -> Record {
+        Record {
+            key: key.into(),
+            value: Bytes::from_static(value.as_bytes()),
+            mod_revision: Revision(revision),
+        }
+    }
+
+    /// Batches from this revision on, in groups of two.
+    fn groups(first: u64, batches: Vec<Vec<Change>>) -> Vec<(Vec<Batch>, RollingHash)> {
+        let batches: Vec<_> = (first..)
+            .zip(batches)
+            .map(|(revision, changes)| Batch {
+                revision: Revision(revision),
+                changes: changes.into(),
+                hash: RollingHash(revision),
+            })
+            .collect();
+        batches.chunks(2).map(|group| (group.to_vec(), RollingHash(0))).collect()
+    }
+
+    fn head(revision: u64) -> Head {
+        Head { revision: Revision(revision), ..Head::default() }
+    }
+
+    #[test]
+    fn only_batches_after_the_base_are_replayed() {
+        let groups =
+            groups(4, vec![vec![put("a", "4")], vec![put("b", "5")], vec![delete("c"), put("d", "6")]]);
+        let records = vec![record("a", "1", 1), record("c", "3", 3)];
+        let replayed = replay(Revision(4), head(6), records, &groups).unwrap();
+        assert_eq!(replayed, [record("a", "1", 1), record("b", "5", 5), record("d", "6", 6)]);
+    }
+
+    #[test]
+    fn records_that_are_newer_than_the_base_end_as_they_have_to() {
+        let groups = groups(
+            1,
+            vec![
+                vec![put("a", "1"), put("b", "1")],
+                vec![delete("b"), put("c", "2")],
+                vec![put("a", "3")],
+                vec![delete("c")],
+            ],
+        );
+        // As they are at revision 0, 1, 2, 3 and 4.
+        let images = [
+            vec![],
+            vec![record("a", "1", 1), record("b", "1", 1)],
+            vec![record("a", "1", 1), record("c", "2", 2)],
+            vec![record("a", "3", 3), record("c", "2", 2)],
+            vec![record("a", "3", 3)],
+        ];
+        for records in images {
+            assert_eq!(replay(Revision(0), head(4), records, &groups).unwrap(), [record("a", "3", 3)]);
+        }
+    }
+
+    #[test]
+    fn a_base_without_the_journal_after_it_is_refused() {
+        let groups = groups(3, vec![vec![put("a", "3")]]);
+        let ahead = replay(Revision(4), head(3), vec![], &groups).unwrap_err();
+        assert_eq!(ahead, "its records are those of revision 4, it is at revision 3");
+        let gap = replay(Revision(1), head(3), vec![], &groups).unwrap_err();
+        assert_eq!(gap, "its records are those of revision 1, its journal begins after revision 2");
+        let nothing = replay(Revision(1), head(3), vec![], &[]).unwrap_err();
+        assert_eq!(nothing, "its records are those of revision 1, its journal begins after revision 3");
+        assert_eq!(replay(Revision(2), head(3), vec![], &groups).unwrap(), [record("a", "3", 3)]);
+    }
 }

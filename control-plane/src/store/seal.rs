@@ -9,10 +9,18 @@ pub(super) const SEAL: usize = 8;
 
 /// The payload, sealed for `name`.
 pub(super) fn seal(name: &[u8], payload: &[u8]) -> Vec<u8> {
-    let mut sealed = Vec::with_capacity(SEAL + payload.len());
-    sealed.extend_from_slice(&crc32(name, payload).to_le_bytes());
-    sealed.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    sealed.extend_from_slice(payload);
+    seal_all(name, &[payload])
+}
+
+/// The same for a payload in several parts.
+pub(super) fn seal_all(name: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut sealed = Vec::with_capacity(SEAL + length);
+    sealed.extend_from_slice(&crc32(name, parts).to_le_bytes());
+    sealed.extend_from_slice(&(length as u32).to_le_bytes());
+    for part in parts {
+        sealed.extend_from_slice(part);
+    }
     sealed
 }
 
@@ -21,20 +29,27 @@ pub(super) fn unseal<'a>(name: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
     let (crc, rest) = sealed.split_first_chunk::<4>()?;
     let (len, payload) = rest.split_first_chunk::<4>()?;
     let sound = u32::from_le_bytes(*len) as usize == payload.len()
-        && u32::from_le_bytes(*crc) == crc32(name, payload);
+        && u32::from_le_bytes(*crc) == crc32(name, &[payload]);
     sound.then_some(payload)
 }
 
-fn crc32(name: &[u8], payload: &[u8]) -> u32 {
+fn crc32(name: &[u8], payload: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(name);
-    hasher.update(payload);
+    for part in payload {
+        hasher.update(part);
+    }
     hasher.finalize()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_sealed_as_one_payload() {
+        assert_eq!(seal_all(b"name", &[b"pay", b"", b"load"]), seal(b"name", b"payload"));
+    }
 
     #[test]
     fn a_flipped_bit_a_cut_or_another_name_breaks_the_seal() {

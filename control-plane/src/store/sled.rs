@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  commit ──▶ queue ──▶ committer thread: stage ▶ one transaction ▶ flush ▶ fdatasync ▶ publish ▶ answer
+//!                           │                    journal, head; beside it a page of all records, now and then
 //!                           │ any error or panic
 //!                           ▼
 //!                       poisoned: the handle is never touched again; a probe looks for a disk that works
@@ -10,8 +11,12 @@
 //! Sled's own flush ends in `sync_file_range`, which survives a killed process but not a power cut, hence
 //! the `fdatasync` of our own descriptor. After an error sled may hang, or show rows of a transaction that
 //! failed, hence no second try on the same handle: whoever owns the process starts it anew.
+//!
+//! What a write costs sled hardly depends on its length. So a commit writes its group of the journal and no record;
+//! now and then all records are written, many at a time, and opening replays the journal after them (`checkpoint`).
 
 mod ballast;
+mod checkpoint;
 mod committer;
 mod copy;
 mod database;
@@ -19,6 +24,7 @@ mod error;
 mod layout;
 mod open;
 mod read;
+mod snapshot;
 
 use std::{
     path::{Path, PathBuf},
@@ -30,6 +36,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::{oneshot, watch};
 
+use self::checkpoint::Checkpoints;
 pub use self::error::OpenError;
 use super::{
     Batch, Cause, Change, CommitError, Guard, HISTORY_BYTES, Health, Loaded, Others, Revision, Store,
@@ -198,10 +205,12 @@ fn serve(
             return;
         }
     };
-    let published =
-        Arc::new(Published::new(State::restored(contents.loaded, contents.groups, options.history_bytes)));
+    let checkpoints = Checkpoints::new(&contents, options.history_bytes);
+    let mut state = State::restored(contents.loaded, contents.groups, options.history_bytes);
+    state.need_after(checkpoints.base().revision);
+    let published = Arc::new(Published::new(state));
     if opened.send(Ok(Arc::clone(&published))).is_ok() {
-        committer::run(database, &published, queue);
+        committer::run(database, checkpoints, &published, queue);
     }
 }
 

@@ -6,12 +6,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
 use bytes::Bytes;
 
-use super::{Batch, Change, Guard, Key, Loaded, Record, Revision, RollingHash, StoreError, commit, digest};
+use super::{
+    Batch, Change, Guard, Key, Loaded, Record, Revision, RollingHash, StoreError, commit, digest, journal,
+};
 
 /// What a batch weighs in history beside its keys and values.
 const BATCH_OVERHEAD: usize = 64;
@@ -29,6 +32,8 @@ pub(super) struct State {
     history_bytes: usize,
     hash_before_history: RollingHash,
     retain: usize,
+    /// History after this is kept, whatever it weighs.
+    needed_after: Revision,
 }
 
 /// Batches that were published together, and leave history together.
@@ -38,7 +43,8 @@ pub(super) struct Group {
     pub(super) batches: usize,
     /// What the encoded changes of each batch amount to.
     pub(super) encoded: usize,
-    weight: usize,
+    /// What counts of it as history.
+    pub(super) weight: usize,
 }
 
 impl Group {
@@ -49,6 +55,10 @@ impl Group {
             encoded: batches.iter().map(|batch| digest::encoded_len(&batch.changes)).sum(),
             weight: batches.iter().map(history_weight).sum(),
         })
+    }
+
+    const fn last(self) -> Revision {
+        Revision(self.first.0 + self.batches as u64 - 1)
     }
 }
 
@@ -80,6 +90,7 @@ impl State {
             history_bytes: 0,
             hash_before_history: RollingHash::default(),
             retain,
+            needed_after: Revision(u64::MAX),
         }
     }
 
@@ -103,6 +114,7 @@ impl State {
             history: loaded.history.into(),
             hash_before_history: loaded.hash_before_history,
             retain,
+            needed_after: Revision(u64::MAX),
         }
     }
 
@@ -116,6 +128,16 @@ impl State {
 
     pub(super) fn held(&self, key: &Key) -> Option<&Held> {
         self.records.get(key)
+    }
+
+    /// The records whose keys come after this one, in their order.
+    pub(super) fn records_after(&self, after: Option<&Key>) -> impl Iterator<Item = (&Key, &Held)> {
+        self.records.range::<Key, _>((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
+    }
+
+    /// From now on history after `revision` is kept, whatever it weighs: somebody makes the records of it.
+    pub(super) const fn need_after(&mut self, revision: Revision) {
+        self.needed_after = revision;
     }
 
     pub(super) fn loaded(&self) -> Loaded {
@@ -146,13 +168,13 @@ impl State {
         Ok(self.history.range(start..).take(most).cloned().collect())
     }
 
-    /// The oldest groups that go when `staged` is published: as many as leave at least `retain` bytes.
+    /// The oldest groups that go when `staged` is published: what is needed stays, and at least `retain` bytes.
     pub(super) fn outgrown(&self, staged: &Staged) -> impl Iterator<Item = Group> {
         let added = Group::of(&staged.batches).map_or(0, |group| group.weight);
         let mut bytes = self.history_bytes + added;
         self.groups.iter().copied().take_while(move |group| {
             bytes -= group.weight;
-            bytes >= self.retain
+            bytes >= self.retain && group.last() <= self.needed_after
         })
     }
 
@@ -186,6 +208,8 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Staged {
     batches: Vec<Batch>,
+    /// The same as a group of the journal holds them.
+    encoded: Vec<u8>,
     /// What each touched record becomes; `None` is gone.
     records: HashMap<Key, Option<Held>>,
     records_digest: u64,
@@ -198,6 +222,7 @@ impl Staged {
     pub(super) fn on(state: &State) -> Self {
         Self {
             batches: Vec::new(),
+            encoded: Vec::new(),
             records: HashMap::new(),
             records_digest: state.records_digest,
             revision: state.revision,
@@ -227,13 +252,18 @@ impl Staged {
             self.records.insert(key.clone(), held);
         }
         self.revision = revision;
-        self.hash = self.hash.after(revision, &changes);
+        self.hash = self.hash.after_encoded(revision, journal::append(&mut self.encoded, &changes));
         self.batches.push(Batch { revision, changes: Arc::from(changes), hash: self.hash });
         Ok(revision)
     }
 
     pub(super) fn batches(&self) -> &[Batch] {
         &self.batches
+    }
+
+    /// What [`journal::encode`] makes of the batches, without the hash before them.
+    pub(super) fn encoded(&self) -> &[u8] {
+        &self.encoded
     }
 
     /// What each touched record becomes.
@@ -328,6 +358,31 @@ mod tests {
             Err(StoreError::Ahead { asked: Revision(6), revision: Revision(5) })
         );
         assert_eq!(loaded.hash_before_history.after(Revision(4), &[put("a", "1")]), loaded.history[0].hash);
+    }
+
+    #[test]
+    fn history_that_is_needed_stays_until_it_is_not() {
+        let mut state = State::empty(1);
+        state.need_after(Revision(1));
+        for _ in 0..4 {
+            committed(&mut state, vec![put("a", "1")]);
+        }
+        assert_eq!(state.loaded().history.first().map(|batch| batch.revision), Some(Revision(2)));
+        state.need_after(Revision(3));
+        committed(&mut state, vec![put("a", "1")]);
+        assert_eq!(state.loaded().history.first().map(|batch| batch.revision), Some(Revision(4)));
+    }
+
+    #[test]
+    fn records_are_walked_from_anywhere() {
+        let mut state = State::empty(1024);
+        committed(&mut state, vec![put("b", "1"), put("a", "1"), put("c", "1")]);
+        let after = |key: Option<Key>| {
+            state.records_after(key.as_ref()).map(|(key, _)| key.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(after(None), ["a", "b", "c"]);
+        assert_eq!(after(Some("a".into())), ["b", "c"]);
+        assert_eq!(after(Some("bb".into())), ["c"]);
     }
 
     #[test]

@@ -14,15 +14,17 @@ use super::{
         Cause, CommitError, Revision,
         follow::Published,
         queue::{Command, Condition, Limits, Queue},
-        state::Staged,
+        state::{Group, Staged},
     },
     ballast,
+    checkpoint::{Checkpoints, Step},
     database::{Database, WriteError},
     layout,
 };
 
 /// What goes into one transaction (a single commit may be larger). Sled reuses a segment once what replaced it
-/// is written; a group that fits into one segment never reuses what it replaced before our fdatasync.
+/// is written; a group that fits into one segment, with the page of records that goes with it, never reuses what it
+/// replaced before our fdatasync.
 const LIMITS: Limits = Limits { commits: 512, bytes: 96 << 10, changes: usize::MAX };
 /// How often the supervisor looks, and probes.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -33,8 +35,9 @@ type Outcomes = Vec<Result<Revision, CommitError>>;
 
 /// Writes group after group, until the queue is closed. Whatever else ends it has poisoned the queue first:
 /// before anything is said of it, since a log may be on the disk that is full.
-pub(super) fn run(database: Database, published: &Published, queue: &Queue) {
-    let cause = match catch_unwind(AssertUnwindSafe(|| write_all(&database, published, queue))) {
+pub(super) fn run(database: Database, mut checkpoints: Checkpoints, published: &Published, queue: &Queue) {
+    let written = catch_unwind(AssertUnwindSafe(|| write_all(&database, &mut checkpoints, published, queue)));
+    let cause = match written {
         Ok(Ok(Ended::Closed)) => return,
         Ok(Ok(Ended::Poisoned)) => None,
         Ok(Err(error)) => Some(Cause::from(error.to_string())),
@@ -57,12 +60,18 @@ enum Ended {
     Poisoned,
 }
 
-fn write_all(database: &Database, published: &Published, queue: &Queue) -> Result<Ended, WriteError> {
+fn write_all(
+    database: &Database,
+    checkpoints: &mut Checkpoints,
+    published: &Published,
+    queue: &Queue,
+) -> Result<Ended, WriteError> {
     while let Some(group) = queue.take(LIMITS) {
-        let (staged, outcomes) = write(database, published, group)?;
+        let (staged, outcomes) = write(database, checkpoints, published, group)?;
         if !queue.settle(outcomes, || published.publish(staged)) {
             return Ok(Ended::Poisoned);
         }
+        published.state().need_after(checkpoints.base().revision);
     }
     Ok(Ended::Closed)
 }
@@ -89,13 +98,14 @@ pub(super) fn supervise(dir: &Path, queue: &Queue) {
     }
 }
 
-/// Decides a group and makes it durable. Nothing is published yet.
+/// Decides a group and makes it durable, with what goes with it. Nothing is published yet.
 fn write(
     database: &Database,
+    checkpoints: &mut Checkpoints,
     published: &Published,
     group: Vec<Command>,
 ) -> Result<(Staged, Outcomes), WriteError> {
-    let (staged, outcomes, writes) = {
+    let (staged, outcomes, wanted) = {
         let state = published.state();
         let mut staged = Staged::on(&state);
         let outcomes: Outcomes = group
@@ -104,12 +114,26 @@ fn write(
                 staged.stage(&state, command.changes, &command.guards).map_err(CommitError::Conflict)
             })
             .collect();
-        let writes = layout::writes(&state, &staged);
-        (staged, outcomes, writes)
+        let wanted = Group::of(staged.batches())
+            .map(|group| (layout::writes(&state, &staged), checkpoints.next(&state, group)));
+        (staged, outcomes, wanted)
     };
-    if !staged.batches().is_empty() {
-        database.write(&writes)?;
+    let Some((mut writes, step)) = wanted else {
+        return Ok((staged, outcomes));
+    };
+    match step {
+        Step::Nothing => {}
+        Step::Page(pieces) => writes.snapshots = pieces,
+        Step::Base(base) => writes.meta.extend(layout::base(base)),
+        Step::Clear => {
+            let stale = database.stale(checkpoints.base().snapshot)?;
+            if stale.snapshots.is_empty() && stale.records.is_empty() {
+                checkpoints.cleared();
+            }
+            (writes.snapshots, writes.records) = (stale.snapshots, stale.records);
+        }
     }
+    database.write(&writes)?;
     Ok((staged, outcomes))
 }
 
@@ -157,9 +181,11 @@ mod tests {
         fn exit(&self, _: &Id) {}
     }
 
-    fn store(dir: &Path) -> (Database, Published, Queue) {
+    fn store(dir: &Path) -> (Database, Checkpoints, Published, Queue) {
         let (database, contents) = open::open(dir, true).unwrap();
-        (database, Published::new(State::restored(contents.loaded, contents.groups, 1 << 20)), Queue::new())
+        let checkpoints = Checkpoints::new(&contents, 1 << 20);
+        let state = State::restored(contents.loaded, contents.groups, 1 << 20);
+        (database, checkpoints, Published::new(state), Queue::new())
     }
 
     fn command(key: &str) -> Command {
@@ -167,10 +193,11 @@ mod tests {
     }
 
     /// Runs the committer until it ends, however that is.
-    fn run_to_its_end(database: Database, published: &Published, queue: &Queue) {
+    fn run_to_its_end(database: Database, checkpoints: Checkpoints, published: &Published, queue: &Queue) {
         thread::scope(|scope| {
             let committer = scope.spawn(|| {
-                tracing::subscriber::with_default(Panicking, || run(database, published, queue));
+                let run = || run(database, checkpoints, published, queue);
+                tracing::subscriber::with_default(Panicking, run);
             });
             let _ = committer.join();
         });
@@ -179,11 +206,11 @@ mod tests {
     #[test]
     fn a_write_that_fails_poisons_whatever_becomes_of_its_line_in_the_log() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut database, published, queue) = store(dir.path());
+        let (mut database, checkpoints, published, queue) = store(dir.path());
         // No fdatasync of this.
         database.file = Some(File::open("/dev/null").unwrap());
         let mut taken = queue.push(command("a")).unwrap();
-        run_to_its_end(database, &published, &queue);
+        run_to_its_end(database, checkpoints, &published, &queue);
         let poisoned = CommitError::Poisoned("fdatasync: Invalid argument (os error 22)".into());
         assert_eq!(taken.try_recv().unwrap(), Err(poisoned.clone()));
         assert_eq!(queue.push(command("b")).unwrap_err(), poisoned);

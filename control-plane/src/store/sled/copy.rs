@@ -5,12 +5,13 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::super::{Loaded, journal};
+use super::database::{Database, WriteError};
 use super::error::{OpenError, io_error, write_error};
-use super::layout::{self, Writes};
-use super::open;
+use super::layout::{self, Base, Writes};
+use super::{open, snapshot};
 
-/// Records that are written at a time.
-const PAGE: usize = 100;
+/// The number of the only snapshot.
+const SNAPSHOT: u64 = 1;
 
 /// Makes the store in `dir`, where there must be nothing.
 pub(super) fn create(dir: &Path, loaded: &Loaded) -> Result<(), OpenError> {
@@ -31,9 +32,7 @@ pub(super) fn create(dir: &Path, loaded: &Loaded) -> Result<(), OpenError> {
         _ => {}
     }
     let database = open::new(&half)?;
-    for writes in pages(loaded) {
-        database.write(&writes).map_err(|error| write_error(dir, error))?;
-    }
+    fill(&database, loaded).map_err(|error| write_error(dir, error))?;
     open::sync_all(&half, &database)?;
     drop(database);
     fs::rename(&half, dir).map_err(|error| io_error(dir, "make", dir, error))?;
@@ -46,15 +45,20 @@ fn half(dir: &Path) -> PathBuf {
     dir.with_file_name(format!("{name}.half"))
 }
 
-fn pages(loaded: &Loaded) -> impl Iterator<Item = Writes> {
-    let records = loaded.records.chunks(PAGE).map(|records| {
-        let records = records.iter().flat_map(layout::record_writes).collect();
-        Writes { records, ..Writes::default() }
-    });
-    let groups = journal::regroup(loaded).map(|(batches, before)| {
-        let journal = layout::group_writes(before, batches).collect();
-        Writes { journal, ..Writes::default() }
-    });
-    let meta = Writes { meta: layout::meta(journal::Head::of(loaded)), ..Writes::default() };
-    records.chain(groups).chain([meta])
+/// Writes the records, the history, and at last what makes a store of them.
+fn fill(database: &Database, loaded: &Loaded) -> Result<(), WriteError> {
+    let mut records = loaded.records.iter().map(|record| (&record.key, &record.value, record.mod_revision));
+    let mut pages = 0;
+    while let Some((payload, _)) = snapshot::page(&mut records, snapshot::PAGE) {
+        let snapshots = layout::page(SNAPSHOT, pages, &payload);
+        database.write(&Writes { snapshots, ..Writes::default() })?;
+        pages += 1;
+    }
+    for (batches, before) in journal::regroup(loaded) {
+        let journal = layout::group_writes(before, batches);
+        database.write(&Writes { journal, ..Writes::default() })?;
+    }
+    let base = Base { revision: loaded.revision, snapshot: SNAPSHOT, pages };
+    let meta = layout::meta(journal::Head::of(loaded), base);
+    database.write(&Writes { meta, ..Writes::default() })
 }

@@ -1,19 +1,23 @@
-//! Sled's trees and the one write that matters: a whole group, durable when it returns.
+//! Sled's trees and the one write that matters: a whole group with what goes with it, durable when it returns.
 
 use std::{fs::File, io, path::Path};
 
 use ::sled::{
-    Transactional, Tree,
+    IVec, Transactional, Tree,
     transaction::{ConflictableTransactionError, TransactionError, TransactionalTree},
 };
 use nix::fcntl::Flock;
 
-use super::layout::{Write, Writes};
+use super::layout::{Part, Write, Writes};
+
+/// Pieces that are cleared away at a time: more than a group and a page write, so that they do not pile up.
+const STALE: usize = 64;
 
 /// An open store directory.
 pub(super) struct Database {
     pub(super) db: ::sled::Db,
     pub(super) records: Tree,
+    pub(super) snapshots: Tree,
     pub(super) journal: Tree,
     pub(super) meta: Tree,
     /// Our own descriptor of sled's file; `None` in the control run of the power-cut test.
@@ -38,20 +42,23 @@ impl Database {
         let file =
             if fdatasync { Some(File::options().read(true).write(true).open(dir.join("db"))?) } else { None };
         Ok(Self {
-            records: db.open_tree("records")?,
-            journal: db.open_tree("journal")?,
-            meta: db.open_tree("meta")?,
+            records: db.open_tree(Part::Records.name())?,
+            snapshots: db.open_tree(Part::Snapshots.name())?,
+            journal: db.open_tree(Part::Journal.name())?,
+            meta: db.open_tree(Part::Meta.name())?,
             db,
             file,
             _lock: lock,
         })
     }
 
-    /// Writes everything or nothing; when this returns, a power cut does not undo it.
+    /// Writes all of journal and meta or nothing, and what else there is before; when this returns, a power cut does
+    /// not undo it. Pieces of snapshots need not be written all or none: nothing names a snapshot that is not whole.
     pub(super) fn write(&self, writes: &Writes) -> Result<(), WriteError> {
-        (&self.records, &self.journal, &self.meta)
-            .transaction(|(records, journal, meta)| {
-                put(records, &writes.records)?;
+        put_each(&self.records, &writes.records)?;
+        put_each(&self.snapshots, &writes.snapshots)?;
+        (&self.journal, &self.meta)
+            .transaction(|(journal, meta)| {
                 put(journal, &writes.journal)?;
                 put(meta, &writes.meta)
             })
@@ -60,6 +67,14 @@ impl Database {
                 TransactionError::Storage(error) => error,
             })?;
         self.sync()
+    }
+
+    /// What takes some of those pieces away that are not of this snapshot; nothing if there are none.
+    pub(super) fn stale(&self, snapshot: u64) -> Result<Writes, ::sled::Error> {
+        let older = self.snapshots.range(..snapshot.to_be_bytes());
+        let newer = self.snapshots.range(snapshot.saturating_add(1).to_be_bytes()..);
+        let records = if snapshot == 0 { Vec::new() } else { removals(self.records.iter())? };
+        Ok(Writes { records, snapshots: removals(older.chain(newer))?, ..Writes::default() })
     }
 
     /// Makes everything written so far durable.
@@ -86,9 +101,25 @@ fn put(
 ) -> Result<(), ConflictableTransactionError<std::convert::Infallible>> {
     for (key, value) in writes {
         match value {
-            Some(value) => tree.insert(key.as_slice(), value.as_slice())?,
-            None => tree.remove(key.as_slice())?,
+            Some(value) => tree.insert(key, value)?,
+            None => tree.remove(key)?,
         };
     }
     Ok(())
+}
+
+fn put_each(tree: &Tree, writes: &[Write]) -> Result<(), ::sled::Error> {
+    for (key, value) in writes {
+        match value {
+            Some(value) => tree.insert(key, value)?,
+            None => tree.remove(key)?,
+        };
+    }
+    Ok(())
+}
+
+fn removals(
+    pieces: impl Iterator<Item = Result<(IVec, IVec), ::sled::Error>>,
+) -> Result<Vec<Write>, ::sled::Error> {
+    pieces.take(STALE).map(|piece| piece.map(|(key, _)| (key, None))).collect()
 }

@@ -27,7 +27,7 @@ pub enum OpenError {
         dir: PathBuf,
     },
     /// It was written by another version.
-    #[error("store {} has format {found}, this version reads format {FORMAT} only", dir.display())]
+    #[error("store {} has format {found}, this version reads formats 1 to {FORMAT} only", dir.display())]
     Format {
         /// The store's directory.
         dir: PathBuf,

@@ -1,97 +1,152 @@
 //! How contents become sled's keys and values, and back. Pure.
 //!
 //! ```text
-//!  tree      name                 payload
-//!  records   key, NUL             mod revision u64, value
-//!  journal   first revision (BE)  group (`journal`)
-//!  meta      "head"               head (`journal`)
-//!  meta      "format"             u32, not sealed: any version can read it
+//!  tree       name                         payload
+//!  journal    first revision u64           group (`journal`)
+//!  snapshots  snapshot u64, page u64       records (`snapshot`)
+//!  meta       "head"                       head (`journal`)
+//!  meta       "base"                       revision u64, snapshot u64, pages u64    (little endian)
+//!  meta       "format"                     u32, not sealed: any version can read it
+//!  records    key, NUL                     mod revision u64, value                  in a store that had format 1
 //!
-//!  stored = sealed payload, cut into pieces; piece n under name + n as u16 (BE)
+//!  stored = sealed payload, cut into pieces; piece n under name + n as u16     (numbers in names big endian)
 //! ```
+//!
+//! What a store holds is the records of its base, changed by every group of the journal after it. So a commit writes
+//! its group and the head, and no record; all of those are written anew now and then (`checkpoint`).
 //!
 //! Pieces, because sled writes a tree node that outgrows a quarter of its segment to a file of its own,
 //! which neither sled nor we fsync. Seventeen pieces (sled's largest leaf) stay well below.
 
+use ::sled::IVec;
 use bytes::Bytes;
 
 use super::super::{
-    Batch, Key, Record, Revision, RollingHash, journal, seal,
+    Batch, Record, Revision, RollingHash, journal, seal,
     state::{Staged, State},
 };
 
 /// The version of this layout.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
+/// The version that had every record by itself, as the head has it, and no base.
+pub(super) const FORMAT_WITHOUT_BASE: u32 = 1;
 /// The largest value that sled is given.
 pub(super) const PIECE: usize = 4096;
 
 /// A sled key, and its new value or `None` to remove it.
-pub(super) type Write = (Vec<u8>, Option<Vec<u8>>);
+pub(super) type Write = (IVec, Option<IVec>);
 
-/// Everything that one group of commits writes.
+/// Everything that is written with one group of commits.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     pub(super) records: Vec<Write>,
+    pub(super) snapshots: Vec<Write>,
     pub(super) journal: Vec<Write>,
     pub(super) meta: Vec<Write>,
 }
 
+/// One of the trees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Records,
+    Snapshots,
+    Journal,
+    Meta,
+}
+
+impl Part {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Records => "records",
+            Self::Snapshots => "snapshots",
+            Self::Journal => "journal",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// Which records are on the disk, to be changed by the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Base {
+    /// They are those of this revision, some maybe of a later one: the journal after it makes all of them right.
+    pub(super) revision: Revision,
+    /// The snapshot that has them. There is none of number 0: it stands for `records`.
+    pub(super) snapshot: u64,
+    pub(super) pages: u64,
+}
+
+impl Base {
+    fn encode(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        for (place, number) in bytes.chunks_exact_mut(8).zip([self.revision.0, self.snapshot, self.pages]) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The reverse; `None` if these bytes are none.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (revision, rest) = journal::number(bytes)?;
+        let (snapshot, rest) = journal::number(rest)?;
+        let (pages, rest) = journal::number(rest)?;
+        rest.is_empty().then_some(Self { revision: Revision(revision), snapshot, pages })
+    }
+}
+
 /// The name of the head in `meta`.
 pub(super) const HEAD: &[u8] = b"head";
+/// The name of the base in `meta`.
+pub(super) const BASE: &[u8] = b"base";
 /// The name of the format in `meta`.
 pub(super) const FORMAT_NAME: &[u8] = b"format";
 
 /// What makes `staged`, decided on `state`, durable.
 pub(super) fn writes(state: &State, staged: &Staged) -> Writes {
-    let mut writes = Writes::default();
-    for (key, held) in staged.records() {
-        let name = record_name(key);
-        let old = state.held(key).map_or(0, |held| piece_count(8 + held.value.len()));
-        let mut new = 0;
-        if let Some(held) = held {
-            let payload = [&held.mod_revision.0.to_le_bytes()[..], &held.value].concat();
-            new = piece_count(payload.len());
-            writes.records.extend(pieces(&name, &payload));
-        }
-        writes.records.extend((new..old).map(|piece| (piece_key(&name, piece), None)));
-    }
-    if !staged.batches().is_empty() {
-        writes.journal.extend(group_writes(state.hash(), staged.batches()));
+    let mut writes = Writes { meta: head(journal::Head::after(staged)), ..Writes::default() };
+    if let Some(first) = staged.batches().first() {
+        let before = state.hash().0.to_le_bytes();
+        writes.journal = pieces(&first.revision.0.to_be_bytes(), &[&before[..], staged.encoded()]);
     }
     for group in state.outgrown(staged) {
         let name = group.first.0.to_be_bytes();
         let count = piece_count(journal::encoded_len(group));
         writes.journal.extend((0..count).map(|piece| (piece_key(&name, piece), None)));
     }
-    writes.meta = head(journal::Head::after(staged));
     writes
 }
 
 /// What makes a head durable.
 fn head(head: journal::Head) -> Vec<Write> {
-    pieces(HEAD, &head.encode()).collect()
+    pieces(HEAD, &[&head.encode()])
 }
 
-/// What makes a store of it that has a head.
-pub(super) fn meta(of: journal::Head) -> Vec<Write> {
+/// What makes a base durable, and the format that knows of it.
+pub(super) fn base(base: Base) -> Vec<Write> {
+    let mut writes = pieces(BASE, &[&base.encode()]);
+    writes.push((FORMAT_NAME.into(), Some(IVec::from(&FORMAT.to_le_bytes()))));
+    writes
+}
+
+/// What makes a store of it that has a head and the records of its base.
+pub(super) fn meta(of: journal::Head, on: Base) -> Vec<Write> {
     let mut meta = head(of);
-    meta.push((FORMAT_NAME.to_vec(), Some(FORMAT.to_le_bytes().to_vec())));
+    meta.extend(base(on));
     meta
 }
 
-/// What makes a record durable that is new.
-pub(super) fn record_writes(record: &Record) -> impl Iterator<Item = Write> + use<> {
-    let payload = [&record.mod_revision.0.to_le_bytes()[..], &record.value].concat();
-    pieces(&record_name(&record.key), &payload)
+/// What makes a page of a snapshot durable.
+pub(super) fn page(snapshot: u64, page: u64, payload: &[u8]) -> Vec<Write> {
+    let name = [snapshot.to_be_bytes(), page.to_be_bytes()].concat();
+    pieces(&name, &[payload])
 }
 
 /// What makes a group of batches durable.
-pub(super) fn group_writes(before: RollingHash, batches: &[Batch]) -> impl Iterator<Item = Write> + use<> {
+pub(super) fn group_writes(before: RollingHash, batches: &[Batch]) -> Vec<Write> {
     let first = batches.first().map_or(0, |batch| batch.revision.0);
-    pieces(&first.to_be_bytes(), &journal::encode(before, batches))
+    pieces(&first.to_be_bytes(), &[&journal::encode(before, batches)])
 }
 
-/// A record from its name and payload; `None` if they are none.
+/// A record of format 1 from its name and payload; `None` if they are none.
 pub(super) fn record(name: &[u8], payload: &[u8]) -> Option<Record> {
     let key = std::str::from_utf8(name.strip_suffix(&[0])?).ok()?;
     let (revision, value) = journal::number(payload)?;
@@ -110,39 +165,33 @@ pub(super) fn split(key: &[u8]) -> Option<(&[u8], usize)> {
 }
 
 /// A name for people.
-pub(super) fn describe(tree: &str, name: &[u8]) -> String {
-    match (tree, <[u8; 8]>::try_from(name)) {
-        ("journal", Ok(revision)) => format!("journal/{}", u64::from_be_bytes(revision)),
-        _ => format!("{tree}/{}", String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name))),
+pub(super) fn describe(part: Part, name: &[u8]) -> String {
+    let numbers: Vec<_> =
+        name.chunks(8).filter_map(|number| Some(u64::from_be_bytes(number.try_into().ok()?))).collect();
+    match (part, &numbers[..], name.len()) {
+        (Part::Journal, [revision], 8) => format!("journal/{revision}"),
+        (Part::Snapshots, [snapshot, page], 16) => format!("snapshots/{snapshot}/{page}"),
+        _ => format!("{}/{}", part.name(), String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name))),
     }
 }
 
-fn record_name(key: &Key) -> Vec<u8> {
-    let mut name = Vec::with_capacity(key.len() + 1);
-    name.extend_from_slice(key.as_bytes());
-    name.push(0);
-    name
-}
-
-fn pieces(name: &[u8], payload: &[u8]) -> impl Iterator<Item = Write> + use<> {
-    let pieces: Vec<_> = seal::seal(name, payload).chunks(PIECE).map(<[u8]>::to_vec).collect();
-    let name = name.to_vec();
-    pieces.into_iter().enumerate().map(move |(number, piece)| (piece_key(&name, number), Some(piece)))
+fn pieces(name: &[u8], payload: &[&[u8]]) -> Vec<Write> {
+    let sealed = seal::seal_all(name, payload);
+    let pieces = sealed.chunks(PIECE).enumerate();
+    pieces.map(|(number, piece)| (piece_key(name, number), Some(IVec::from(piece)))).collect()
 }
 
 const fn piece_count(payload: usize) -> usize {
     (seal::SEAL + payload).div_ceil(PIECE)
 }
 
-fn piece_key(name: &[u8], number: usize) -> Vec<u8> {
+fn piece_key(name: &[u8], number: usize) -> IVec {
     // A commit's limits keep the number below a hundred.
-    [name, &(number as u16).to_be_bytes()].concat()
+    IVec::from([name, &(number as u16).to_be_bytes()].concat())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::{
         super::super::{Change, seal::unseal, state::Group},
         *,
@@ -152,44 +201,8 @@ mod tests {
         Change::Put { key: key.into(), value: Bytes::from(vec![b'x'; bytes]) }
     }
 
-    /// Commits one change to `state` and to `disk`.
-    fn commit(state: &mut State, disk: &mut BTreeMap<Vec<u8>, Vec<u8>>, change: Change) {
-        let mut staged = Staged::on(state);
-        staged.stage(state, vec![change], &[]).unwrap();
-        for (key, value) in writes(state, &staged).records {
-            match value {
-                Some(value) => disk.insert(key, value),
-                None => disk.remove(&key),
-            };
-        }
-        state.publish(staged);
-    }
-
-    #[test]
-    fn a_shrinking_or_removed_record_leaves_no_piece_behind() {
-        let (mut state, mut disk) = (State::empty(1 << 20), BTreeMap::new());
-        commit(&mut state, &mut disk, put("a", 16 << 10));
-        assert_eq!(disk.len(), 5);
-        commit(&mut state, &mut disk, put("a", PIECE - 16));
-        assert_eq!(disk.len(), 1);
-        commit(&mut state, &mut disk, put("a", PIECE - 15));
-        assert_eq!(disk.len(), 2);
-        commit(&mut state, &mut disk, Change::Delete { key: "a".into() });
-        assert_eq!(disk.len(), 0);
-    }
-
-    #[test]
-    fn a_record_reads_back_from_its_pieces() {
-        let (mut state, mut disk) = (State::empty(1 << 20), BTreeMap::new());
-        commit(&mut state, &mut disk, put("a/b", 10_000));
-        let sealed = disk.values().flatten().copied().collect::<Vec<_>>();
-        let (name, first) = split(disk.keys().next().unwrap()).unwrap();
-        assert_eq!(first, 0);
-        let record = record(name, unseal(name, &sealed).unwrap()).unwrap();
-        assert_eq!(
-            (record.key.as_str(), record.value.len(), record.mod_revision),
-            ("a/b", 10_000, Revision(1))
-        );
+    fn joined(writes: &[Write]) -> Vec<u8> {
+        writes.iter().flat_map(|(_, piece)| piece.as_ref().unwrap().to_vec()).collect()
     }
 
     #[test]
@@ -202,12 +215,45 @@ mod tests {
                 staged.stage(&state, vec![change], &[]).unwrap();
             }
             let written = writes(&state, &staged).journal;
+            assert_eq!(written, group_writes(state.hash(), staged.batches()));
             let (name, _) = split(&written[0].0).unwrap();
-            let sealed: Vec<u8> = written.iter().flat_map(|(_, piece)| piece.clone().unwrap()).collect();
+            let sealed = joined(&written);
             let (batches, before) = group(name, unseal(name, &sealed).unwrap()).unwrap();
             assert_eq!((&batches[..], before), (staged.batches(), state.hash()));
             assert_eq!(written.len(), piece_count(journal::encoded_len(Group::of(&batches).unwrap())));
             state.publish(staged);
         }
+    }
+
+    #[test]
+    fn a_group_that_goes_leaves_no_piece_behind() {
+        let mut state = State::empty(1);
+        let mut staged = Staged::on(&state);
+        staged.stage(&state, vec![put("a", 10_000)], &[]).unwrap();
+        let made: Vec<_> = writes(&state, &staged).journal.into_iter().map(|(key, _)| key).collect();
+        assert_eq!(made.len(), 3);
+        state.publish(staged);
+        let mut staged = Staged::on(&state);
+        staged.stage(&state, vec![put("a", 1)], &[]).unwrap();
+        let journal = writes(&state, &staged).journal;
+        let gone: Vec<_> =
+            journal.into_iter().filter(|(_, value)| value.is_none()).map(|(key, _)| key).collect();
+        assert_eq!(gone, made);
+    }
+
+    #[test]
+    fn a_base_reads_back() {
+        let base = Base { revision: Revision(7), snapshot: 3, pages: 2 };
+        assert_eq!(Base::decode(&base.encode()), Some(base));
+        assert_eq!(Base::decode(&base.encode()[1..]), None);
+    }
+
+    #[test]
+    fn names_are_told_as_people_read_them() {
+        assert_eq!(describe(Part::Journal, &7_u64.to_be_bytes()), "journal/7");
+        let page = page(1, 5, b"x");
+        assert_eq!(describe(Part::Snapshots, split(&page[0].0).unwrap().0), "snapshots/1/5");
+        assert_eq!(describe(Part::Records, b"leases/a\0"), "records/leases/a");
+        assert_eq!(describe(Part::Meta, HEAD), "meta/head");
     }
 }

@@ -26,7 +26,7 @@ use super::{
     SledStore, ballast,
     database::Database,
     error::{OpenError, database_error, io_error, write_error},
-    layout::{self, FORMAT, FORMAT_NAME},
+    layout::{self, Base, FORMAT, FORMAT_NAME, FORMAT_WITHOUT_BASE, Part, Writes},
     read::{self, Contents},
 };
 
@@ -36,7 +36,7 @@ pub(super) fn open(dir: &Path, fdatasync: bool) -> Result<(Database, Contents), 
     let lock = take_lock(dir)?;
     let database = open_sled(dir, lock, fdatasync)?;
     let contents = match check_format(dir, &database)
-        .and_then(|()| read::read(dir, &database))
+        .and_then(|format| read::read(dir, &database, format))
         .and_then(|contents| sync_all(dir, &database).map(|()| contents))
     {
         Ok(contents) => contents,
@@ -139,26 +139,31 @@ fn open_sled(dir: &Path, mut lock: Flock<File>, fdatasync: bool) -> Result<Datab
     }
 }
 
-fn check_format(dir: &Path, database: &Database) -> Result<(), OpenError> {
+/// Which format the store has; what is empty becomes a store of the newest one.
+fn check_format(dir: &Path, database: &Database) -> Result<u32, OpenError> {
     let found = database.meta.get(FORMAT_NAME).map_err(|source| database_error(dir, source))?;
     if let Some(found) = found {
         let found = <[u8; 4]>::try_from(&*found).map_or(0, u32::from_le_bytes);
-        return if found == FORMAT { Ok(()) } else { Err(OpenError::Format { dir: dir.to_owned(), found }) };
+        return match found {
+            FORMAT_WITHOUT_BASE..=FORMAT => Ok(found),
+            _ => Err(OpenError::Format { dir: dir.to_owned(), found }),
+        };
     }
-    let ours = [&b"records"[..], b"journal", b"meta"];
+    let ours = [Part::Records, Part::Snapshots, Part::Journal, Part::Meta].map(Part::name);
     let foreign_tree = database
         .db
         .tree_names()
         .into_iter()
-        .any(|name| !ours.contains(&&*name) && &*name != b"__sled__default");
-    let empty = [&database.db, &database.records, &database.journal, &database.meta]
+        .any(|name| !ours.iter().any(|ours| ours.as_bytes() == &*name) && &*name != b"__sled__default");
+    let empty = [&database.db, &database.records, &database.snapshots, &database.journal, &database.meta]
         .iter()
         .all(|tree| tree.is_empty());
     if foreign_tree || !empty {
         return Err(OpenError::Foreign { dir: dir.to_owned() });
     }
-    let first = layout::Writes { meta: layout::meta(Head::default()), ..layout::Writes::default() };
-    database.write(&first).map_err(|error| write_error(dir, error))
+    let meta = layout::meta(Head::default(), Base::default());
+    database.write(&Writes { meta, ..Writes::default() }).map_err(|error| write_error(dir, error))?;
+    Ok(FORMAT)
 }
 
 /// What sled wrote while opening becomes as durable as what we answer for.

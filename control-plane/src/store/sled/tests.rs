@@ -6,9 +6,16 @@ use std::{fs, time::Duration};
 use tempfile::TempDir;
 
 use super::{
-    super::suite::{self, Fixture, delete, followed, load, put},
+    super::{
+        seal,
+        suite::{self, Fixture, delete, followed, load, put},
+    },
+    layout::Part,
     *,
 };
+
+/// So little history that a snapshot is begun as soon as it can be: the third commit names one of the first.
+const LEAST: usize = 8;
 
 struct Sled(TempDir);
 
@@ -56,6 +63,10 @@ async fn reopening_brings_back_records_history_and_hash() {
             .collect();
         for call in calls {
             revision = call.await.unwrap().0;
+        }
+        // Groups by themselves, so that a snapshot becomes whole.
+        for n in 0..10 {
+            revision = store.commit(vec![put("last", &n.to_string())], vec![]).await.unwrap().0;
         }
         let before = load(&store).await;
         // Whole groups are trimmed, and the first round may be one group.
@@ -113,7 +124,8 @@ async fn an_unknown_format_is_refused() {
     tamper(dir.path(), |db| {
         db.open_tree("meta").unwrap().insert(layout::FORMAT_NAME, &7_u32.to_le_bytes()).unwrap();
     });
-    let expected = format!("store {} has format 7, this version reads format 1 only", dir.path().display());
+    let expected =
+        format!("store {} has format 7, this version reads formats 1 to 2 only", dir.path().display());
     assert_eq!(open_error(dir.path()).await, expected);
 }
 
@@ -128,42 +140,130 @@ async fn a_database_of_somebody_else_is_refused() {
 }
 
 #[tokio::test]
-async fn a_corrupt_record_stops_the_start_and_is_named() {
+async fn a_corrupt_page_stops_the_start_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), 1 << 20).await;
-    store.commit(vec![put("leases/blue/10.1.4.0", "node-7")], vec![]).await.unwrap();
-    store.close().await;
+    three_commits(dir.path()).await;
     tamper(dir.path(), |db| {
-        let records = db.open_tree("records").unwrap();
-        let (key, value) = records.first().unwrap().unwrap();
+        let snapshots = db.open_tree(Part::Snapshots.name()).unwrap();
+        let (key, value) = snapshots.first().unwrap().unwrap();
         let mut value = value.to_vec();
-        value[20] ^= 1;
-        records.insert(key, value).unwrap();
+        value[10] ^= 1;
+        snapshots.insert(key, value).unwrap();
     });
-    let expected = format!("records/leases/blue/10.1.4.0 in store {} is corrupt", dir.path().display());
+    let expected = format!("snapshots/1/0 in store {} is corrupt", dir.path().display());
     assert_eq!(open_error(dir.path()).await, expected);
 }
 
 #[tokio::test]
-async fn a_missing_record_and_a_missing_batch_stop_the_start() {
+async fn missing_records_and_a_missing_page_stop_the_start() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), 1 << 20).await;
-    for n in 1..=3 {
-        store.commit(vec![put(&format!("k{n}"), "x")], vec![]).await.unwrap();
-    }
-    store.close().await;
-    let mut taken = None;
-    tamper(dir.path(), |db| taken = db.open_tree("records").unwrap().pop_min().unwrap());
+    three_commits(dir.path()).await;
+    let page = |payload: &[u8]| layout::page(1, 0, payload).remove(0);
+    tamper(dir.path(), |db| {
+        let (key, nothing) = page(&[]);
+        db.open_tree(Part::Snapshots.name()).unwrap().insert(key, nothing.unwrap()).unwrap();
+    });
     let error = open_error(dir.path()).await;
     assert!(error.ends_with("contradicts itself: its records are not those of revision 3"), "{error}");
     tamper(dir.path(), |db| {
-        let (key, value) = taken.unwrap();
-        db.open_tree("records").unwrap().insert(key, value).unwrap();
-        let second = [&2_u64.to_be_bytes()[..], &[0, 0]].concat();
-        db.open_tree("journal").unwrap().remove(second).unwrap().unwrap();
+        db.open_tree(Part::Snapshots.name()).unwrap().remove(page(&[]).0).unwrap().unwrap();
     });
     let error = open_error(dir.path()).await;
+    assert!(error.ends_with("contradicts itself: it has 0 of the 1 pages of its records"), "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_batch_stops_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    three_commits(dir.path()).await;
+    let remove = |revision: u64| {
+        tamper(dir.path(), |db| {
+            let name = [&revision.to_be_bytes()[..], &[0, 0]].concat();
+            db.open_tree(Part::Journal.name()).unwrap().remove(name).unwrap().unwrap();
+        });
+    };
+    remove(2);
+    let error = open_error(dir.path()).await;
     assert!(error.ends_with("contradicts itself: batch 3 does not follow batch 1"), "{error}");
+    remove(1);
+    let error = open_error(dir.path()).await;
+    let gap = "its records are those of revision 1, its journal begins after revision 2";
+    assert!(error.ends_with(gap), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_of_format_1_is_opened_and_changed_by_its_first_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), 1 << 20).await;
+    for n in 0..20 {
+        let value = Bytes::from(vec![n; usize::from(n) * 700]);
+        store.commit(vec![Change::Put { key: format!("k{n}").into(), value }], vec![]).await.unwrap();
+    }
+    store.commit(vec![delete("k3"), put("k4", "x")], vec![]).await.unwrap();
+    let before = load(&store).await;
+    store.close().await;
+    make_format_1(dir.path(), &before);
+
+    let store = open(dir.path(), 1 << 20).await;
+    assert_eq!(load(&store).await, before);
+    store.close().await;
+    assert_eq!(format_and_records(dir.path()), (1, true));
+
+    let store = open(dir.path(), LEAST).await;
+    assert_eq!(load(&store).await, before);
+    store.commit(vec![put("new", "1")], vec![]).await.unwrap();
+    store.close().await;
+    assert_eq!(format_and_records(dir.path()), (2, true));
+
+    let store = open(dir.path(), LEAST).await;
+    for n in 0..10 {
+        store.commit(vec![put("new", &n.to_string())], vec![]).await.unwrap();
+    }
+    let before = load(&store).await;
+    store.close().await;
+    assert_eq!(format_and_records(dir.path()), (2, false));
+    assert_eq!(load(&open(dir.path(), LEAST).await).await, before);
+}
+
+/// Three commits of a record each, each before the last one, so that no page is left after the first; the base is at
+/// the first commit.
+async fn three_commits(dir: &Path) {
+    let store = open(dir, LEAST).await;
+    for key in ["c", "b", "a"] {
+        store.commit(vec![put(key, "x")], vec![]).await.unwrap();
+    }
+    store.close().await;
+}
+
+/// Makes what format 1 would have been with these records: each by itself, and no base.
+fn make_format_1(dir: &Path, loaded: &Loaded) {
+    tamper(dir, |db| {
+        let meta = db.open_tree(Part::Meta.name()).unwrap();
+        for piece in meta.scan_prefix(layout::BASE).keys() {
+            meta.remove(piece.unwrap()).unwrap().unwrap();
+        }
+        meta.insert(layout::FORMAT_NAME, &1_u32.to_le_bytes()).unwrap();
+        let records = db.open_tree(Part::Records.name()).unwrap();
+        for record in &loaded.records {
+            let name = [record.key.as_bytes(), &[0]].concat();
+            let payload = [&record.mod_revision.0.to_le_bytes()[..], &record.value].concat();
+            for (number, piece) in seal::seal(&name, &payload).chunks(layout::PIECE).enumerate() {
+                let key = [&name[..], &(number as u16).to_be_bytes()].concat();
+                records.insert(key, piece).unwrap();
+            }
+        }
+    });
+}
+
+/// What the mark says, and whether there are records by themselves.
+fn format_and_records(dir: &Path) -> (u32, bool) {
+    let mut found = (0, false);
+    tamper(dir, |db| {
+        let format = db.open_tree(Part::Meta.name()).unwrap().get(layout::FORMAT_NAME).unwrap().unwrap();
+        let records = db.open_tree(Part::Records.name()).unwrap();
+        found = (u32::from_le_bytes(<[u8; 4]>::try_from(&*format).unwrap()), !records.is_empty());
+    });
+    found
 }
 
 #[tokio::test]
