@@ -34,6 +34,9 @@ use crate::status::{LeaseView, Link};
 /// Between attempts that were refused for a reason that lasts.
 const REFUSED: Duration = Duration::from_secs(5);
 
+/// Between attempts while leases are collected, at the longest: that may end before the time that was told.
+const COLLECTING: Duration = Duration::from_secs(15);
+
 /// Between attempts to get more than what is held, at the longest.
 const MORE: Duration = Duration::from_secs(60);
 
@@ -103,7 +106,7 @@ impl Lease {
                         // Why the claim was refused is what counts, and still holds.
                         debug!(%status, "nothing is given without the claim");
                         if Reason::Adopting.is_of(&status) {
-                            collected = Instant::now() + reason::retry_after(&status).unwrap_or_default();
+                            collected = Instant::now() + hint(&status).unwrap_or_default();
                             wait = wait.min(REFUSED);
                         }
                     } else {
@@ -255,7 +258,7 @@ impl Lease {
     /// Between attempts to get more: nothing of what is held depends on it, and there may never be any.
     fn patience(&self, failures: u32, status: &Status) -> Duration {
         let timing = Timing { longest_wait: MORE, ..self.timing };
-        backoff(&timing, failures, reason::retry_after(status), rand::random())
+        backoff(&timing, failures, hint(status), rand::random())
     }
 
     /// A call went through again: what stood in the way is gone.
@@ -342,8 +345,13 @@ fn lost_subnet(held: Option<&(Held, Network)>, granted: &Granted) -> Option<Stri
     })
 }
 
+/// When the server wants to be asked again, as far as that is to be believed.
+fn hint(status: &Status) -> Option<Duration> {
+    let told = reason::retry_after(status)?;
+    Some(if Reason::Adopting.is_of(status) { told.min(COLLECTING) } else { told })
+}
+
 fn wait(timing: &Timing, failures: u32, status: &Status) -> Duration {
-    let hint = reason::retry_after(status);
     let lasting = matches!(
         status.code(),
         Code::AlreadyExists
@@ -355,7 +363,7 @@ fn wait(timing: &Timing, failures: u32, status: &Status) -> Duration {
             | Code::ResourceExhausted
     );
     let random = rand::random();
-    match hint {
+    match hint(status) {
         None if lasting && failures > 0 => REFUSED.mul_f64(0.5 + random / 2.0),
         hint => backoff(timing, failures, hint, random),
     }

@@ -56,3 +56,20 @@ fn a_subnet_of_pools_that_are_gone_is_given_up() {
     new.network.pools = vec![Pool::new("10.9.0.0/16".parse().unwrap(), None).unwrap()];
     assert_eq!(lost_subnet(Some(&(held("10.244.1.0/24"), network())), &new), None);
 }
+
+#[test]
+fn what_is_said_of_collecting_leases_is_not_believed_for_long() {
+    let says = |reason, seconds| {
+        reason::status_retry(Code::Unavailable, reason, "wait", Duration::from_secs(seconds))
+    };
+    let waits = |reason, seconds| wait(&Timing::default(), 0, &says(reason, seconds)).as_secs_f64();
+    for (reason, told, least, most) in [
+        (Reason::Adopting, 540, 15.0, 18.75),
+        (Reason::Adopting, 4, 4.0, 5.0),
+        (Reason::Settling, 540, 540.0, 675.0),
+    ] {
+        let waited = waits(reason, told);
+        assert!((least..=most).contains(&waited), "{waited} s of {told} s for {reason:?}");
+    }
+    assert_eq!(hint(&Status::unavailable("away")), None);
+}

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tonic::{Code, Status};
 
-use crate::testing::{World, facts};
+use crate::testing::{World, facts, peer};
 
 const REFUSAL: &str =
     "control plane refuses: INVALID_FIELD: resume_token: \"07\" is not one (INVALID_ARGUMENT)";
@@ -72,6 +72,23 @@ async fn a_node_whose_subnet_was_given_away_is_not_ready_and_keeps_its_datapath(
     assert_eq!(world.kernel.tables(), programmed);
 }
 
+/// Somebody new, and the operator ends adoption long before the time that was told.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_waits_for_adoption_has_a_lease_soon_after_its_end() {
+    let mut world = World::new();
+    let adopted = Duration::from_secs(540);
+    world.server.grant(move |_| {
+        Err(reason::status_retry(Code::Unavailable, Reason::Adopting, "leases are collected", adopted))
+    });
+    let agent = world.start();
+    agent.told(|_, text| text.contains("ADOPTING")).await;
+    let network = world.network.clone();
+    world.server.grant_lease(&network, peer(9).subnets, 1);
+    let watch = tokio::time::timeout(Duration::from_secs(20), world.watch()).await.expect("it asks again");
+    world.snapshot(&watch, &[1], false, 1).await;
+    agent.ready().await;
+}
+
 /// The store is lost, the network is made again, with other pools first; leases are collected.
 #[tokio::test(start_paused = true)]
 async fn why_a_lost_lease_does_not_come_back_is_what_was_said_last_of_the_claim() {
@@ -103,7 +120,7 @@ async fn why_a_lost_lease_does_not_come_back_is_what_was_said_last_of_the_claim(
     assert!(tokio::time::timeout(Duration::from_secs(100), hidden).await.is_err(), "it stays what is shown");
     let asked = acquires.wait_for(|acquires| acquires.len() >= asked + 12).await.unwrap()[asked..].to_vec();
     let unclaimed = asked.iter().filter(|request| request.claim.is_empty()).count();
-    assert!(unclaimed <= 1, "{unclaimed} of {} were without the claim", asked.len());
+    assert!(unclaimed <= asked.len() / 3, "{unclaimed} of {} were without the claim", asked.len());
 
     *says.lock().unwrap() = adopting();
     let text = agent.told(|_, text| !text.contains("INVALID_FIELD")).await;
