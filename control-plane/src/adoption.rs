@@ -66,13 +66,14 @@ pub enum Opened {
 }
 
 /// Compares a store with the marker of the last incarnation that was served. The marker is written before the
-/// first lease is given, so a store that has `given` one and is without it has lost it: with the key of tokens, so
-/// that no agent can show that the store is an old copy.
+/// first lease is given. Where it is missing, a store that is `orphaned`, for it has given leases and the key of tokens
+/// was made since, is taken for an old copy: no agent can show that it is. With the key of before they can: a control
+/// plane that is new here, and has taken that key from the store, believes the store.
 #[must_use]
-pub fn opened(cluster: Option<&Cluster>, given: bool, marker: Option<u128>) -> Opened {
+pub fn opened(cluster: Option<&Cluster>, orphaned: bool, marker: Option<u128>) -> Opened {
     match (cluster, marker) {
         (None, None) => Opened::First,
-        (Some(cluster), None) if given => Opened::Lost { predecessor: cluster.incarnation },
+        (Some(cluster), None) if orphaned => Opened::Lost { predecessor: cluster.incarnation },
         (Some(_), None) => Opened::Known,
         // The server may have stopped between the first commit of an incarnation and its marker.
         (Some(cluster), Some(marker))
@@ -177,7 +178,8 @@ impl Adoption {
         let marker = Marker::new(&options.marker);
         let served = marker.read()?;
         let (cluster, given) = clerk.read(|ledger| (ledger.cluster(), ledger.has_given()));
-        let opened = opened(cluster.as_ref(), given, served);
+        let orphaned = given && options.knocks.is_counting();
+        let opened = opened(cluster.as_ref(), orphaned, served);
         if let Opened::Lost { predecessor } = opened {
             tracing::warn!(
                 served = %format_args!("{predecessor:032x}"),

@@ -72,7 +72,7 @@ fn a_store_is_compared_with_what_was_served_last() {
     let cluster = Cluster { incarnation: 3, predecessors: vec![1, 2], adopt_until: None };
     assert_eq!(opened(None, false, None), Opened::First);
     assert_eq!(opened(Some(&cluster), false, None), Opened::Known);
-    assert_eq!(opened(Some(&cluster), true, None), Opened::Lost { predecessor: 3 }, "the marker was lost");
+    assert_eq!(opened(Some(&cluster), true, None), Opened::Lost { predecessor: 3 }, "so were marker and key");
     assert_eq!(opened(Some(&cluster), true, Some(3)), Opened::Known);
     assert_eq!(opened(Some(&cluster), true, Some(2)), Opened::Known, "stopped before the marker was written");
     assert_eq!(opened(Some(&cluster), true, Some(9)), Opened::Lost { predecessor: 9 });
@@ -107,6 +107,29 @@ async fn an_operator_who_recovers_has_the_next_start_adopt() {
     recover(&marker).unwrap();
     drop(start(&bench, dir.path()).await);
     assert_ne!(incarnation(&bench).incarnation, first.incarnation);
+}
+
+/// A control plane more, whose state directory is new: the key of tokens came with the store.
+#[tokio::test(start_paused = true)]
+async fn one_that_is_new_on_a_store_believes_it_unless_the_key_of_tokens_is_new_as_well() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+    let (bench, ..) = served(&store, dir.path()).await;
+    let first = incarnation(&bench);
+    let new = tempfile::tempdir().unwrap();
+    drop(start(&bench, new.path()).await);
+    assert_eq!(incarnation(&bench), first, "nobody adopts");
+    let marker = Marker::new(&new.path().join("incarnation")).read().unwrap();
+    assert_eq!(marker, Some(first.incarnation));
+    drop(bench);
+
+    let new = tempfile::tempdir().unwrap();
+    let note = new.path().join("unproven");
+    std::fs::write(&note, "").unwrap();
+    let knocks = Knocks::noted(note);
+    let bench = Bench::start_listening(&store, Defaults::default(), feed_options(), knocks).await;
+    drop(start(&bench, new.path()).await);
+    let second = incarnation(&bench);
+    assert!(second.adopt_until.is_some() && second.predecessors.contains(&first.incarnation));
 }
 
 #[tokio::test(start_paused = true)]
