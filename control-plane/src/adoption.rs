@@ -38,7 +38,7 @@ use crate::clerk::{ClerkHandle, Settling, SubmitError, WallClock};
 use crate::feed::{Feeds, TokenVerdict};
 use crate::knocks::Knocks;
 use crate::ledger::{Cluster, Command, LeaseState, Ledger};
-use crate::replicas::{Others, any_settled};
+use crate::replicas::{Others, any_settled, any_settles};
 use crate::watch::{Streams, WatchBody, WatchOpen, WatchRefusal};
 
 pub use marker::{Marker, MarkerError};
@@ -304,8 +304,10 @@ impl Adoption {
         if let Some(remaining) = settling.remaining(Instant::now()) {
             tokio::select! {
                 () = tokio::time::sleep(remaining.min(RETURN)) => {}
-                // A store that others serve is no old copy.
-                Ok(_) = others.wait_for(|others| any_settled(others)) => return settling.end(),
+                // A store that others serve is no old copy; but that nobody knows another CA is heard in time only.
+                Ok(_) = others.wait_for(|others| any_settled(others)), if !self.0.options.knocks.is_counting() => {
+                    return settling.end();
+                }
             }
         }
         while settling.remaining(Instant::now()).is_some() && self.awaited() {
@@ -315,15 +317,16 @@ impl Adoption {
         settling.end();
     }
 
-    /// Once this life has given a lease, there is nothing that knocks could tell: unless it is so young that
-    /// they are only coming, or they have come and nobody heeds them yet.
+    /// Once this life has given a lease, there is nothing that knocks could tell: unless it, or another control plane,
+    /// is so young that they are only coming, or they have come and nobody heeds them yet.
     async fn end_knocks(&self, settling: &Settling) {
         let knocks = &self.0.options.knocks;
         let mut revisions = self.0.clerk.revisions();
         while knocks.is_counting() {
             let (given, heeded) = self.0.clerk.read(|ledger| (ledger.has_given(), ledger.is_adopting()));
             let now = Instant::now();
-            let silent = settling.remaining(now).is_none() && knocks.heard(now).is_none();
+            let settles = settling.remaining(now).is_some() || any_settles(&self.0.options.others.borrow());
+            let silent = !settles && knocks.heard(now).is_none();
             if given && (heeded || silent) {
                 knocks.end();
             } else if given {

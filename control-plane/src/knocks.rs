@@ -12,6 +12,9 @@
 //! tell of them. Agents dial every five seconds at most, so those that run have knocked when settling ends, and
 //! until then nobody new gets a slot. A cluster that is really new hears nobody and waits for nothing else.
 //! Tokens of another key tell the same; later they would only tell that somebody has made one up.
+//!
+//! Several control planes share the note with the CA, and tell each other what they have heard: each holds back what one
+//! of them would, and what one has seen prove itself has proved itself for all (`sharing.rs`).
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,9 +24,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::ledger::Knocked;
+use crate::replicas::{HeardKnock, Others};
 
 /// For how long a knock counts. An agent that runs knocks every few seconds; this outlives the restart of its
 /// host as well, and is no long wait once the last stray agent was stopped.
@@ -64,15 +69,39 @@ fn counts(at: Instant, now: Instant) -> bool {
     now.saturating_duration_since(at) < COUNTS
 }
 
+/// What is known when several have heard knocks: some hosts knock at each of them, so they are not added up. Pure.
+fn together(heard: impl Iterator<Item = Knocked>) -> Option<Knocked> {
+    heard.reduce(|one, other| {
+        let hosts = one.hosts.max(other.hosts);
+        let latest = if other.ago < one.ago { other } else { one };
+        Knocked { hosts, ..latest }
+    })
+}
+
+/// What another control plane has heard, while it counts.
+fn elsewhere(heard: &HeardKnock) -> Option<Knocked> {
+    let ago = Duration::from_secs(heard.seconds_ago);
+    let remaining = COUNTS.checked_sub(ago).filter(|remaining| !remaining.is_zero())?;
+    Some(Knocked { last: heard.last, ago, hosts: heard.hosts, remaining })
+}
+
 /// Listens for knocks while they count; cheap to clone. By default they do not.
 #[derive(Clone, Debug, Default)]
-pub struct Knocks(Arc<Mutex<State>>);
+pub struct Knocks(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    ended: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
     /// Where it is noted that they count; none when they do not.
     note: Option<PathBuf>,
     tally: Tally,
+    /// The other control planes, who hear some as well.
+    others: Option<Others>,
 }
 
 impl Knocks {
@@ -80,7 +109,15 @@ impl Knocks {
     #[must_use]
     pub fn noted(note: PathBuf) -> Self {
         let note = Some(note).filter(|note| note.exists());
-        Self(Arc::new(Mutex::new(State { note, tally: Tally::default() })))
+        let state = Mutex::new(State { note, ..State::default() });
+        Self(Arc::new(Inner { state, ended: Notify::new() }))
+    }
+
+    /// Heeds what these others have heard as well.
+    #[must_use]
+    pub fn among(self, others: Others) -> Self {
+        self.state().others = Some(others);
+        self
     }
 
     /// Whether they count.
@@ -104,17 +141,34 @@ impl Knocks {
         }
     }
 
-    /// What has been heard, while it counts.
+    /// What has been heard, here and by the others, while it counts.
     #[must_use]
     pub fn heard(&self, now: Instant) -> Option<Knocked> {
         let state = self.state();
         state.note.as_ref()?;
-        state.tally.heard(now)
+        let others = state.others.as_ref().map(|others| others.borrow().clone()).unwrap_or_default();
+        let theirs = others.iter().filter_map(|other| elsewhere(other.note.knocked.as_ref()?));
+        together(state.tally.heard(now).into_iter().chain(theirs))
+    }
+
+    /// What has been heard here, for the others.
+    #[must_use]
+    pub fn told(&self, now: Instant) -> Option<HeardKnock> {
+        let state = self.state();
+        state.note.as_ref()?;
+        let Knocked { last, ago, hosts, .. } = state.tally.heard(now)?;
+        Some(HeardKnock { last, seconds_ago: ago.as_secs(), hosts })
+    }
+
+    /// Waits until they count no more; for one at a time.
+    pub async fn ended(&self) {
+        self.0.ended.notified().await;
     }
 
     /// They count no more, also after a restart.
     pub fn end(&self) {
         let Some(note) = self.state().note.take() else { return };
+        self.0.ended.notify_one();
         match fs::remove_file(&note) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 // The next start finds a lease and tries again.
@@ -126,13 +180,16 @@ impl Knocks {
 
     /// A panic elsewhere leaves the state whole.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::replicas::{Note, Replica};
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -171,6 +228,36 @@ mod tests {
         let later = now + COUNTS;
         tally.knock(address("198.51.100.1:1"), later);
         assert_eq!(tally.heard(later).map(|heard| heard.hosts), Some(1), "those before have made room");
+    }
+
+    #[test]
+    fn what_another_control_plane_has_heard_counts_here_as_long_as_anything_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let (note, now) = (directory.path().join("note"), Instant::now());
+        fs::write(&note, "").unwrap();
+        let (tell, others) = watch::channel(Arc::default());
+        let knocks = Knocks::noted(note).among(others);
+        assert_eq!((knocks.heard(now), knocks.told(now)), (None, None));
+        let says = |host: &str, seconds_ago, hosts| {
+            let knocked = Some(HeardKnock { last: address(host), seconds_ago, hosts });
+            Replica { name: host.to_owned(), note: Note { knocked, ..Note::default() } }
+        };
+        tell.send_replace(Arc::from([says("192.0.2.1:1", 300, 9)]));
+        assert_eq!(knocks.heard(now), None, "that is too long ago");
+        tell.send_replace(Arc::from([says("192.0.2.1:1", 7, 3), says("192.0.2.2:1", 2, 1)]));
+        let theirs = Knocked {
+            last: address("192.0.2.2:1"),
+            ago: Duration::from_secs(2),
+            hosts: 3,
+            remaining: Duration::from_secs(298),
+        };
+        assert_eq!(knocks.heard(now), Some(theirs));
+        assert_eq!(knocks.told(now), None, "what they say is not told to them again");
+        knocks.knock(address("192.0.2.3:1"), now);
+        assert_eq!(knocks.heard(now).map(|heard| heard.last), Some(address("192.0.2.3:1")));
+        assert_eq!(knocks.told(now).map(|told| (told.seconds_ago, told.hosts)), Some((0, 1)));
+        knocks.end();
+        assert_eq!((knocks.heard(now), knocks.told(now)), (None, None));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! each replica ──Note──▶ the others, as they said last ──▶ excess ──▶ so many are asked to come back elsewhere
 //! ```
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,19 @@ pub struct Note {
     pub waiting: u64,
     /// Where the others reach it, if it says so.
     pub address: Option<String>,
+    /// Who has knocked at it, while that counts: see [`crate::knocks`].
+    pub knocked: Option<HeardKnock>,
+}
+
+/// Somebody has knocked at a replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeardKnock {
+    /// Where the last one came from.
+    pub last: SocketAddr,
+    /// How long ago that was.
+    pub seconds_ago: u64,
+    /// From how many addresses they came.
+    pub hosts: usize,
 }
 
 /// Another replica, as it said last.
@@ -62,6 +76,12 @@ pub fn any_serves(others: &[Replica]) -> bool {
 #[must_use]
 pub fn any_settled(others: &[Replica]) -> bool {
     others.iter().any(|other| other.note.serves && other.note.settled)
+}
+
+/// Whether one that serves has not been there for long: clients may only be coming to it.
+#[must_use]
+pub fn any_settles(others: &[Replica]) -> bool {
+    others.iter().any(|other| other.note.serves && !other.note.settled)
 }
 
 /// How many clients more than its share a replica has: than the mean of all that serve, itself among them.
@@ -177,6 +197,22 @@ mod tests {
     }
 
     #[test]
+    fn one_that_serves_settles_or_has_settled() {
+        let one = |serves, settled| {
+            let note = Note { serves, settled, ..Note::default() };
+            [Replica { name: "another".to_owned(), note }]
+        };
+        for (replica, settled, settles) in [
+            (one(true, true), true, false),
+            (one(true, false), false, true),
+            (one(false, true), false, false),
+            (one(false, false), false, false),
+        ] {
+            assert_eq!((any_settled(&replica), any_settles(&replica)), (settled, settles), "{replica:?}");
+        }
+    }
+
+    #[test]
     fn no_count_is_too_large() {
         assert_eq!(excess(u64::MAX, &serving(&[u64::MAX, u64::MAX])), 0);
         assert_eq!(excess(u64::MAX, &serving(&[0])), u64::MAX / 2);
@@ -186,8 +222,12 @@ mod tests {
     fn a_note_reads_as_it_was_written_and_by_other_versions() {
         let note =
             Note { clients: 7, serves: true, address: Some("192.0.2.1:7443".to_owned()), ..Note::default() };
-        let written = serde_json::to_string(&note).unwrap();
-        assert_eq!(serde_json::from_str::<Note>(&written).unwrap(), note);
+        let last = "[2001:db8::7]:4711".parse().unwrap();
+        let knocked = Some(HeardKnock { last, seconds_ago: 3, hosts: 2 });
+        for note in [note.clone(), Note { knocked, ..note.clone() }] {
+            let written = serde_json::to_string(&note).unwrap();
+            assert_eq!(serde_json::from_str::<Note>(&written).unwrap(), note);
+        }
         let older = r#"{"clients":7,"serves":true,"address":"192.0.2.1:7443","unheard":1}"#;
         assert_eq!(serde_json::from_str::<Note>(older).unwrap(), note);
     }

@@ -215,7 +215,8 @@ impl Server {
     ) -> Result<Self, StartError> {
         pki.note_life(config.certificate_validity)?;
         let pki = Arc::new(pki);
-        let knocks = Knocks::noted(pki.unproven_note());
+        let (others, hearing) = fleet::hear(&*store);
+        let knocks = Knocks::noted(pki.unproven_note()).among(others.clone());
         let options = FeedOptions { heartbeat: config.heartbeat, ..FeedOptions::default() };
         let feeds = Feeds::new(TokenKey::new(&pki.token_key()?), knocks.clone(), options);
         let (streams, settling) = (Streams::default(), Settling::default());
@@ -227,7 +228,6 @@ impl Server {
             knocks: knocks.clone(),
             now: Arc::clone(&now),
         };
-        let (others, hearing) = fleet::hear(&*store);
         let fleet = Fleet { hearing: Box::pin(hearing), announce: fleet::announce(&store) };
         let (clerk, handle) = Clerk::start(store, feeds.clone(), clerk_options).await?;
         let adoption_options = AdoptionOptions {

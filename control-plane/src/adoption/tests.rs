@@ -18,9 +18,13 @@ const ADOPT: Duration = Duration::from_secs(600);
 const SETTLE: Duration = Duration::from_secs(15);
 
 async fn start(bench: &Bench, dir: &Path) -> Adoption {
+    start_among(bench, dir, crate::replicas::alone()).await
+}
+
+async fn start_among(bench: &Bench, dir: &Path, others: Others) -> Adoption {
     let Bench { clerk, feeds, streams, settling, knocks, time, .. } = bench;
     let options = AdoptionOptions {
-        others: crate::replicas::alone(),
+        others,
         adopt: ADOPT,
         settle: SETTLE,
         marker: dir.join("incarnation"),

@@ -99,6 +99,7 @@ pub(super) fn note(shared: &Shared, address: Option<String>) -> Note {
         refused: count(unserved.refused),
         waiting: count(unserved.waiting),
         address,
+        knocked: shared.knocks.told(Instant::now()),
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::replicas::{HeardKnock, Note, Replica};
 
 fn claimed(subnet: &str) -> Subnets {
     loden_proto::convert::parse_subnets(&[subnet.to_owned()], "claim").unwrap()
@@ -21,11 +23,15 @@ struct Newborn {
 
 impl Newborn {
     async fn start(store: &Arc<MemoryStore>, dir: &Path) -> Self {
+        Self::start_among(store, dir, crate::replicas::alone()).await
+    }
+
+    async fn start_among(store: &Arc<MemoryStore>, dir: &Path, others: Others) -> Self {
         let note = dir.join("unproven");
         std::fs::write(&note, "").unwrap();
-        let knocks = Knocks::noted(note.clone());
+        let knocks = Knocks::noted(note.clone()).among(others.clone());
         let bench = Bench::start_listening(store, Defaults::default(), feed_options(), knocks.clone()).await;
-        let adoption = start(&bench, dir).await;
+        let adoption = start_among(&bench, dir, others).await;
         let running = tokio::spawn(adoption.clone().run(bench.settling.clone()));
         bench.create("blue").await;
         Self { bench, adoption, note, knocks, running }
@@ -141,5 +147,47 @@ async fn a_token_that_was_made_up_begins_no_adoption_once_the_key_has_proved_its
     assert_eq!(incarnation(&bench).adopt_until, None);
     assert_eq!(client.set.peers.len(), 1, "it gets a snapshot");
     bench.acquire("b", 2).await;
+    running.abort();
+}
+
+/// Another control plane that serves.
+fn another(note: Note) -> Arc<[Replica]> {
+    Arc::from([Replica { name: "another".to_owned(), note: Note { serves: true, ..note } }])
+}
+
+/// Its agents have not had the time to come: others that have settled long ago say nothing of them.
+#[tokio::test(start_paused = true)]
+async fn one_that_cannot_prove_itself_settles_whatever_others_have_done() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+    let (_tell, others) = watch::channel(another(Note { settled: true, ..Note::default() }));
+    let Newborn { bench, running, .. } = Newborn::start_among(&store, dir.path(), others).await;
+    tokio::time::sleep(RETURN - LOOK).await;
+    let refused = bench.try_acquire("a", 1, None).await;
+    assert!(matches!(refused, Err(SubmitError::Refused(Refusal::Settling { .. }))), "{refused:?}");
+    tokio::time::sleep(2 * LOOK).await;
+    bench.acquire("a", 1).await;
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_control_plane_has_heard_holds_new_subnets_here_too() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+    let (tell, others) = watch::channel(another(Note { settled: true, ..Note::default() }));
+    let Newborn { bench, note, running, .. } = Newborn::start_among(&store, dir.path(), others).await;
+    let knocked = HeardKnock { last: "192.0.2.7:4711".parse().unwrap(), seconds_ago: 1, hosts: 2 };
+    tell.send_replace(another(Note { settled: true, knocked: Some(knocked), ..Note::default() }));
+    tokio::time::sleep(SETTLE + LOOK).await;
+    let refused = bench.try_acquire("new", 9, None).await;
+    assert!(matches!(refused, Err(SubmitError::Refused(Refusal::Knocked(_)))), "{refused:?}");
+    assert!(note.exists());
+
+    // Nobody comes to it any more; but one more control plane has just begun to listen.
+    tell.send_replace(another(Note::default()));
+    bench.acquire("a", 1).await;
+    tokio::time::sleep(2 * LOOK).await;
+    assert!(note.exists());
+    tell.send_replace(another(Note { settled: true, ..Note::default() }));
+    tokio::time::sleep(2 * LOOK).await;
+    assert!(!note.exists());
     running.abort();
 }
