@@ -57,7 +57,7 @@ pub enum Command {
     /// To be run before that start, when the whole state directory was lost and the agents still forward. From
     /// then on no agent deletes a peer, and no new node is given a subnet, until adoption ends (--adopt-for).
     Recover,
-    /// Make a store in an etcd, or copy a store
+    /// Make a store in an etcd, copy a store, or share another CA in one
     #[command(subcommand)]
     Store(StoreCommand),
     /// Print a shell's completion script

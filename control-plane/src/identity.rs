@@ -5,11 +5,12 @@
 //!   ca.key ca.crt     the cluster's CA          ──issue──▶  node, admin and reader bundles
 //!   next/ previous.crt previous.until cross.crt   while it is changed: `rotation`
 //!   longest-life      of the CA's certificates: `lifetime`
+//!   changes           how often the CA was changed: `changes`
 //!   server/           ca.crt tls.crt tls.key: this control plane
 //!   admin/            the first admin's bundle
 //!   token.key         authenticates resume tokens, also after the store was lost
 //!   incarnation       of the store that was served last
-//!   unproven          the CA or token.key was made here, and no lease has been given since
+//!   unproven          the CA or token.key was made anew, and no lease has been given since
 //! ```
 //!
 //! Everything is made at the first start and kept; a CA that somebody has put in place of another one is taken up.
@@ -17,9 +18,12 @@
 
 mod authority;
 mod certificate;
+mod changes;
+mod copies;
 mod file;
 mod issue;
 mod lifetime;
+mod precedence;
 mod request;
 mod rotation;
 mod server_name;
@@ -41,7 +45,9 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub use self::authority::{Authority, AuthorityError, Phase};
+pub use self::copies::proven;
 pub use self::issue::{IssueError, IssuedRole, Order, issue};
+pub use self::precedence::Precedence;
 pub use self::request::CertificateRequest;
 pub use self::rotation::Step;
 pub use self::server_name::ServerName;
@@ -142,6 +148,7 @@ impl Pki {
         }
         rotation::finish(directory)?;
         let authority = open_authority(directory, cluster, now)?;
+        changes::count(directory)?;
         let changed = watch::Sender::new(authority.generation());
         let authority = ArcSwap::from_pointee(authority);
         let pki = Self { directory: directory.to_owned(), authority, changed };
@@ -185,38 +192,10 @@ impl Pki {
             return Err(PkiError::Step { step, phase });
         }
         rotation::step(&self.directory, &authority, step, life, now)?;
+        changes::count(&self.directory)?;
         self.take_up(rotation::load(&self.directory)?);
         self.keep_admin(now);
         Ok(())
-    }
-
-    /// Has a directory hold the CA that is shared, before it is opened.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn put_shared(directory: &Path, files: &Files) -> Result<(), PkiError> {
-        file::create_private_directory(directory)?;
-        let _lock = file::lock(&directory.join(LOCK))?;
-        shared::put(directory, files)
-    }
-
-    /// Takes up the CA that is shared, as somebody else has changed it.
-    ///
-    /// # Errors
-    /// As [`Self::refresh`], or it cannot be written.
-    pub fn take_shared(&self, files: &Files, now: SystemTime) -> Result<(), PkiError> {
-        Self::put_shared(&self.directory, files)?;
-        self.refresh(now)
-    }
-
-    /// What others need of the CA to be the same control plane.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn shared(&self) -> Result<Files, PkiError> {
-        let _lock = file::lock(&self.directory.join(LOCK))?;
-        rotation::finish(&self.directory)?;
-        shared::collect(&self.directory)
     }
 
     /// Takes up what somebody else has put there.
@@ -235,6 +214,7 @@ impl Pki {
             });
         }
         if found.generation() != present.generation() {
+            changes::count(&self.directory)?;
             info!("another CA is in {}, or beside the one there", self.directory.display());
             self.take_up(found);
             self.keep_admin(now);

@@ -120,6 +120,10 @@ fn store(config: &Config, command: &StoreCommand) -> anyhow::Result<()> {
             let Copied { records, revision } = copied;
             lines::out(format_args!("copied {records} records from {from} to {to}, at revision {revision}"));
         }
+        StoreCommand::ShareCa => {
+            let store = runtime.block_on(transfer::share_ca(config))?;
+            lines::out(format_args!("the CA in {} is shared in {store}", config.pki_dir().display()));
+        }
     }
     Ok(())
 }

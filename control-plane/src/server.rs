@@ -318,7 +318,8 @@ impl Server {
         server.run("replica's note", fleet::tell(Arc::clone(&shared), address, fleet.announce));
         server.run("gate", gate::run(Arc::clone(&shared)));
         if let Some(sharing) = shared.sharing.clone() {
-            server.run("shared CA", sharing.run(shared.clerk.clone(), Arc::clone(&pki)));
+            let knocks = shared.knocks.clone();
+            server.run("shared CA", sharing.run(shared.clerk.clone(), Arc::clone(&pki), knocks));
         }
         server.run("certificate", housekeeping::renew_certificate(pki, config, gate, tls));
         server.serve_operations(operations, readiness);

@@ -1,31 +1,47 @@
 //! The CA of several control planes: taken from the store they share, given to it, and followed there.
 //!
 //! ```text
-//!  start:   record ─▶ files, or, of several first starts, one: files ─▶ record
-//!  rotate:  files ─▶ step ─▶ record, if nobody was first
-//!  follow:  record ─▶ files ─▶ Pki
+//!  start:    record ─▶ files; files ─▶ record of one of several first starts, or where those here are later
+//!  rotate:   files ─▶ step ─▶ record, if nobody was first
+//!  follow:   record ─▶ files ─▶ Pki, or files ─▶ record where somebody has put another CA here
+//!  proof:    what one has seen, that the CA is no new one any more, is taken out of the record
+//!  replace:  files ─▶ record, whatever that is, when an operator says so
 //! ```
+//!
+//! Which of two is the later one is said by [`Precedence`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::time::{Duration, sleep};
-use tracing::{error, info};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{Duration, Instant, sleep, sleep_until};
+use tracing::{error, info, warn};
 
 use crate::clerk::{ClerkHandle, SubmitError};
 use crate::config::Config;
-use crate::identity::{Pki, PkiError, Seal, SealError};
-use crate::ledger::{Command, Corrupt, Ledger};
+use crate::identity::{Files, Pki, PkiError, Precedence, Seal, SealError, proven};
+use crate::knocks::Knocks;
+use crate::ledger::{Command, Corrupt, Ledger, Refusal};
 use crate::store::{CommitError, Revision, Store, StoreError};
 
 /// Between two looks at a store in which somebody else was first.
 const AGAIN: Duration = Duration::from_millis(50);
 /// How often a CA is looked for that somebody else has shared, at most.
 const LOOKS: u32 = 100;
+/// When it is tried again to share what could not be shared, or to take up what could not be taken up.
+const LATER: Duration = Duration::from_secs(15);
 
 /// Shares the CA of this control plane; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Sharing(Arc<Seal>);
+pub(crate) struct Sharing(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    seal: Seal,
+    /// Held by whoever changes what is here and shares it: nobody shares half of that meanwhile.
+    changing: Mutex<()>,
+}
 
 /// The CA cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +52,16 @@ pub enum SharingError {
     /// The files here.
     #[error("state-dir: {0}")]
     Pki(#[from] PkiError),
+    /// The one here and the one that is shared have nothing to do with each other.
+    #[error(
+        "state-dir: {} has the CA of another cluster, or of another life of this one, than the store: move it away to \
+         take up the one in the store, or have this one take its place: loden-control-plane store share-ca",
+        .0.display()
+    )]
+    AnotherLife(PathBuf),
+    /// There is none here.
+    #[error("state-dir: {} has no CA that could be shared", .0.display())]
+    Absent(PathBuf),
     /// The record cannot be read.
     #[error("store: {0}")]
     Corrupt(#[from] Corrupt),
@@ -58,49 +84,96 @@ impl Sharing {
     pub(crate) fn of(config: &Config) -> Result<Option<Self>, SealError> {
         let path = config.store.ca_seal_file.as_deref();
         let seal = path.map(|path| Seal::read(path, &config.cluster)).transpose()?;
-        Ok(seal.map(|seal| Self(Arc::new(seal))))
+        Ok(seal.map(|seal| Self(Arc::new(Inner { seal, changing: Mutex::default() }))))
     }
 
-    /// Opens the CA that is in the store, or shares the one that is here, or made here, if there is none.
+    /// Opens the CA that is in the store; or shares the one that is here, or made here, if there is none, or an older
+    /// copy of it.
     ///
     /// # Errors
-    /// Names what cannot be read, written or unsealed.
+    /// Names what cannot be read, written or unsealed, and what only an operator can decide.
     pub(crate) async fn open<S: Store>(&self, store: &S, config: &Config) -> Result<Pki, SharingError> {
         let directory = config.pki_dir();
-        let open = || Pki::open_or_create(&directory, &config.cluster, SystemTime::now());
         for _ in 0..LOOKS {
-            if let Some(sealed) = Ledger::shared_authority_of(&store.load().await?)? {
-                Pki::put_shared(&directory, &self.0.open(&sealed)?)?;
-                return Ok(open()?);
+            let record = Ledger::shared_authority_of(&store.load().await?)?;
+            if let Some((sealed, _)) = &record {
+                let shared = self.0.seal.open(sealed)?;
+                match Precedence::between(&shared, &Pki::found(&directory)?) {
+                    Precedence::Shared => {
+                        Pki::put_shared(&directory, &shared)?;
+                        return Ok(open(config)?);
+                    }
+                    Precedence::Here => {
+                        let directory = directory.display();
+                        warn!(%directory, "the CA in the store is an older one than that here, which takes its place");
+                    }
+                    Precedence::Neither => return Err(SharingError::AnotherLife(directory)),
+                }
             }
-            let pki = open()?;
+            let pki = open(config)?;
             pki.note_life(config.certificate_validity)?;
-            let (changes, guards) = Ledger::first_shared_authority(self.0.close(&pki.shared()?));
-            match store.commit(changes, guards).await {
-                Ok(_) => {
+            match self.put(store, &pki, record.map(|(_, revision)| revision)).await {
+                Ok(()) => {
                     info!("the cluster's CA is shared from here");
                     return Ok(pki);
                 }
-                Err(CommitError::Conflict(_)) => sleep(AGAIN).await,
-                Err(error) => return Err(error.into()),
+                Err(SharingError::Commit(CommitError::Conflict(_))) => sleep(AGAIN).await,
+                Err(error) => return Err(error),
             }
         }
         Err(CommitError::Unknown.into())
     }
 
-    /// The revision of what is shared, after it was taken up here.
+    /// Puts the CA that is here in the place of the one in the store, whichever that is and whatever it was sealed with.
     ///
     /// # Errors
-    /// It cannot be unsealed or written.
-    pub(crate) fn take_up(&self, clerk: &ClerkHandle, pki: &Pki) -> Result<Option<Revision>, SharingError> {
-        let shared = clerk
-            .read(|ledger| ledger.shared_authority().map(|(sealed, revision)| (sealed.to_owned(), revision)));
-        let Some((sealed, revision)) = shared else { return Ok(None) };
-        pki.take_shared(&self.0.open(&sealed)?, SystemTime::now())?;
-        Ok(Some(revision))
+    /// There is none here, or it cannot be read or written.
+    pub(crate) async fn replace<S: Store>(&self, store: &S, config: &Config) -> Result<(), SharingError> {
+        let directory = config.pki_dir();
+        if Pki::found(&directory)?.is_empty() {
+            return Err(SharingError::Absent(directory));
+        }
+        let record = Ledger::shared_authority_of(&store.load().await?)?;
+        // What cannot be unsealed has no say.
+        let replaced = record.as_ref().and_then(|(sealed, _)| self.0.seal.open(sealed).ok());
+        let pki = open(config)?;
+        Pki::put_first(&directory, &replaced.unwrap_or_default())?;
+        self.put(store, &pki, record.map(|(_, revision)| revision)).await
     }
 
-    /// Shares what was changed here since the CA of a revision. If somebody else was first, that is taken up again.
+    /// Puts a CA into a store that no clerk has yet, instead of the one of a revision.
+    async fn put<S: Store>(
+        &self,
+        store: &S,
+        pki: &Pki,
+        instead: Option<Revision>,
+    ) -> Result<(), SharingError> {
+        let (changes, guards) = Ledger::sharing_authority(self.0.seal.close(&pki.shared()?), instead);
+        store.commit(changes, guards).await?;
+        Ok(())
+    }
+
+    /// Waits until nobody else changes the CA here; as long as this is held nobody does.
+    pub(crate) async fn alone(&self) -> MutexGuard<'_, ()> {
+        self.0.changing.lock().await
+    }
+
+    /// Brings what is here and what is shared together before a change of it, for whoever is [alone](Self::alone): the
+    /// revision of both. What somebody has just put here is shared first.
+    ///
+    /// # Errors
+    /// It cannot be used, unsealed, written or shared.
+    pub(crate) async fn begin(
+        &self,
+        clerk: &ClerkHandle,
+        pki: &Pki,
+    ) -> Result<Option<Revision>, SharingError> {
+        pki.refresh(SystemTime::now())?;
+        self.meet(clerk, pki).await
+    }
+
+    /// Shares what was changed here since the CA of a revision. If somebody else was first, or it is not known what
+    /// became of it, what is shared is taken up again.
     ///
     /// # Errors
     /// The ledger does not take it.
@@ -110,95 +183,105 @@ impl Sharing {
         pki: &Pki,
         after: Revision,
     ) -> Result<(), SharingError> {
-        let command = Command::ShareAuthority { sealed: self.0.close(&pki.shared()?), after };
-        if let Err(error) = clerk.submit(command).await {
-            // It may have been shared all the same: what is in the ledger then counts.
-            self.take_up(clerk, pki)?;
-            return Err(error.into());
+        if let Err(error) = self.submit(clerk, &pki.shared()?, after).await {
+            if let Some((shared, _)) = self.shared(clerk)? {
+                pki.take_shared(&shared, SystemTime::now())?;
+            }
+            return Err(error);
         }
         Ok(())
     }
 
-    /// Takes up what others change. Runs as long as the server.
-    pub(crate) async fn run(self, clerk: ClerkHandle, pki: Arc<Pki>) {
-        let mut revisions = clerk.revisions();
-        let mut taken = None;
+    /// Takes up what others change, and shares what is changed here and not by a call; and with the others, when the CA
+    /// is no new one any more. Runs as long as the server.
+    pub(crate) async fn run(self, clerk: ClerkHandle, pki: Arc<Pki>, knocks: Knocks) {
+        let (mut revisions, mut changes) = (clerk.revisions(), pki.changes());
+        let (mut met, mut again): (_, Option<Instant>) = (None, None);
         loop {
             let shared = clerk.read(|ledger| ledger.shared_authority().map(|(_, revision)| revision));
-            if shared != taken {
-                match self.take_up(&clerk, &pki) {
-                    Ok(revision) => taken = revision,
+            let now = (shared, *changes.borrow_and_update(), knocks.is_counting());
+            if met != Some(now) || again.is_some_and(|at| at <= Instant::now()) {
+                met = Some(now);
+                again = match self.follow(&clerk, &pki, &knocks).await {
+                    Ok(()) => None,
                     Err(error) => {
-                        error!(%error, "another CA is shared, and cannot be taken up");
-                        taken = shared;
+                        error!(%error, "what is shared of the CA and what is here do not come together");
+                        Some(Instant::now() + LATER)
                     }
-                }
+                };
             }
-            if revisions.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() {
+                    return;
+                },
+                Ok(()) = changes.changed() => {}
+                () = knocks.ended() => {}
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
             }
         }
     }
+
+    async fn follow(&self, clerk: &ClerkHandle, pki: &Pki, knocks: &Knocks) -> Result<(), SharingError> {
+        let _one_at_a_time = self.alone().await;
+        self.meet(clerk, pki).await?;
+        let Some((shared, revision)) = self.shared(clerk)? else { return Ok(()) };
+        match proven(&shared) {
+            // Another one has seen it, or it was none.
+            None => knocks.end(),
+            Some(proven) if !knocks.is_counting() => {
+                self.submit(clerk, &proven, revision).await?;
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Has the later one of what is here and what is shared be both; its revision.
+    async fn meet(&self, clerk: &ClerkHandle, pki: &Pki) -> Result<Option<Revision>, SharingError> {
+        let Some((shared, revision)) = self.shared(clerk)? else { return Ok(None) };
+        let here = pki.shared()?;
+        match Precedence::between(&shared, &here) {
+            Precedence::Shared => {
+                pki.take_shared(&shared, SystemTime::now())?;
+                Ok(Some(revision))
+            }
+            Precedence::Here => {
+                info!("the CA here is a later one than that in the store, and takes its place");
+                self.submit(clerk, &here, revision).await.map(Some)
+            }
+            Precedence::Neither => Err(SharingError::AnotherLife(pki.directory().to_owned())),
+        }
+    }
+
+    /// What is shared, and its revision.
+    fn shared(&self, clerk: &ClerkHandle) -> Result<Option<(Files, Revision)>, SharingError> {
+        let record = clerk
+            .read(|ledger| ledger.shared_authority().map(|(sealed, revision)| (sealed.to_owned(), revision)));
+        let Some((sealed, revision)) = record else { return Ok(None) };
+        Ok(Some((self.0.seal.open(&sealed)?, revision)))
+    }
+
+    /// Shares files instead of those of a revision; theirs.
+    async fn submit(
+        &self,
+        clerk: &ClerkHandle,
+        files: &Files,
+        after: Revision,
+    ) -> Result<Revision, SharingError> {
+        let sealed = self.0.seal.close(files);
+        clerk.submit(Command::ShareAuthority { sealed: sealed.clone(), after }).await?;
+        let revision = clerk.read(|ledger| {
+            let shared = ledger.shared_authority().filter(|(shared, _)| *shared == sealed);
+            shared.map(|(_, revision)| revision)
+        });
+        // Somebody has changed it again already.
+        revision.ok_or_else(|| SubmitError::from(Refusal::AuthorityChanged).into())
+    }
+}
+
+fn open(config: &Config) -> Result<Pki, PkiError> {
+    Pki::open_or_create(&config.pki_dir(), &config.cluster, SystemTime::now())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clerk::testing::Bench;
-    use crate::identity::{Phase, Step};
-    use crate::store::MemoryStore;
-
-    const LIFE: Duration = Duration::from_secs(3600);
-
-    fn replica(directory: &std::path::Path, name: &str) -> (Config, Sharing) {
-        let seal = directory.join("seal");
-        std::fs::write(&seal, [7; 32]).unwrap();
-        let mut config = Config { state_dir: directory.join(name), ..Config::default() };
-        config.store.ca_seal_file = Some(seal);
-        let sharing = Sharing::of(&config).unwrap().unwrap();
-        (config, sharing)
-    }
-
-    fn root(pki: &Pki) -> String {
-        pki.authority().trust_pem()
-    }
-
-    #[tokio::test]
-    async fn several_first_starts_make_one_ca_and_each_takes_up_what_another_has_changed() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Arc::new(MemoryStore::new());
-        let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-        let (here, there) = tokio::join!(first.open(&*store, &one), second.open(&*store, &other));
-        let (here, there) = (here.unwrap(), there.unwrap());
-        assert_eq!(root(&here), root(&there));
-        assert_eq!(here.token_key().unwrap(), there.token_key().unwrap());
-
-        let bench = Bench::start(&store).await;
-        let before = first.take_up(&bench.clerk, &here).unwrap().unwrap();
-        here.rotate(Step::Prepare, LIFE, SystemTime::now()).unwrap();
-        first.share(&bench.clerk, &here, before).await.unwrap();
-        second.take_up(&bench.clerk, &there).unwrap();
-        assert_eq!(there.authority().phase(), Phase::Prepared);
-        assert_eq!(root(&here), root(&there));
-
-        // Somebody who has not seen it yet is not first.
-        there.rotate(Step::Issue, LIFE, SystemTime::now()).unwrap();
-        assert!(second.share(&bench.clerk, &there, before).await.is_err());
-        assert_eq!(there.authority().phase(), Phase::Prepared, "what is shared was taken up again");
-        assert_eq!(root(&here), root(&there));
-    }
-
-    #[tokio::test]
-    async fn another_seal_opens_nothing_and_leaves_everything() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = MemoryStore::new();
-        let (config, sharing) = replica(directory.path(), "one");
-        sharing.open(&store, &config).await.unwrap();
-        let (other, _) = replica(directory.path(), "other");
-        std::fs::write(directory.path().join("seal"), [8; 32]).unwrap();
-        let wrong = Sharing::of(&other).unwrap().unwrap();
-        let error = wrong.open(&store, &other).await.unwrap_err().to_string();
-        assert!(error.contains("was not sealed with this file"), "{error}");
-        assert!(!other.pki_dir().join("ca.crt").exists());
-    }
-}
+mod tests;

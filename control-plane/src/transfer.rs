@@ -1,9 +1,11 @@
-//! `loden-control-plane store`: makes a store in an etcd, and copies one store to another.
+//! `loden-control-plane store`: makes a store in an etcd, copies one store to another, and shares a CA there anew.
 
 use tracing::debug;
 
 use crate::config::{Config, FlagFileError, StoreAddress};
+use crate::identity::SealError;
 use crate::ledger::{Corrupt, Ledger};
+use crate::sharing::{Sharing, SharingError};
 use crate::store::{EtcdError, EtcdStore, Loaded, OpenError, Options, SledStore, Store, StoreError};
 
 /// A store was not made.
@@ -23,6 +25,23 @@ pub enum TransferError {
         /// The names of the control planes.
         users: Vec<String>,
     },
+    /// Who runs has taken up the CA that is to be replaced.
+    #[error("store: \"{store}\" is served by {}: stop it first", users.join(" and "))]
+    Served {
+        /// The store.
+        store: StoreAddress,
+        /// The names of the control planes.
+        users: Vec<String>,
+    },
+    /// It is of one control plane, which has its CA for itself, or there is nothing to seal one with.
+    #[error("store: \"{0}\" shares no CA: that takes an etcd, and --ca-seal-file")]
+    Unshared(StoreAddress),
+    /// The file that seals the CA.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The CA is not shared.
+    #[error(transparent)]
+    Sharing(#[from] SharingError),
     /// The file of a flag.
     #[error(transparent)]
     File(#[from] FlagFileError),
@@ -62,14 +81,18 @@ pub async fn create(config: &Config) -> Result<StoreAddress, TransferError> {
     Ok(address)
 }
 
-/// Copies all of a store to where there is none: records, revisions and history, so that whoever follows goes on.
+/// Copies all of a store to where there is none: records, revisions and history, so that whoever follows goes on. Only the
+/// shared CA is left out where one side is no etcd: there the CA is changed without it, and an older one would come back.
 ///
 /// # Errors
 /// The one cannot be read or is in use, or the other cannot be made.
 pub async fn copy(config: &Config, from: &StoreAddress, to: &StoreAddress) -> Result<Copied, TransferError> {
-    let loaded = read(config, from).await?;
+    let mut loaded = read(config, from).await?;
     // Nobody is to start with what a control plane would not start with.
     Ledger::load(&loaded)?;
+    if !matches!((from, to), (StoreAddress::Etcd(_), StoreAddress::Etcd(_))) {
+        Ledger::forget_shared_authority(&mut loaded);
+    }
     let copied = Copied { records: loaded.records.len(), revision: loaded.revision.0 };
     debug!(?copied, %from, %to, "copying");
     match to {
@@ -77,6 +100,27 @@ pub async fn copy(config: &Config, from: &StoreAddress, to: &StoreAddress) -> Re
         StoreAddress::Etcd(address) => EtcdStore::create_copy(&config.store.etcd(address)?, &loaded).await?,
     }
     Ok(copied)
+}
+
+/// Has the CA in the state directory take the place of the one that is shared in an etcd, while nobody runs on it; answers
+/// where that is.
+///
+/// # Errors
+/// There is no CA, it cannot be sealed, or the store is in use or cannot be written.
+pub async fn share_ca(config: &Config) -> Result<StoreAddress, TransferError> {
+    let store = config.store();
+    let Some(sharing) = Sharing::of(config)? else { return Err(TransferError::Unshared(store)) };
+    let StoreAddress::Etcd(address) = &store else { return Err(TransferError::Unshared(store)) };
+    let options = config.store.etcd(address)?;
+    let (_, users) = EtcdStore::read(&options).await?;
+    if !users.is_empty() {
+        return Err(TransferError::Served { store, users });
+    }
+    let opened = EtcdStore::open(&options, config.name.as_str()).await?;
+    let shared = sharing.replace(&opened, config).await;
+    opened.close().await;
+    shared?;
+    Ok(store)
 }
 
 async fn read(config: &Config, from: &StoreAddress) -> Result<Loaded, TransferError> {
@@ -92,5 +136,44 @@ async fn read(config: &Config, from: &StoreAddress) -> Result<Loaded, TransferEr
             let (loaded, users) = EtcdStore::read(&config.store.etcd(address)?).await?;
             if users.is_empty() { Ok(loaded) } else { Err(TransferError::Used { from: from.clone(), users }) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Loaded;
+
+    fn sled(path: &std::path::Path) -> StoreAddress {
+        StoreAddress::Sled(path.to_owned())
+    }
+
+    async fn loaded(directory: &std::path::Path) -> Loaded {
+        let store = SledStore::open(directory, Options::default()).await.unwrap();
+        let loaded = store.load().await.unwrap();
+        store.close().await;
+        loaded
+    }
+
+    /// One that was copied from an etcd has the CA of then, and its state directory that of now.
+    #[tokio::test]
+    async fn a_copy_for_one_control_plane_has_no_shared_ca() {
+        let state = tempfile::tempdir().unwrap();
+        let (from, to) = (state.path().join("from"), state.path().join("to"));
+        let store = SledStore::open(&from, Options::default()).await.unwrap();
+        let (changes, guards) = Ledger::sharing_authority("sealed".to_owned(), None);
+        let revision = store.commit(changes, guards).await.unwrap();
+        store.close().await;
+        let copied = copy(&Config::default(), &sled(&from), &sled(&to)).await.unwrap();
+        assert_eq!(copied, Copied { records: 0, revision: revision.0 });
+        let (before, after) = (loaded(&from).await, loaded(&to).await);
+        assert_eq!((before.records.len(), after.records.len()), (1, 0));
+        assert_eq!((after.history, after.hash), (before.history, before.hash));
+    }
+
+    #[tokio::test]
+    async fn a_store_of_one_control_plane_shares_no_ca() {
+        let refused = share_ca(&Config::default()).await.unwrap_err().to_string();
+        assert!(refused.ends_with("shares no CA: that takes an etcd, and --ca-seal-file"), "{refused}");
     }
 }

@@ -99,7 +99,8 @@ pub enum StoreCommand {
     Create,
     /// Copy all of a store to where there is none, with nobody running on it
     ///
-    /// From sled to etcd or back, or to another prefix: leases, VNIs and the positions of agents stay what they are.
+    /// From sled to etcd or back, or to another prefix: leases, VNIs and the positions of agents stay what they are. The
+    /// shared CA goes along from etcd to etcd only: one control plane has it in its state directory alone.
     Copy {
         /// The store to read, as in --store
         #[arg(long, value_name = "STORE")]
@@ -108,6 +109,10 @@ pub enum StoreCommand {
         #[arg(long, value_name = "STORE")]
         to: StoreAddress,
     },
+    /// Share the CA of the state directory in place of the one in the etcd of --store, with nobody running on it
+    ///
+    /// Where the file is lost that the one there was sealed with, or where this one is the one to keep.
+    ShareCa,
 }
 
 /// A file of a flag cannot be read.

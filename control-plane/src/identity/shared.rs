@@ -1,8 +1,8 @@
 //! The CA that several control planes share: the files of its directory, sealed, as one record of their store.
 //!
 //! ```text
-//!  first start: files made here ─▶ seal ─▶ record, if there is none
-//!  other starts, and each change: record ─▶ unseal ─▶ files here
+//!  first start, and each change here: files ─▶ seal ─▶ record
+//!  other starts, and changes elsewhere: record ─▶ unseal ─▶ files here
 //!
 //!  sealed = base64 of nonce (12 bytes), AES-256-GCM of JSON {name: base64 of contents}
 //! ```
@@ -22,14 +22,28 @@ use ring::hkdf::{HKDF_SHA256, Salt};
 use tracing::warn;
 
 use super::{
-    CA_CERTIFICATE, CA_KEY, PkiError, TOKEN_KEY, file,
+    CA_CERTIFICATE, CA_KEY, PkiError, TOKEN_KEY, UNPROVEN,
+    changes::CHANGES,
+    file,
     lifetime::{LONGEST, UNTIL},
     rotation::{CROSS, NEXT, PREVIOUS},
 };
 
-/// What is shared, in the order in which it is written: keys before their certificates.
-const SHARED: [&str; 9] =
-    [TOKEN_KEY, LONGEST, CA_KEY, CA_CERTIFICATE, UNTIL, CROSS, PREVIOUS, "next/ca.key", "next/ca.crt"];
+/// What is shared, in the order in which it is written: keys before their certificates, and last how often all that was
+/// changed, so that a copy that was cut off never looks later than it is.
+const SHARED: [&str; 11] = [
+    TOKEN_KEY,
+    UNPROVEN,
+    LONGEST,
+    CA_KEY,
+    CA_CERTIFICATE,
+    UNTIL,
+    CROSS,
+    PREVIOUS,
+    "next/ca.key",
+    "next/ca.crt",
+    CHANGES,
+];
 /// Fewer bytes are guessed too easily.
 const SHORTEST: usize = 32;
 const CONTEXT: &[u8] = b"loden shared CA 1";
@@ -63,7 +77,10 @@ pub enum SealError {
         bytes: usize,
     },
     /// The CA was sealed with another file, or for another cluster, or is damaged.
-    #[error("ca-seal-file: the CA in the store was not sealed with this file for cluster \"{cluster}\"")]
+    #[error(
+        "ca-seal-file: the CA in the store was not sealed with this file for cluster \"{cluster}\"; if the file that \
+         it was sealed with is lost, have the CA in pki/ take its place: loden-control-plane store share-ca"
+    )]
     Other {
         /// The cluster's name, as configured.
         cluster: ClusterName,

@@ -59,7 +59,13 @@ pub(super) async fn rotate(
     let now = SystemTime::now();
     let pki = shared.signer.pki();
     let sharing = shared.sharing.as_ref();
-    let before = sharing.map(|sharing| sharing.take_up(&shared.clerk, pki)).transpose().map_err(failed)?;
+    let (_alone, before) = match sharing {
+        Some(sharing) => {
+            let alone = sharing.alone().await;
+            (Some(alone), sharing.begin(&shared.clerk, pki).await.map_err(failed)?)
+        }
+        None => (None, None),
+    };
     if !request.force {
         would_shut_out(shared, step, now).await?;
     }
@@ -67,7 +73,7 @@ pub(super) async fn rotate(
         PkiError::Step { .. } => reason::status(Code::FailedPrecondition, Reason::InUse, error.to_string()),
         error => failed(error),
     })?;
-    if let (Some(sharing), Some(Some(before))) = (sharing, before) {
+    if let (Some(sharing), Some(before)) = (sharing, before) {
         sharing.share(&shared.clerk, pki, before).await.map_err(failed)?;
     }
     if step == Step::Retire {
