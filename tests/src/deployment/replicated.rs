@@ -10,7 +10,7 @@
 //! its copy of the CA, which all replicas share.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -106,9 +106,9 @@ impl Replicated {
     /// When one of the programs refuses.
     pub async fn launch(&mut self) -> anyhow::Result<()> {
         self.etcd.start().await?;
-        let seal = self.deployment.lab.directory().join("ca-seal");
+        let seal = self.seal();
         fs::write(&seal, SEAL)?;
-        self.create_store().await?;
+        self.store(&["create"]).await?;
         let shared: Vec<String> = self.etcd.flags(PREFIX).into_iter().chain(self.flags.clone()).collect();
         for (index, replica) in (0..).zip(self.replicas_mut()) {
             let own = [
@@ -123,14 +123,31 @@ impl Replicated {
         self.haproxy.start().await
     }
 
-    /// Makes the store that the replicas share.
-    async fn create_store(&self) -> anyhow::Result<()> {
+    /// The file that the CA is sealed with.
+    #[must_use]
+    pub fn seal(&self) -> PathBuf {
+        self.deployment.lab.directory().join("ca-seal")
+    }
+
+    /// Does something with the store that the replicas share: `loden-control-plane store` on the first one's host and
+    /// state directory.
+    ///
+    /// # Errors
+    /// When the program refuses.
+    pub async fn store(&self, arguments: &[&str]) -> anyhow::Result<()> {
         let mut command = Command::new(&self.deployment.binaries.control_plane);
-        command.args(["store", "create"]).args(self.etcd.flags(PREFIX));
+        command
+            .args(["--cluster", "demo", "store"])
+            .args(arguments)
+            .args(self.etcd.flags(PREFIX))
+            .arg("--ca-seal-file")
+            .arg(self.seal())
+            .arg("--state-dir")
+            .arg(&self.deployment.control.state);
         let host = self.deployment.control.host.clone();
         let output = tokio::task::spawn_blocking(move || host.enter(|| command.output())).await??;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "the store could not be made: {}", said.trim());
+        ensure!(output.status.success(), "store {arguments:?}: {}", said.trim());
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 //! | `asked.rs` | a change of the CA waits for the nodes of all replicas |
 //! | `copies.rs` | a copied disk or certificate is noticed by replicas that do not have its node |
 //! | `unwritable.rs` | an etcd without a majority costs no stream |
+//! | `shared.rs` | the CA is one, whoever changes it, and a state directory that is new is filled |
 //!
 //! Everything that goes wrong at once is `tests/chaos.rs`'s.
 
@@ -20,6 +21,7 @@ mod fleet;
 mod guarded;
 mod killed;
 mod rolling;
+mod shared;
 mod unwritable;
 
 use std::time::Duration;
