@@ -5,10 +5,12 @@
 //!  leases   256 callers (another process) ─mTLS─▶ the real control plane ─▶ sled
 //!                                                     └─ stopped: its 10,000 leases open again, and once more
 //!                                                        after 100,000 further commits
+//!                                                    ─▶ etcd, one member, for comparison
 //! ```
 
 mod commits;
 mod leases;
+mod on_etcd;
 
 use super::{Better, Metric, Say, Scale};
 
@@ -18,12 +20,16 @@ const ONE_BY_ONE: &str = "append + fdatasync per record, one thread";
 pub(super) async fn run(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Vec<Metric>> {
     let commits = commits::measure(scale, say).await?;
     let leases = leases::measure(scale, say).await?;
+    let on_etcd = on_etcd::measure(scale, say).await?;
     let per_second = "/s";
     Ok(vec![
         Metric::alone("durable_leases_sled_256", per_second, &leases.per_second)?,
         Metric::alone("lease_p99_sled_256", "ms", &leases.p99)?,
         Metric::alone("cpu_per_lease_sled_256", "CPU µs", &leases.cpu_micros)?,
         Metric::alone("cpu_per_lease_client_256", "CPU µs", &leases.client_micros)?,
+        Metric::alone("durable_leases_etcd_256", per_second, &on_etcd.per_second)?,
+        Metric::alone("lease_p99_etcd_256", "ms", &on_etcd.p99)?,
+        Metric::alone("cpu_per_lease_etcd_256", "CPU µs", &on_etcd.cpu_micros)?,
         Metric::against(
             "store_commits_sled_256",
             per_second,

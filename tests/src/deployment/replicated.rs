@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use loden_transport::{ConnectOptions, Credentials, ServerAddress, connect_lazy};
 use tonic::transport::Channel;
 
@@ -105,22 +105,42 @@ impl Replicated {
     /// # Errors
     /// When one of the programs refuses.
     pub async fn launch(&mut self) -> anyhow::Result<()> {
-        self.etcd.start().await?;
-        let seal = self.seal();
-        fs::write(&seal, SEAL)?;
-        self.store(&["create"]).await?;
-        let shared: Vec<String> = self.etcd.flags(PREFIX).into_iter().chain(self.flags.clone()).collect();
-        for (index, replica) in (0..).zip(self.replicas_mut()) {
-            let own = [
-                ("--ca-seal-file", seal.display().to_string()),
-                ("--replica-address", replica.address().to_string()),
-                ("--name", replica_name(index)),
-            ];
-            let own = own.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
-            replica.set_flags(own.chain(shared.clone()).collect());
-            replica.start().await?;
+        self.launch_first().await?;
+        for index in 1..3 {
+            self.launch_replica(index).await?;
         }
-        self.haproxy.start().await
+        self.haproxy.start().await?;
+        self.deployment.set_server(self.haproxy.endpoint());
+        Ok(())
+    }
+
+    /// Starts etcd and the first replica for the first time, and nothing else; waits until they serve. Nodes and
+    /// lodenctl dial the replica itself then.
+    ///
+    /// # Errors
+    /// When one of the programs refuses.
+    pub async fn launch_first(&mut self) -> anyhow::Result<()> {
+        self.etcd.start().await?;
+        fs::write(self.seal(), SEAL)?;
+        self.store(&["create"]).await?;
+        self.launch_replica(0).await?;
+        self.deployment.set_server(self.deployment.control.endpoint());
+        Ok(())
+    }
+
+    /// Starts one of them for the first time.
+    async fn launch_replica(&mut self, index: u8) -> anyhow::Result<()> {
+        let (seal, shared, flags) = (self.seal(), self.etcd.flags(PREFIX), self.flags.clone());
+        let replica =
+            self.replicas_mut().into_iter().nth(index.into()).context("there are three replicas")?;
+        let own = [
+            ("--ca-seal-file", seal.display().to_string()),
+            ("--replica-address", replica.address().to_string()),
+            ("--name", replica_name(index)),
+        ];
+        let own = own.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        replica.set_flags(own.chain(shared).chain(flags).collect());
+        replica.start().await
     }
 
     /// The file that the CA is sealed with.

@@ -40,51 +40,73 @@ pub(super) struct Leases {
     pub(super) reopen_later: Series,
 }
 
+/// What the calls of one run took.
+pub(super) struct Acquired {
+    pub(super) leases: usize,
+    pub(super) per_second: f64,
+    /// In ms.
+    pub(super) p99: f64,
+    /// CPU time of the control plane per lease, in µs.
+    pub(super) cpu: f64,
+    /// CPU time of the callers per lease, in µs.
+    pub(super) client: f64,
+}
+
 /// Each run is a control plane of its own with an empty store.
 pub(super) async fn measure(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Leases> {
-    let program = std::env::current_exe()?;
-    let (callers, leases) = (scale.count(CALLERS), scale.count(LEASES));
-    let names: Vec<String> = (0..leases.div_ceil(callers)).map(|number| format!("net-{number}")).collect();
     let mut all = Leases::default();
     for run in 0..scale.runs() {
         let mut deployment = Deployment::start("store", &[]).await?;
-        for (number, name) in names.iter().enumerate() {
-            deployment.create_network(name, &format!("10.{number}.0.0/16:26")).await?;
-        }
-        let server = deployment.control.process.as_ref().context("the control plane runs")?.pid();
-        let mut swarm = Swarm::start(&deployment, &program, Kind::Callers, callers).await?;
-        swarm.order(&Order::Connect, LIMIT).await?;
-        let (cpu, client) = (process_time(server)?, process_time(swarm.pid())?);
-        let order = Order::Acquire { networks: names.clone(), leases };
-        let Answer::Acquired { seconds, latencies } = swarm.order(&order, LIMIT).await? else {
-            bail!("the swarm has answered something else");
-        };
-        let cpu = process_time(server)?.saturating_sub(cpu);
-        let client = process_time(swarm.pid())?.saturating_sub(client);
-        drop(swarm);
+        let acquired = acquire(&deployment, scale).await?;
         let process = deployment.control.process.take().context("the control plane runs")?;
         process.terminate()?;
         process.wait_exit(END).await?;
         let (store, more) = (deployment.control.state.join("store"), scale.count(MORE));
-        let now = reopen(&store, leases).await?;
+        let now = reopen(&store, acquired.leases).await?;
         commit(&store, more).await?;
-        let later = reopen(&store, leases).await?;
-        let micros = |time: Duration| time.as_secs_f64() * 1e6 / leases as f64;
-        let (per_second, p99) = (leases as f64 / seconds, quantile(&latencies, 0.99).unwrap_or_default());
+        let later = reopen(&store, acquired.leases).await?;
         say(&format!(
-            "run {} of {}: {per_second:.0} leases/s, p99 {p99:.1} ms; opened again in {now:.0} ms, \
+            "run {} of {}: {:.0} leases/s, p99 {:.1} ms; opened again in {now:.0} ms, \
              in {later:.0} ms after {more} more commits",
             run + 1,
-            scale.runs()
+            scale.runs(),
+            acquired.per_second,
+            acquired.p99,
         ));
-        all.per_second.push(per_second);
-        all.p99.push(p99);
-        all.cpu_micros.push(micros(cpu));
-        all.client_micros.push(micros(client));
+        all.per_second.push(acquired.per_second);
+        all.p99.push(acquired.p99);
+        all.cpu_micros.push(acquired.cpu);
+        all.client_micros.push(acquired.client);
         all.reopen.push(now);
         all.reopen_later.push(later);
     }
     Ok(all)
+}
+
+/// Has all callers acquire, of a control plane with an empty store.
+pub(super) async fn acquire(deployment: &Deployment, scale: &Scale) -> anyhow::Result<Acquired> {
+    let program = std::env::current_exe()?;
+    let (callers, leases) = (scale.count(CALLERS), scale.count(LEASES));
+    let names: Vec<String> = (0..leases.div_ceil(callers)).map(|number| format!("net-{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        deployment.create_network(name, &format!("10.{number}.0.0/16:26")).await?;
+    }
+    let server = deployment.control.process.as_ref().context("the control plane runs")?.pid();
+    let mut swarm = Swarm::start(deployment, &program, Kind::Callers, callers).await?;
+    swarm.order(&Order::Connect, LIMIT).await?;
+    let (cpu, client) = (process_time(server)?, process_time(swarm.pid())?);
+    let order = Order::Acquire { networks: names, leases };
+    let Answer::Acquired { seconds, latencies } = swarm.order(&order, LIMIT).await? else {
+        bail!("the swarm has answered something else");
+    };
+    let per_lease = |time: Duration| time.as_secs_f64() * 1e6 / leases as f64;
+    Ok(Acquired {
+        leases,
+        per_second: leases as f64 / seconds,
+        p99: quantile(&latencies, 0.99).unwrap_or_default(),
+        cpu: per_lease(process_time(server)?.saturating_sub(cpu)),
+        client: per_lease(process_time(swarm.pid())?.saturating_sub(client)),
+    })
 }
 
 /// Opens the store and makes a ledger of it, as a starting control plane does; in ms.
