@@ -262,6 +262,8 @@ where
         let _gone = gone.clone().drop_guard();
         let connection = http2::Builder::new(UntilGone(gone))
             .timer(TokioTimer::new())
+            // Another one each second would fill each connection's table of headers; nobody reads it.
+            .auto_date_header(false)
             .keep_alive_interval(self.patience.keep_alive)
             .keep_alive_timeout(self.patience.keep_alive_answer)
             .max_send_buf_size(SEND_BUFFER)

@@ -28,11 +28,13 @@ use tracing::{info, warn};
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Over what the allocator was built with (`.cargo/config.toml`): what one burst has freed is there for the next, and
-/// goes back to the kernel after a second.
+/// goes back to the kernel soon, whether or not anybody allocates then. What is large goes back at once, so that a
+/// buffer of which a connection uses little takes little.
 // SAFETY: jemalloc looks for this name, and nobody else has it; what stands there is text that ends with a NUL.
 #[allow(unsafe_code, reason = "a name that jemalloc looks for; see SAFETY")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static MALLOC_CONF: &[u8; 47] = b"narenas:4,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+static MALLOC_CONF: &[u8; 95] =
+    b"narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0,oversize_threshold:16384,background_thread:true\0";
 
 fn main() -> ExitCode {
     let files = [PathBuf::from(DEFAULT_FILE)];

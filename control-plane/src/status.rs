@@ -66,7 +66,8 @@ struct Cell {
     /// Where its newest watch comes from.
     address: Option<SocketAddr>,
     refused: Option<Refused>,
-    filed: BTreeMap<NetworkId, Filed>,
+    /// Boxed: a map makes room for eleven, and most nodes have one.
+    filed: BTreeMap<NetworkId, Box<Filed>>,
 }
 
 /// Another agent with the node's identity.
@@ -236,7 +237,7 @@ impl Nodes {
         let since = report.failures.iter().map(|failure| known.get(failure).copied().unwrap_or(now));
         let since = since.collect();
         cell.version.clone_from(&report.version);
-        let first = cell.filed.insert(network, Filed { report, at: now, since }).is_none();
+        let first = cell.filed.insert(network, Box::new(Filed { report, at: now, since })).is_none();
         cells.filed += usize::from(first);
         pace(cells.filed)
     }
@@ -355,7 +356,8 @@ fn in_network(cell: Option<&Cell>, membership: &Membership) -> v1::NodeNetwork {
         current_revision: membership.current,
         ..Default::default()
     };
-    if let Some(Filed { report, at, since }) = cell.and_then(|cell| cell.filed.get(&membership.network)) {
+    let filed = cell.and_then(|cell| cell.filed.get(&membership.network));
+    if let Some(Filed { report, at, since }) = filed.map(Box::as_ref) {
         view.applied_revision = report.applied;
         view.converged = cell.is_some_and(|cell| cell.is_converged(&membership.network, membership.current));
         view.ready = report.ready;
