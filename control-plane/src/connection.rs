@@ -230,7 +230,7 @@ where
         let _turn = turn.map_err(|_| Unauthenticated::Waited)?;
         // Where thousands come back at once, many have given up before their turn.
         if hello.is_abandoned() {
-            return Err(Unauthenticated::Waited);
+            return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
         }
         let tls = self.tls.load_full();
         let accepted = timeout(self.patience.handshake, hello.accept(&tls)).await;

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::adoption::{self, MarkerError};
-use crate::config::Config;
+use crate::config::{Config, StoreAddress};
 use crate::identity::{self, PkiError};
 use crate::store::SledStore;
 
@@ -54,6 +54,20 @@ impl RecoverError {
     }
 }
 
+/// The lock of a store, if there is one.
+fn lock(path: &Path, directory: &Path) -> Result<Option<Flock<File>>, RecoverError> {
+    let io = |error| RecoverError::Io { path: path.to_owned(), error };
+    match File::open(path) {
+        Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => Err(RecoverError::Runs(directory.to_owned())),
+            Err((_, errno)) => Err(io(errno.into())),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io(error)),
+    }
+}
+
 /// Notes beside the CA, or where it would be, that the store was lost.
 ///
 /// # Errors
@@ -68,16 +82,10 @@ pub fn recover(config: &Config) -> Result<Recovery, RecoverError> {
         }
         Err(error) => return Err(io(directory, error)),
     };
-    let path = config.store_dir().join(SledStore::LOCK);
-    // Held until it is noted, so that nobody starts meanwhile.
-    let _lock = match File::open(&path) {
-        Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Some(lock),
-            Err((_, Errno::EWOULDBLOCK)) => return Err(RecoverError::Runs(directory.clone())),
-            Err((_, errno)) => return Err(io(&path, errno.into())),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(io(&path, error)),
+    // Held until it is noted, so that nobody starts meanwhile. On an etcd nothing tells who runs here.
+    let _lock = match config.store() {
+        StoreAddress::Sled(store) => lock(&store.join(SledStore::LOCK), directory)?,
+        StoreAddress::Etcd(_) => None,
     };
     let marker = identity::incarnation_marker(&config.pki_dir())?;
     adoption::recover(&marker)?;

@@ -14,8 +14,8 @@ pub enum TransferError {
     /// It makes itself.
     #[error("store: \"{0}\" needs no making: a control plane makes its own at its first start")]
     MakesItself(StoreAddress),
-    /// A store of sled that is not there would be made by looking at it.
-    #[error("from: \"{0}\" is not there")]
+    /// A store of sled that is not there would be made by looking at it, also in a directory that is.
+    #[error("from: \"{0}\" is no store, or not there")]
     Absent(StoreAddress),
     /// What is copied would change meanwhile.
     #[error("from: \"{from}\" is served by {}: stop it first", users.join(" and "))]
@@ -125,7 +125,9 @@ pub async fn share_ca(config: &Config) -> Result<StoreAddress, TransferError> {
 
 async fn read(config: &Config, from: &StoreAddress) -> Result<Loaded, TransferError> {
     match from {
-        StoreAddress::Sled(directory) if !directory.is_dir() => Err(TransferError::Absent(from.clone())),
+        StoreAddress::Sled(directory) if !SledStore::is_in(directory) => {
+            Err(TransferError::Absent(from.clone()))
+        }
         StoreAddress::Sled(directory) => {
             let store = SledStore::open(directory, Options::default()).await?;
             let loaded = store.load().await?;
@@ -169,6 +171,16 @@ mod tests {
         let (before, after) = (loaded(&from).await, loaded(&to).await);
         assert_eq!((before.records.len(), after.records.len()), (1, 0));
         assert_eq!((after.history, after.hash), (before.history, before.hash));
+    }
+
+    #[tokio::test]
+    async fn a_directory_without_a_store_is_not_copied_and_gets_none() {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::create_dir(state.path().join("pki")).unwrap();
+        let (from, to) = (sled(state.path()), sled(&state.path().join("to")));
+        let refused = copy(&Config::default(), &from, &to).await.unwrap_err().to_string();
+        assert!(refused.ends_with("is no store, or not there"), "{refused}");
+        assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 1);
     }
 
     #[tokio::test]

@@ -129,6 +129,12 @@ impl SledStore {
         made.await.map_err(|_| OpenError::Panicked { dir })?
     }
 
+    /// Whether there is a store in `dir`, or something that sled has made.
+    #[must_use]
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(database::FILE).is_file()
+    }
+
     /// The directory that holds the store.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -25,6 +25,9 @@ use super::snapshot;
 /// The part of the history that a store keeps anyway, after which a snapshot is begun.
 const PART: usize = 4;
 
+/// A group that weighs more goes alone: what is written at once stays small (`committer`).
+const ALONE: usize = 128 << 10;
+
 /// What goes with a group.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -88,6 +91,9 @@ impl Checkpoints {
     pub(super) fn next(&mut self, state: &State, group: Group) -> Step {
         let before = self.since;
         self.since += group.weight;
+        if group.weight > ALONE {
+            return Step::Nothing;
+        }
         match std::mem::replace(&mut self.phase, Phase::Clearing) {
             Phase::Unmarked => Step::Base(self.base),
             Phase::Clearing => Step::Clear,
@@ -298,6 +304,21 @@ mod tests {
         // At most an old snapshot and a new one.
         assert!(model.pieces(Part::Snapshots) <= 30, "{} pieces", model.pieces(Part::Snapshots));
         assert!(model.pieces(Part::Journal) < 60, "{} groups", model.pieces(Part::Journal));
+    }
+
+    #[test]
+    fn a_large_group_goes_alone_and_a_snapshot_goes_on_after_it() {
+        let mut model = Model::new();
+        model = model.commit(vec![vec![put("a", 300)]], None).commit(vec![vec![put("b", 300)]], None);
+        model = model.commit(vec![vec![put("b", 300)]], None);
+        let pages = model.pieces(Part::Snapshots);
+        assert!(pages > 0);
+        model = model.commit((0..5).map(|_| vec![put("c", 30_000)]).collect(), None);
+        assert_eq!(model.pieces(Part::Snapshots), pages);
+        for _ in 0..20 {
+            model = model.commit(vec![vec![put("b", 1)]], None);
+        }
+        assert!(model.checkpoints.base().snapshot > 0);
     }
 
     #[test]

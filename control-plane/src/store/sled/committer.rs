@@ -22,14 +22,16 @@ use super::{
     layout,
 };
 
-/// What goes into one transaction (a single commit may be larger). Sled reuses a segment once what replaced it
-/// is written; a group that fits into one segment, with the page of records that goes with it, never reuses what it
-/// replaced before our fdatasync.
+/// What goes into one transaction (a single commit may be larger). Sled reuses a segment once what replaced it is
+/// stable in a later one, so what is written between two of our fdatasyncs stays below two segments: this much, what
+/// sled writes anew of its nodes for it, and a page of records unless the group is large by itself.
 const LIMITS: Limits = Limits { commits: 512, bytes: 96 << 10, changes: usize::MAX };
 /// How often the supervisor looks, and probes.
 const PAUSE: Duration = Duration::from_secs(1);
 /// A group that takes longer will not come back: sled waits for ever after a panic in its threads.
 const STALLED: Duration = Duration::from_secs(30);
+/// As often as this must that be found in a row.
+const LOOKS: u32 = 5;
 
 type Outcomes = Vec<Result<Revision, CommitError>>;
 
@@ -78,15 +80,17 @@ fn write_all(
 
 /// Ends a stalled group, and looks for a disk that works again once the store is poisoned.
 pub(super) fn supervise(dir: &Path, queue: &Queue) {
+    let mut stalled = Stalled::default();
     loop {
         match queue.observe(PAUSE) {
             Condition::Closed => return,
-            Condition::Working(Some(since)) if since > STALLED => {
-                let cause = Cause::from(format!("a write has not finished for {} s", since.as_secs()));
-                queue.poison(cause.clone());
-                error!(%cause, "store poisoned");
+            Condition::Working(since) => {
+                if let Some(since) = stalled.look(since) {
+                    let cause = Cause::from(format!("a write has not finished for {} s", since.as_secs()));
+                    queue.poison(cause.clone());
+                    error!(%cause, "store poisoned");
+                }
             }
-            Condition::Working(_) => {}
             Condition::Poisoned(cause) => {
                 if ballast::probe(dir).is_ok() {
                     queue.recoverable(cause.clone());
@@ -95,6 +99,20 @@ pub(super) fn supervise(dir: &Path, queue: &Queue) {
                 }
             }
         }
+    }
+}
+
+/// How often in a row a group was found to take too long. A process that was stopped for so long finds that once, and
+/// finishes its group right after.
+#[derive(Debug, Default)]
+struct Stalled(u32);
+
+impl Stalled {
+    /// Looks at how long the group that is being written has taken; answers that if it will not come back.
+    fn look(&mut self, since: Option<Duration>) -> Option<Duration> {
+        let since = since.filter(|since| *since > STALLED);
+        self.0 = if since.is_some() { self.0 + 1 } else { 0 };
+        since.filter(|_| self.0 >= LOOKS)
     }
 }
 
@@ -155,6 +173,17 @@ mod tests {
         super::{Change, State, open},
         *,
     };
+
+    #[test]
+    fn a_group_has_stalled_when_that_is_found_again_and_again() {
+        let (short, long) = (Some(Duration::from_secs(30)), Some(Duration::from_secs(90)));
+        let mut stalled = Stalled::default();
+        assert!((1..LOOKS).all(|_| stalled.look(long).is_none()));
+        // The process was stopped, and goes on.
+        assert_eq!((stalled.look(short), stalled.look(None)), (None, None));
+        assert!((1..LOOKS).all(|_| stalled.look(long).is_none()));
+        assert_eq!(stalled.look(long), long);
+    }
 
     /// A log that panics, as `eprintln!` does when nobody takes what it prints.
     struct Panicking;

@@ -32,8 +32,13 @@ pub(super) fn create(dir: &Path, loaded: &Loaded) -> Result<(), OpenError> {
         _ => {}
     }
     let database = open::new(&half)?;
-    fill(&database, loaded).map_err(|error| write_error(dir, error))?;
-    open::sync_all(&half, &database)?;
+    let filled = fill(&database, loaded).map_err(|error| write_error(dir, error));
+    if let Err(error) = filled.and_then(|()| open::sync_all(&half, &database)) {
+        // As everywhere after a failed write: not even dropped. What is left of it would only fill the disk.
+        std::mem::forget(database);
+        let _ = fs::remove_dir_all(&half);
+        return Err(error);
+    }
     drop(database);
     fs::rename(&half, dir).map_err(|error| io_error(dir, "make", dir, error))?;
     open::sync_parent(dir)

@@ -13,6 +13,9 @@ use super::layout::{Part, Write, Writes};
 /// Pieces that are cleared away at a time: more than a group and a page write, so that they do not pile up.
 const STALE: usize = 64;
 
+/// Sled's file in its directory.
+pub(super) const FILE: &str = "db";
+
 /// An open store directory.
 pub(super) struct Database {
     pub(super) db: ::sled::Db,
@@ -40,7 +43,7 @@ impl Database {
     pub(super) fn open(dir: &Path, lock: Flock<File>, fdatasync: bool) -> Result<Self, ::sled::Error> {
         let db = ::sled::Config::new().path(dir).cache_capacity(32 << 20).open()?;
         let file =
-            if fdatasync { Some(File::options().read(true).write(true).open(dir.join("db"))?) } else { None };
+            if fdatasync { Some(File::options().read(true).write(true).open(dir.join(FILE))?) } else { None };
         Ok(Self {
             records: db.open_tree(Part::Records.name())?,
             snapshots: db.open_tree(Part::Snapshots.name())?,
