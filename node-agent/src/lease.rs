@@ -106,7 +106,9 @@ impl Lease {
                         // Why the claim was refused is what counts, and still holds.
                         debug!(%status, "nothing is given without the claim");
                         if Reason::Adopting.is_of(&status) {
-                            collected = Instant::now() + hint(&status).unwrap_or_default();
+                            // All of it: nothing can come of asking without the claim before.
+                            let told = reason::retry_after(&status).unwrap_or_default();
+                            collected = Instant::now().checked_add(told).unwrap_or(collected);
                             wait = wait.min(REFUSED);
                         }
                     } else {
