@@ -8,6 +8,9 @@ use std::path::Path;
 use super::{Files, PkiError, file, rotation};
 
 pub(super) const CHANGES: &str = "changes";
+/// How much further copies may have got that nobody sees: what was shared cannot be unsealed or is an older one, and the
+/// directories of other control planes have counted on. No CA is changed so often.
+const UNSEEN: u64 = 1 << 32;
 
 /// Counts the change to the CA that is in a directory, if it was not counted. One that cannot be used does not count. The
 /// caller holds the lock.
@@ -21,12 +24,13 @@ pub(super) fn count(directory: &Path) -> Result<(), PkiError> {
     }
 }
 
-/// Has the CA in a directory count as changed more often than another copy. The caller holds the lock.
+/// Has the CA in a directory count as changed more often than another copy, and than any that is not seen. The caller
+/// holds the lock.
 pub(super) fn count_beyond(directory: &Path, other: &Files) -> Result<(), PkiError> {
     let generation = rotation::load(directory)?.generation();
     let own = file::read(&directory.join(CHANGES))?.and_then(|bytes| parse(&bytes));
     let most = own.map_or(0, |(changes, _)| changes).max(of(other));
-    write(directory, most.saturating_add(1), generation)
+    write(directory, most.saturating_add(UNSEEN), generation)
 }
 
 /// How often the CA of these files was changed; what cannot be read was never counted.
@@ -114,12 +118,17 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_to_come_first_counts_beyond_the_other() {
+    fn one_that_is_to_come_first_counts_beyond_the_other_and_those_that_are_not_seen() {
         let state = tempfile::tempdir().unwrap();
         drop(open(state.path()));
         count_beyond(state.path(), &noted("41 00000001")).unwrap();
-        assert_eq!(counted(state.path()), 42);
+        assert_eq!(counted(state.path()), 41 + UNSEEN);
         drop(open(state.path()));
-        assert_eq!(counted(state.path()), 42);
+        assert_eq!(counted(state.path()), 41 + UNSEEN);
+        // What was shared cannot be read, and was another operator's choice.
+        count_beyond(state.path(), &Files::new()).unwrap();
+        assert_eq!(counted(state.path()), 41 + 2 * UNSEEN);
+        count_beyond(state.path(), &noted(&format!("{} 00000001", u64::MAX))).unwrap();
+        assert_eq!(counted(state.path()), u64::MAX);
     }
 }

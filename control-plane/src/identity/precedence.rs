@@ -1,16 +1,22 @@
 //! Which of two copies of the CA is used: the one that is shared, or the one in a control plane's directory. Pure.
 //!
 //! ```text
-//!  key of tokens    changes            used
-//!  the same         more here     ─▶   the one here: an older one was put back, or this one was changed by hand
-//!  the same         else          ─▶   the one that is shared
-//!  another          unproven here ─▶   the one that is shared: of several first starts one was first
-//!  another          else          ─▶   neither, before somebody decides
+//!  key of tokens    changes                    used
+//!  the same         more here             ─▶   the one here: an older one was put back, or this one was changed by hand
+//!  the same         not counted in shared ─▶   the one here if nothing else differs, which adds the count
+//!  the same         else                  ─▶   the one that is shared
+//!  another          unproven here         ─▶   the one that is shared: of several first starts one was first
+//!  another          else                  ─▶   neither, before somebody decides
 //! ```
 //!
 //! The key of tokens is made once in the life of a cluster and goes along with its CAs, so it tells whose they are.
+//! What is shared is without a count if a version has written it that did not count yet. Then nothing tells which one is
+//! later, and each directory has been counted since, also an old one: what all share is believed.
 
-use super::{CA_CERTIFICATE, Files, TOKEN_KEY, UNPROVEN, changes};
+use super::{
+    CA_CERTIFICATE, Files, TOKEN_KEY, UNPROVEN,
+    changes::{self, CHANGES},
+};
 
 /// Which copy is used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,13 +39,22 @@ impl Precedence {
         if shared.get(TOKEN_KEY) != Some(key) {
             return if here.contains_key(UNPROVEN) { Self::Shared } else { Self::Neither };
         }
-        if changes::of(here) > changes::of(shared) { Self::Here } else { Self::Shared }
+        let is_comparable = changes::of(shared) > 0 || differ_in_count_only(shared, here);
+        if is_comparable && changes::of(here) > changes::of(shared) { Self::Here } else { Self::Shared }
     }
+}
+
+fn differ_in_count_only(one: &Files, other: &Files) -> bool {
+    let uncounted = |files: &Files| {
+        let mut files = files.clone();
+        files.remove(CHANGES);
+        files
+    };
+    uncounted(one) == uncounted(other)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::changes::CHANGES;
     use super::*;
 
     fn files(key: u8, changes: u64) -> Files {
@@ -64,6 +79,26 @@ mod tests {
         ] {
             assert_eq!(Precedence::between(&shared, &here), used, "{here:?}");
         }
+    }
+
+    #[test]
+    fn of_what_was_shared_without_a_count_none_is_later_and_an_equal_one_adds_it() {
+        let mut uncounted = files(1, 3);
+        uncounted.remove(CHANGES);
+        let mut unreadable = files(1, 3);
+        unreadable.insert(CHANGES.to_owned(), b"many".to_vec());
+        let mut stale = files(1, 9);
+        stale.insert(CA_CERTIFICATE.to_owned(), b"the certificate of before".to_vec());
+        let mut unproven = files(1, 1);
+        unproven.insert(UNPROVEN.to_owned(), Vec::new());
+        for shared in [&uncounted, &unreadable] {
+            assert_eq!(Precedence::between(shared, &files(1, 1)), Precedence::Here);
+            assert_eq!(Precedence::between(shared, &stale), Precedence::Shared);
+            assert_eq!(Precedence::between(shared, &unproven), Precedence::Shared);
+            assert_eq!(Precedence::between(shared, &uncounted), Precedence::Shared, "neither has any");
+            assert_eq!(Precedence::between(shared, &files(2, 1)), Precedence::Neither);
+        }
+        assert_eq!(Precedence::between(&files(1, 3), &stale), Precedence::Here, "both are counted");
     }
 
     #[test]

@@ -155,6 +155,45 @@ async fn the_ca_of_another_life_is_neither_overwritten_nor_shared_before_somebod
     assert_eq!(root(&first.open(&store, &one).await.unwrap()), root(&own));
 }
 
+/// As a version leaves it that did not count: its record may be later than any directory.
+#[tokio::test]
+async fn an_old_directory_does_not_come_back_over_what_was_shared_without_a_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
+    let store = MemoryStore::new();
+    let here = first.open(&store, &one).await.unwrap();
+    drop(second.open(&store, &other).await.unwrap());
+    here.rotate(Step::Prepare, LIFE, SystemTime::now()).unwrap();
+    here.rotate(Step::Issue, LIFE, SystemTime::now()).unwrap();
+    let later = root(&here);
+    let mut uncounted = here.shared().unwrap();
+    uncounted.remove("changes");
+    let store = restored(&first.0.seal.close(&uncounted)).await;
+    assert_eq!(root(&second.open(&store, &other).await.unwrap()), later);
+    // One that has the same counts it.
+    assert_eq!(root(&first.open(&store, &one).await.unwrap()), later);
+    let counted = first.0.seal.open(&sealed_in(&store).await).unwrap();
+    assert_eq!(counted, here.shared().unwrap());
+}
+
+/// What was shared was sealed with a file that is lost, and another directory has got further than the one that is to
+/// be everybody's.
+#[tokio::test]
+async fn what_an_operator_has_put_first_is_first_though_what_it_replaces_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
+    let kept = root(&first.open(&store, &one).await.unwrap());
+    let changed = second.open(&store, &other).await.unwrap();
+    for step in [Step::Prepare, Step::Issue, Step::Retire] {
+        changed.rotate(step, LIFE, SystemTime::now()).unwrap();
+    }
+    let [(one, first), (other, second)] =
+        ["one", "other"].map(|name| replica_sealing(directory.path(), name, "another seal", 8));
+    first.replace(&store, &one).await.unwrap();
+    assert_eq!(root(&second.open(&store, &other).await.unwrap()), kept);
+}
+
 /// Also one that an operator goes back to.
 #[tokio::test]
 async fn what_an_operator_has_put_first_is_taken_up_by_those_whose_copy_was_changed_more_often() {
