@@ -117,6 +117,9 @@ pub struct AdoptionOptions {
     pub settle: Duration,
     /// Where the marker is; beside the key of tokens, not in the store's directory.
     pub marker: PathBuf,
+    /// Whether the key of tokens was taken from the store by this start: then it is no newer than the store, though it
+    /// may still be noted as new.
+    pub key_came_with_store: bool,
     /// Who tells of a life that was lost with its CA.
     pub knocks: Knocks,
     /// The other control planes.
@@ -178,7 +181,7 @@ impl Adoption {
         let marker = Marker::new(&options.marker);
         let served = marker.read()?;
         let (cluster, given) = clerk.read(|ledger| (ledger.cluster(), ledger.has_given()));
-        let orphaned = given && options.knocks.is_counting();
+        let orphaned = given && options.knocks.is_counting() && !options.key_came_with_store;
         let opened = opened(cluster.as_ref(), orphaned, served);
         if let Opened::Lost { predecessor } = opened {
             tracing::warn!(

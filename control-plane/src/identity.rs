@@ -45,7 +45,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub use self::authority::{Authority, AuthorityError, Phase};
-pub use self::copies::proven;
+pub use self::copies::{have_one_key, proven};
 pub use self::issue::{IssueError, IssuedRole, Order, issue};
 pub use self::precedence::Precedence;
 pub use self::request::CertificateRequest;

@@ -59,7 +59,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::replicas;
 use crate::service::{Door, Shared, Watches};
-use crate::sharing::Sharing;
+use crate::sharing::{Opening, Sharing};
 use crate::status::Nodes;
 use crate::store::{Cause, EtcdStore, Health, Options, SledStore, Store};
 use crate::watch::Streams;
@@ -135,9 +135,9 @@ impl Server {
         let ports = Ports::listen(&config).await?;
         match config.store() {
             StoreAddress::Sled(directory) => {
-                let pki = open_pki(&config)?;
+                let opening = Opening::alone(&config)?;
                 let store = Arc::new(SledStore::open(&directory, Options::default()).await?);
-                let mut server = Self::start_on(config, ports, (pki, None), Arc::clone(&store)).await?;
+                let mut server = Self::start_on(config, ports, (opening, None), Arc::clone(&store)).await?;
                 server.store = Some(Opened::Sled(store));
                 Ok(server)
             }
@@ -145,11 +145,12 @@ impl Server {
                 let sharing = Sharing::of(&config)?;
                 let store = EtcdStore::open(&config.store.etcd(&address)?, config.name.as_str()).await?;
                 let store = Arc::new(store);
-                let pki = match &sharing {
+                let opening = match &sharing {
                     Some(sharing) => sharing.open(&*store, &config).await?,
-                    None => open_pki(&config)?,
+                    None => Opening::alone(&config)?,
                 };
-                let mut server = Self::start_on(config, ports, (pki, sharing), Arc::clone(&store)).await?;
+                let mut server =
+                    Self::start_on(config, ports, (opening, sharing), Arc::clone(&store)).await?;
                 server.store = Some(Opened::Etcd(store));
                 Ok(server)
             }
@@ -162,8 +163,8 @@ impl Server {
     /// As [`Self::start`].
     pub async fn start_with<S: Store>(config: Config, store: Arc<S>) -> Result<Self, StartError> {
         let ports = Ports::listen(&config).await?;
-        let pki = open_pki(&config)?;
-        Self::start_on(config, ports, (pki, None), store).await
+        let opening = Opening::alone(&config)?;
+        Self::start_on(config, ports, (opening, None), store).await
     }
 
     /// Where gRPC is served.
@@ -210,7 +211,7 @@ impl Server {
     async fn start_on<S: Store>(
         config: Config,
         ports: Ports,
-        (pki, sharing): (Pki, Option<Sharing>),
+        (Opening { pki, key_came_with_store }, sharing): (Opening, Option<Sharing>),
         store: Arc<S>,
     ) -> Result<Self, StartError> {
         pki.note_life(config.certificate_validity)?;
@@ -234,6 +235,7 @@ impl Server {
             adopt: config.adopt_for,
             settle: config.settle,
             marker: pki.incarnation_marker(),
+            key_came_with_store,
             knocks: knocks.clone(),
             others: others.clone(),
         };
@@ -370,10 +372,6 @@ async fn recoverable(mut health: watch::Receiver<Health>) -> Cause {
             std::future::pending::<()>().await;
         }
     }
-}
-
-fn open_pki(config: &Config) -> Result<Pki, StartError> {
-    Ok(Pki::open_or_create(&config.pki_dir(), &config.cluster, SystemTime::now())?)
 }
 
 fn defaults(config: &Config) -> Defaults {

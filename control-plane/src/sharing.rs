@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::clerk::{ClerkHandle, SubmitError};
 use crate::config::Config;
-use crate::identity::{Files, Pki, PkiError, Precedence, Seal, SealError, proven};
+use crate::identity::{Files, Pki, PkiError, Precedence, Seal, SealError, have_one_key, proven};
 use crate::knocks::Knocks;
 use crate::ledger::{Command, Corrupt, Ledger, Refusal};
 use crate::store::{CommitError, Revision, Store, StoreError};
@@ -35,6 +35,24 @@ const LATER: Duration = Duration::from_secs(15);
 /// Shares the CA of this control plane; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Sharing(Arc<Inner>);
+
+/// The CA as it was opened.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) pki: Pki,
+    /// Whether the key of tokens came from the store, to where there was none or another one.
+    pub(crate) key_came_with_store: bool,
+}
+
+impl Opening {
+    /// Opens the CA that is here, of a control plane that shares none.
+    ///
+    /// # Errors
+    /// As [`Pki::open_or_create`].
+    pub(crate) fn alone(config: &Config) -> Result<Self, PkiError> {
+        Ok(Self { pki: open(config)?, key_came_with_store: false })
+    }
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -92,16 +110,18 @@ impl Sharing {
     ///
     /// # Errors
     /// Names what cannot be read, written or unsealed, and what only an operator can decide.
-    pub(crate) async fn open<S: Store>(&self, store: &S, config: &Config) -> Result<Pki, SharingError> {
+    pub(crate) async fn open<S: Store>(&self, store: &S, config: &Config) -> Result<Opening, SharingError> {
         let directory = config.pki_dir();
         for _ in 0..LOOKS {
             let record = Ledger::shared_authority_of(&store.load().await?)?;
             if let Some((sealed, _)) = &record {
                 let shared = self.0.seal.open(sealed)?;
-                match Precedence::between(&shared, &Pki::found(&directory)?) {
+                let here = Pki::found(&directory)?;
+                match Precedence::between(&shared, &here) {
                     Precedence::Shared => {
                         Pki::put_shared(&directory, &shared)?;
-                        return Ok(open(config)?);
+                        let key_came_with_store = !have_one_key(&shared, &here);
+                        return Ok(Opening { pki: open(config)?, key_came_with_store });
                     }
                     Precedence::Here => {
                         let directory = directory.display();
@@ -115,7 +135,7 @@ impl Sharing {
             match self.put(store, &pki, record.map(|(_, revision)| revision)).await {
                 Ok(()) => {
                     info!("the cluster's CA is shared from here");
-                    return Ok(pki);
+                    return Ok(Opening { pki, key_came_with_store: false });
                 }
                 Err(SharingError::Commit(CommitError::Conflict(_))) => sleep(AGAIN).await,
                 Err(error) => return Err(error),

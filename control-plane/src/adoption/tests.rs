@@ -22,12 +22,17 @@ async fn start(bench: &Bench, dir: &Path) -> Adoption {
 }
 
 async fn start_among(bench: &Bench, dir: &Path, others: Others) -> Adoption {
+    start_with(bench, dir, others, false).await
+}
+
+async fn start_with(bench: &Bench, dir: &Path, others: Others, key_came_with_store: bool) -> Adoption {
     let Bench { clerk, feeds, streams, settling, knocks, time, .. } = bench;
     let options = AdoptionOptions {
         others,
         adopt: ADOPT,
         settle: SETTLE,
         marker: dir.join("incarnation"),
+        key_came_with_store,
         knocks: knocks.clone(),
     };
     Adoption::start(clerk.clone(), feeds.clone(), streams.clone(), settling, options, time.clock())
@@ -134,6 +139,25 @@ async fn one_that_is_new_on_a_store_believes_it_unless_the_key_of_tokens_is_new_
     drop(start(&bench, new.path()).await);
     let second = incarnation(&bench);
     assert!(second.adopt_until.is_some() && second.predecessors.contains(&first.incarnation));
+}
+
+/// The note that the key is new has come with the key, and tells as little of the store.
+#[tokio::test(start_paused = true)]
+async fn one_that_has_taken_the_key_of_a_young_cluster_from_the_store_believes_it() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+    let (bench, ..) = served(&store, dir.path()).await;
+    let first = incarnation(&bench);
+    drop(bench);
+
+    let new = tempfile::tempdir().unwrap();
+    let note = new.path().join("unproven");
+    std::fs::write(&note, "").unwrap();
+    let knocks = Knocks::noted(note);
+    let bench = Bench::start_listening(&store, Defaults::default(), feed_options(), knocks).await;
+    drop(start_with(&bench, new.path(), crate::replicas::alone(), true).await);
+    assert_eq!(incarnation(&bench), first, "nobody adopts");
+    drop(start(&bench, new.path()).await);
+    assert_eq!(incarnation(&bench), first, "nor at the next start, which finds the marker");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::{CA_CERTIFICATE, Files, LOCK, Pki, PkiError, UNPROVEN, changes, file, rotation, shared};
+use super::{
+    CA_CERTIFICATE, Files, LOCK, Pki, PkiError, TOKEN_KEY, UNPROVEN, changes, file, rotation, shared,
+};
 
 impl Pki {
     /// Has a directory hold the CA that is shared, before it is opened.
@@ -55,6 +57,12 @@ impl Pki {
     pub fn shared(&self) -> Result<Files, PkiError> {
         Self::found(&self.directory)
     }
+}
+
+/// Whether two copies have the same key of tokens, if any.
+#[must_use]
+pub fn have_one_key(one: &Files, other: &Files) -> bool {
+    one.get(TOKEN_KEY) == other.get(TOKEN_KEY)
 }
 
 /// The same CA once it has proved itself; none if it is not noted that it has not.

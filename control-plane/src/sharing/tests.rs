@@ -56,7 +56,7 @@ async fn several_first_starts_make_one_ca_and_each_takes_up_what_another_has_cha
     let store = Arc::new(MemoryStore::new());
     let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
     let (here, there) = tokio::join!(first.open(&*store, &one), second.open(&*store, &other));
-    let (here, there) = (here.unwrap(), there.unwrap());
+    let (here, there) = (here.unwrap().pki, there.unwrap().pki);
     assert_eq!(root(&here), root(&there));
     assert_eq!(here.token_key().unwrap(), there.token_key().unwrap());
 
@@ -76,11 +76,33 @@ async fn several_first_starts_make_one_ca_and_each_takes_up_what_another_has_cha
 }
 
 #[tokio::test]
+async fn the_key_of_tokens_comes_with_the_store_once_and_not_to_whoever_has_made_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let [(one, first), (other, second), (new, third)] =
+        ["one", "other", "new"].map(|name| replica(directory.path(), name));
+    // It was started by itself before, and what it has made gives way.
+    drop(open(&other).unwrap());
+    for (sharing, config, came) in [
+        (&first, &one, false),
+        (&first, &one, false),
+        (&second, &other, true),
+        (&second, &other, false),
+        (&third, &new, true),
+        (&third, &new, false),
+    ] {
+        let opening = sharing.open(&store, config).await.unwrap();
+        assert_eq!(opening.key_came_with_store, came, "{}", config.state_dir.display());
+    }
+    assert!(!Opening::alone(&one).unwrap().key_came_with_store);
+}
+
+#[tokio::test]
 async fn another_seal_opens_nothing_and_leaves_everything_until_an_operator_replaces_what_is_shared() {
     let directory = tempfile::tempdir().unwrap();
     let store = MemoryStore::new();
     let (config, sharing) = replica(directory.path(), "one");
-    let pki = sharing.open(&store, &config).await.unwrap();
+    let pki = sharing.open(&store, &config).await.unwrap().pki;
     let (other, wrong) = replica_sealing(directory.path(), "other", "another seal", 8);
     let error = wrong.open(&store, &other).await.unwrap_err().to_string();
     assert!(error.contains("was not sealed with this file") && error.contains("store share-ca"), "{error}");
@@ -91,7 +113,7 @@ async fn another_seal_opens_nothing_and_leaves_everything_until_an_operator_repl
     // The file is lost, the CA is not.
     let (config, sharing) = replica_sealing(directory.path(), "one", "another seal", 8);
     sharing.replace(&store, &config).await.unwrap();
-    assert_eq!(root(&wrong.open(&store, &other).await.unwrap()), root(&pki));
+    assert_eq!(root(&wrong.open(&store, &other).await.unwrap().pki), root(&pki));
 }
 
 /// As after the store was restored from a copy, or moved away, changed there, and moved back.
@@ -101,8 +123,8 @@ async fn an_older_copy_in_the_store_does_not_come_back_over_the_ca_here() {
     let [(one, first), (other, second), (new, third)] =
         ["one", "other", "new"].map(|name| replica(directory.path(), name));
     let store = Arc::new(MemoryStore::new());
-    let here = first.open(&*store, &one).await.unwrap();
-    drop(second.open(&*store, &other).await.unwrap());
+    let here = first.open(&*store, &one).await.unwrap().pki;
+    drop(second.open(&*store, &other).await.unwrap().pki);
     let before = sealed_in(&store).await;
     here.rotate(Step::Prepare, LIFE, SystemTime::now()).unwrap();
     here.rotate(Step::Issue, LIFE, SystemTime::now()).unwrap();
@@ -110,11 +132,11 @@ async fn an_older_copy_in_the_store_does_not_come_back_over_the_ca_here() {
     drop(here);
 
     let store = restored(&before).await;
-    assert_eq!(root(&first.open(&store, &one).await.unwrap()), later);
+    assert_eq!(root(&first.open(&store, &one).await.unwrap().pki), later);
     assert_ne!(sealed_in(&store).await, before, "it has taken the place of the older one");
     // One that has slept through the change follows, and one that was never there.
-    assert_eq!(root(&second.open(&store, &other).await.unwrap()), later);
-    assert_eq!(root(&third.open(&store, &new).await.unwrap()), later);
+    assert_eq!(root(&second.open(&store, &other).await.unwrap().pki), later);
+    assert_eq!(root(&third.open(&store, &new).await.unwrap().pki), later);
 }
 
 #[tokio::test]
@@ -122,7 +144,7 @@ async fn an_older_copy_that_is_put_back_while_all_run_is_replaced_as_well() {
     let directory = tempfile::tempdir().unwrap();
     let (config, sharing) = replica(directory.path(), "one");
     let store = Arc::new(MemoryStore::new());
-    let here = sharing.open(&*store, &config).await.unwrap();
+    let here = sharing.open(&*store, &config).await.unwrap().pki;
     let before = sealed_in(&store).await;
     let bench = Bench::start(&store).await;
     let revision = sharing.begin(&bench.clerk, &here).await.unwrap().unwrap();
@@ -141,18 +163,18 @@ async fn the_ca_of_another_life_is_neither_overwritten_nor_shared_before_somebod
     let directory = tempfile::tempdir().unwrap();
     let store = MemoryStore::new();
     let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let shared = root(&first.open(&store, &one).await.unwrap());
+    let shared = root(&first.open(&store, &one).await.unwrap().pki);
     let own = open(&other).unwrap();
     fs::remove_file(own.unproven_note()).unwrap();
     let error = second.open(&store, &other).await.unwrap_err().to_string();
     assert!(error.contains("other/pki has the CA of another") && error.contains("store share-ca"), "{error}");
     assert_eq!(open(&other).unwrap().authority().trust_pem(), root(&own));
-    assert_eq!(root(&first.open(&store, &one).await.unwrap()), shared);
+    assert_eq!(root(&first.open(&store, &one).await.unwrap().pki), shared);
 
     second.replace(&store, &other).await.unwrap();
-    assert_eq!(root(&second.open(&store, &other).await.unwrap()), root(&own));
+    assert_eq!(root(&second.open(&store, &other).await.unwrap().pki), root(&own));
     fs::remove_dir_all(one.pki_dir()).unwrap();
-    assert_eq!(root(&first.open(&store, &one).await.unwrap()), root(&own));
+    assert_eq!(root(&first.open(&store, &one).await.unwrap().pki), root(&own));
 }
 
 /// As a version leaves it that did not count: its record may be later than any directory.
@@ -161,17 +183,17 @@ async fn an_old_directory_does_not_come_back_over_what_was_shared_without_a_coun
     let directory = tempfile::tempdir().unwrap();
     let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
     let store = MemoryStore::new();
-    let here = first.open(&store, &one).await.unwrap();
-    drop(second.open(&store, &other).await.unwrap());
+    let here = first.open(&store, &one).await.unwrap().pki;
+    drop(second.open(&store, &other).await.unwrap().pki);
     here.rotate(Step::Prepare, LIFE, SystemTime::now()).unwrap();
     here.rotate(Step::Issue, LIFE, SystemTime::now()).unwrap();
     let later = root(&here);
     let mut uncounted = here.shared().unwrap();
     uncounted.remove("changes");
     let store = restored(&first.0.seal.close(&uncounted)).await;
-    assert_eq!(root(&second.open(&store, &other).await.unwrap()), later);
+    assert_eq!(root(&second.open(&store, &other).await.unwrap().pki), later);
     // One that has the same counts it.
-    assert_eq!(root(&first.open(&store, &one).await.unwrap()), later);
+    assert_eq!(root(&first.open(&store, &one).await.unwrap().pki), later);
     let counted = first.0.seal.open(&sealed_in(&store).await).unwrap();
     assert_eq!(counted, here.shared().unwrap());
 }
@@ -183,15 +205,15 @@ async fn what_an_operator_has_put_first_is_first_though_what_it_replaces_cannot_
     let directory = tempfile::tempdir().unwrap();
     let store = MemoryStore::new();
     let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let kept = root(&first.open(&store, &one).await.unwrap());
-    let changed = second.open(&store, &other).await.unwrap();
+    let kept = root(&first.open(&store, &one).await.unwrap().pki);
+    let changed = second.open(&store, &other).await.unwrap().pki;
     for step in [Step::Prepare, Step::Issue, Step::Retire] {
         changed.rotate(step, LIFE, SystemTime::now()).unwrap();
     }
     let [(one, first), (other, second)] =
         ["one", "other"].map(|name| replica_sealing(directory.path(), name, "another seal", 8));
     first.replace(&store, &one).await.unwrap();
-    assert_eq!(root(&second.open(&store, &other).await.unwrap()), kept);
+    assert_eq!(root(&second.open(&store, &other).await.unwrap().pki), kept);
 }
 
 /// Also one that an operator goes back to.
@@ -200,13 +222,13 @@ async fn what_an_operator_has_put_first_is_taken_up_by_those_whose_copy_was_chan
     let directory = tempfile::tempdir().unwrap();
     let store = MemoryStore::new();
     let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let kept = root(&first.open(&store, &one).await.unwrap());
-    let changed = second.open(&store, &other).await.unwrap();
+    let kept = root(&first.open(&store, &one).await.unwrap().pki);
+    let changed = second.open(&store, &other).await.unwrap().pki;
     changed.rotate(Step::Prepare, LIFE, SystemTime::now()).unwrap();
     changed.rotate(Step::Issue, LIFE, SystemTime::now()).unwrap();
-    assert_ne!(root(&second.open(&store, &other).await.unwrap()), kept);
+    assert_ne!(root(&second.open(&store, &other).await.unwrap().pki), kept);
     first.replace(&store, &one).await.unwrap();
-    assert_eq!(root(&second.open(&store, &other).await.unwrap()), kept);
+    assert_eq!(root(&second.open(&store, &other).await.unwrap().pki), kept);
 }
 
 #[tokio::test]
@@ -214,8 +236,8 @@ async fn a_ca_from_elsewhere_that_one_has_got_is_the_next_one_of_all() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(MemoryStore::new());
     let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let here = first.open(&*store, &one).await.unwrap();
-    let there = second.open(&*store, &other).await.unwrap();
+    let here = first.open(&*store, &one).await.unwrap().pki;
+    let there = second.open(&*store, &other).await.unwrap().pki;
     let bench = Bench::start(&store).await;
     let next = put_next(&here, &directory.path().join("elsewhere"));
     here.refresh(SystemTime::now()).unwrap();
@@ -236,8 +258,8 @@ async fn a_next_ca_is_taken_away_again_for_all_and_one_that_was_just_put_there_c
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(MemoryStore::new());
     let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let here = first.open(&*store, &one).await.unwrap();
-    let there = second.open(&*store, &other).await.unwrap();
+    let here = first.open(&*store, &one).await.unwrap().pki;
+    let there = second.open(&*store, &other).await.unwrap().pki;
     let bench = Bench::start(&store).await;
     // Nobody has looked at it before the step is asked for.
     put_next(&here, &directory.path().join("elsewhere"));
@@ -258,8 +280,8 @@ async fn a_replica_that_runs_takes_up_what_others_share_and_shares_what_is_put_t
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(MemoryStore::new());
     let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let here = Arc::new(first.open(&*store, &one).await.unwrap());
-    let there = Arc::new(second.open(&*store, &other).await.unwrap());
+    let here = Arc::new(first.open(&*store, &one).await.unwrap().pki);
+    let there = Arc::new(second.open(&*store, &other).await.unwrap().pki);
     let bench = Bench::start(&store).await;
     let running = [(first, &here), (second, &there)].map(|(sharing, pki)| {
         let knocks = Knocks::noted(pki.unproven_note());
@@ -280,8 +302,8 @@ async fn knocks_count_at_all_until_one_has_seen_the_ca_prove_itself() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(MemoryStore::new());
     let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let here = first.open(&*store, &one).await.unwrap();
-    let there = second.open(&*store, &other).await.unwrap();
+    let here = first.open(&*store, &one).await.unwrap().pki;
+    let there = second.open(&*store, &other).await.unwrap().pki;
     let knocks = [&here, &there].map(|pki| Knocks::noted(pki.unproven_note()));
     assert!(knocks.iter().all(Knocks::is_counting));
     let bench = Bench::start(&store).await;
@@ -297,7 +319,7 @@ async fn knocks_count_at_all_until_one_has_seen_the_ca_prove_itself() {
     assert!(!here.unproven_note().exists() && !there.unproven_note().exists());
     let (new, third) = replica(directory.path(), "new");
     assert!(
-        !third.open(&*store, &new).await.unwrap().unproven_note().exists(),
+        !third.open(&*store, &new).await.unwrap().pki.unproven_note().exists(),
         "nor at one that comes later"
     );
 }
