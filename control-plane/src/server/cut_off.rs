@@ -6,6 +6,8 @@
 //!                        └────────── 5 s ────────────┴─ nobody serves ─▶ clients stay
 //! ```
 //!
+//! The others are asked every 5 s also while clients are asked to go: when nobody serves any more, the rest stay.
+//!
 //! Where nobody can write, clients lose nothing by staying: what was known is served, and their watches go on. So notes
 //! of the others do not count here: they are from before the store was away.
 
@@ -13,7 +15,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::colleagues::Refuge;
@@ -42,7 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 tell(refuge);
             }
             if step.go {
-                ask_to_go(&shared, &health).await;
+                ask_to_go(&shared, &health, refuge).await;
             }
             wait = step.wait;
         }
@@ -106,11 +108,23 @@ fn tell(refuge: Refuge) {
     }
 }
 
-/// Asks whoever is here to go, until the store is back.
-async fn ask_to_go(shared: &Shared, health: &watch::Receiver<Health>) {
+/// Whether to go on asking clients to go. Those who are silent may serve, so long as they were silent from the start.
+fn still_receives(refuge: Refuge, now: Refuge) -> bool {
+    now == Refuge::There || (now, refuge) == (Refuge::Unknown, Refuge::Unknown)
+}
+
+/// Asks whoever is here to go, until the store is back, or the others serve no more.
+async fn ask_to_go(shared: &Shared, health: &watch::Receiver<Health>, refuge: Refuge) {
     let links: Vec<_> = shared.registry.nodes().iter().map(Arc::downgrade).collect();
     let apart = OVER / u32::try_from(links.len()).unwrap_or(u32::MAX).max(1);
+    let mut asked = Instant::now();
     for link in links.iter().map(Weak::upgrade) {
+        if asked.elapsed() >= AGAIN {
+            if !still_receives(refuge, shared.colleagues.serving().await) {
+                return;
+            }
+            asked = Instant::now();
+        }
         if !is_away(&health.borrow()) {
             return;
         }
@@ -155,6 +169,21 @@ mod tests {
         assert_eq!(course.next(Refuge::Nowhere), step(true, false, 5));
         assert_eq!(course.next(Refuge::Unknown), step(true, false, 5), "it was tried before");
         assert_eq!(course.next(Refuge::There), step(true, true, 5));
+    }
+
+    #[test]
+    fn the_rest_stay_when_nobody_serves_any_more() {
+        use Refuge::{Nowhere, There, Unknown};
+        for (refuge, now, still) in [
+            (There, There, true),
+            (There, Unknown, false),
+            (There, Nowhere, false),
+            (Unknown, There, true),
+            (Unknown, Unknown, true),
+            (Unknown, Nowhere, false),
+        ] {
+            assert_eq!(still_receives(refuge, now), still, "{refuge:?}, then {now:?}");
+        }
     }
 
     #[test]
