@@ -14,6 +14,9 @@ pub(super) enum Failure {
     /// What is there is none of ours, or damaged.
     #[error("{0} in etcd is corrupt")]
     Corrupt(String),
+    /// Somebody has taken what is ours away.
+    #[error("{0} was deleted from etcd, perhaps with the whole store")]
+    Deleted(String),
     /// What is there has gone on without us, and further than it remembers: to be read anew.
     #[error(
         "etcd has gone on to revision {there}, and remembers nothing after revision {here}, which is known here"

@@ -3,7 +3,8 @@
 //! ```text
 //!  marker every 2 s ─▶ PREFIX/replicas/NAME ─▶ etcd ─▶ watch of PREFIX/ ─▶ our marker is back: up to there all was told
 //!                                                           ├─▶ groups of the log ─▶ published
-//!                                                           └─▶ markers of others ─▶ told
+//!                                                           ├─▶ markers of others ─▶ told
+//!                                                           └─▶ the store is deleted ─▶ nothing is written any more
 //!  no marker of ours for 10 s, or the watch ends ─▶ read the log from where we are ─▶ watch anew
 //! ```
 //!
@@ -150,6 +151,11 @@ impl Follower {
                 self.hear(name, read_note(pair.value()).filter(|_| is_put).map(|(_, note)| note));
             } else if is_put && pair.key().starts_with(names.log().as_bytes()) {
                 self.ground.told(pair, &self.queue).await?;
+            } else if !is_put && names.is_vital(pair.key()) {
+                // Nothing else would tell before the next write. A look may tell more: somebody may have put another
+                // one there.
+                self.ground.catch_up(&self.queue).await?;
+                return Err(Failure::Deleted(String::from_utf8_lossy(pair.key()).into_owned()));
             }
         }
         Ok(is_marked)

@@ -173,8 +173,7 @@ impl Ground {
                 return Err(error.into());
             }
         };
-        let head = answer.kvs().first().and_then(|pair| self.names.read_head(pair.value()));
-        head.map(|head| head.revision).ok_or_else(|| Failure::Corrupt(self.names.head()))
+        Ok(self.read_head(answer.kvs().first())?.revision)
     }
 
     /// Takes the marker of a replica away that ends: the others need not wait until it is forgotten.
@@ -214,14 +213,21 @@ impl Ground {
             more |= got.more();
             for pair in got.take_kvs() {
                 if pair.key() == self.names.head().as_bytes() {
-                    head = self.names.read_head(pair.value());
+                    head = Some(pair);
                 } else {
                     groups.push(pair);
                 }
             }
         }
-        let stands = head.ok_or_else(|| Failure::Corrupt(self.names.head()))?;
-        Ok(Missed { groups, stands, more })
+        Ok(Missed { groups, stands: self.read_head(head.as_ref())?, more })
+    }
+
+    fn read_head(&self, found: Option<&KeyValue>) -> Result<Head, Failure> {
+        let name = self.names.head();
+        match found {
+            Some(pair) => self.names.read_head(pair.value()).ok_or(Failure::Corrupt(name)),
+            None => Err(Failure::Deleted(name)),
+        }
     }
 
     /// Whether what is published is, at its revision, what etcd has.

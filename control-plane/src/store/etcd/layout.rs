@@ -65,6 +65,11 @@ impl Names {
         format!("{}head", self.0)
     }
 
+    /// Whether there is no store without what has this key.
+    pub(super) fn is_vital(&self, key: &[u8]) -> bool {
+        [self.format(), self.head()].iter().any(|name| name.as_bytes() == key)
+    }
+
     pub(super) fn records(&self) -> String {
         format!("{}records/", self.0)
     }
@@ -217,8 +222,10 @@ mod tests {
     }
 
     #[test]
-    fn names_of_replicas_are_found_again() {
+    fn names_of_replicas_and_of_what_makes_a_store_are_found_again() {
         let names = Names::new("/loden");
+        assert!(names.is_vital(b"/loden/head") && names.is_vital(b"/loden/format"));
+        assert!(!names.is_vital(b"/loden/replicas/head") && !names.is_vital(b"/loden/headless"));
         assert_eq!(names.replica(b"/loden/replicas/control-1"), Some("control-1"));
         assert_eq!(names.replica(b"/loden/head"), None);
     }

@@ -203,6 +203,26 @@ async fn an_etcd_that_was_restored_from_a_copy_is_not_written_to() {
     assert_eq!(load(&again).await.revision, Revision(1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_somebody_deletes_is_missed_before_anything_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(&directory);
+    for (prefix, deleted, missed) in [
+        ("/all", &["--prefix", "/all/"][..], "/all/head"),
+        ("/head", &["/head/head"][..], "/head/head"),
+        ("/mark", &["/mark/format"][..], "/mark/format"),
+    ] {
+        let store = made(&etcd.options(prefix)).await;
+        store.commit(vec![put("a", "1")], vec![]).await.unwrap();
+        let mut health = store.health();
+        etcd.control(&[&["del"][..], deleted].concat());
+        let poisoned = |health: &Health| matches!(health, Health::Poisoned { .. });
+        let cause = format!("{:?}", *within(health.wait_for(poisoned)).await.unwrap());
+        assert!(cause.contains(&format!("{missed} was deleted from etcd")), "{cause}");
+        assert_eq!(load(&store).await.records.len(), 1, "what is known is read");
+    }
+}
+
 fn restore(directory: &TempDir) {
     let output = std::process::Command::new("etcdctl")
         .env("ETCDCTL_API", "3")
