@@ -8,8 +8,8 @@ use std::path::Path;
 use super::{Files, PkiError, file, rotation};
 
 pub(super) const CHANGES: &str = "changes";
-/// How much further copies may have got that nobody sees: what was shared cannot be unsealed or is an older one, and the
-/// directories of other control planes have counted on. No CA is changed so often.
+/// How much further copies may have got that nobody sees: what is shared cannot be unsealed, or is an older one, and
+/// other control planes have later ones. No CA is changed so often.
 const UNSEEN: u64 = 1 << 32;
 
 /// Counts the change to the CA that is in a directory, if it was not counted. One that cannot be used does not count. The

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The key of tokens is made once in the life of a cluster and goes along with its CAs, so it tells whose they are.
-//! What is shared is without a count if a version has written it that did not count yet. Then nothing tells which one is
-//! later, and each directory has been counted since, also an old one: what all share is believed.
+//! What is shared is without a count if a version has written it that did not count yet. Then nothing tells which one
+//! is later, for each directory has been counted since, also an old one: what all share is believed.
 
 use super::{
     CA_CERTIFICATE, Files, TOKEN_KEY, UNPROVEN,
