@@ -200,8 +200,9 @@ pub enum Refusal {
     },
     /// Two agents have one certificate.
     #[error(
-        "instance_id: \"{instance}\" may not acquire {lease} while the instance {streaming} of the same \
-         node is connected; were its disk or certificate copied?"
+        "instance_id: \"{instance}\" may not acquire {lease} while the instance {} of the same \
+         node is connected; were its disk or certificate copied?",
+        streaming.first_digits()
     )]
     AnotherInstance {
         /// Which lease.

@@ -57,9 +57,10 @@ fn would_change(lease: &Lease, instance: InstanceId, endpoint: &Endpoint) -> boo
 }
 
 /// Whether a watch is of the agent that has the lease, and that is another one than who asks. Hosts that do not tell are
-/// in nobody's way, as are former instances whose watches have not ended yet.
+/// in nobody's way, as are former instances whose watches have not ended yet. Whoever does not tell his host is not on
+/// one that tells: else to say nothing would do for a thief.
 fn is_original(watch: &Watch, lease: &Lease, instance: InstanceId, boot: Option<BootId>) -> bool {
-    let is_elsewhere = watch.boot.zip(boot).is_some_and(|(there, here)| there != here);
+    let is_elsewhere = watch.boot.is_some_and(|there| Some(there) != boot);
     watch.instance == lease.instance && (watch.instance != instance || is_elsewhere)
 }
 
@@ -111,10 +112,11 @@ mod tests {
             (watch(HOLDER, THERE), HOLDER, HERE, true),
             (watch(HOLDER, THERE), OTHER, HERE, true),
             (watch(HOLDER, None), OTHER, None, true),
+            (watch(HOLDER, THERE), HOLDER, None, true),
             // Another address of the same host, on which the old watch has not ended.
             (watch(HOLDER, HERE), HOLDER, HERE, false),
             (watch(HOLDER, None), HOLDER, HERE, false),
-            (watch(HOLDER, THERE), HOLDER, None, false),
+            (watch(HOLDER, None), HOLDER, None, false),
             // What it was before has not ended.
             (watch(OTHER, THERE), HOLDER, HERE, false),
         ] {

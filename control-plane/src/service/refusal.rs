@@ -67,11 +67,13 @@ pub(super) fn refused(refusal: Refusal) -> Status {
     }
 }
 
-/// An agent whose instance is on another host, for the client.
+/// An agent whose instance is on another host, for the client. It may be a thief, and is not told what the host would
+/// have to be shown for it.
 pub(super) fn elsewhere(lease: &LeaseName, other: Elsewhere, address: Option<SocketAddr>) -> Status {
     match other {
         Elsewhere::Streams(boot) => {
             let from = address.map(|address| format!(" at {address}")).unwrap_or_default();
+            let boot = boot.first_digits();
             let message = format!(
                 "boot_id: another host{from}, of boot id {boot}, is connected with {lease} and the same \
                  instance_id; was its disk copied?"
@@ -79,6 +81,7 @@ pub(super) fn elsewhere(lease: &LeaseName, other: Elsewhere, address: Option<Soc
             status(Code::AlreadyExists, Reason::AnotherInstance, message)
         }
         Elsewhere::Acquired(boot) => {
+            let boot = boot.first_digits();
             let message = format!(
                 "boot_id: another host, of boot id {boot}, has acquired {lease} with the same instance_id \
                  since; acquire it first"
@@ -102,7 +105,7 @@ pub(super) fn failed(error: SubmitError) -> Status {
 #[cfg(test)]
 mod tests {
     use loden_proto::InvalidValue;
-    use loden_proto::model::{Epoch, Family, InstanceId, LeaseName, Vni};
+    use loden_proto::model::{BootId, Epoch, Family, InstanceId, LeaseName, Vni};
     use loden_proto::reason;
 
     use super::*;
@@ -214,6 +217,21 @@ mod tests {
             let status = failed(refusal.into());
             assert_eq!(told(&status), (code, Some(reason.as_str().to_owned()), retry), "{words}");
             assert_eq!(status.message(), words);
+        }
+    }
+
+    #[test]
+    fn who_is_refused_does_not_learn_what_the_other_host_is_known_by() {
+        let boot = BootId(0x9e41_0000_0000_0000_0000_0000_0000_0007);
+        let address = Some("192.0.2.7:40312".parse().unwrap());
+        let streams = elsewhere(&lease(), Elsewhere::Streams(boot), address);
+        let message = "boot_id: another host at 192.0.2.7:40312, of boot id 9e41…, is connected with \
+                       networks/blue/leases/a and the same instance_id; was its disk copied?";
+        assert_eq!((streams.code(), streams.message()), (Code::AlreadyExists, message));
+        let acquired = elsewhere(&lease(), Elsewhere::Acquired(boot), None);
+        assert_eq!(acquired.code(), Code::FailedPrecondition);
+        for status in [streams, acquired] {
+            assert!(!status.message().contains(&boot.to_string()), "{status}");
         }
     }
 

@@ -142,7 +142,7 @@ fn admit(
         Some(lease) if lease.instance != instance => {
             let message = format!(
                 "instance_id: \"{instance}\" does not hold {name}, the instance {} does; acquire it first",
-                lease.instance
+                lease.instance.first_digits()
             );
             Err(reason::status(Code::FailedPrecondition, Reason::StaleEpoch, message))
         }

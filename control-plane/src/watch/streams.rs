@@ -41,11 +41,11 @@ pub enum Elsewhere {
 }
 
 impl Open {
-    /// The other host on which an instance streams.
-    fn elsewhere(&self, lease: &LeaseName, instance: InstanceId, boot: BootId) -> Option<BootId> {
+    /// The other host on which an instance streams. Whoever does not tell his host is not on one that tells.
+    fn elsewhere(&self, lease: &LeaseName, instance: InstanceId, boot: Option<BootId>) -> Option<BootId> {
         let watches = self.by_lease.get(lease)?.iter();
         let mut boots = watches.filter(|watch| watch.instance == instance).filter_map(|watch| watch.boot);
-        boots.find(|other| *other != boot)
+        boots.find(|other| Some(*other) != boot)
     }
 }
 
@@ -105,7 +105,8 @@ impl Streams {
     }
 
     /// Notes on which host a lease is about to be acquired. A host that has a watch open, though maybe not
-    /// noticed to be cut off yet, is never in its own way; one that does not tell who it is is in nobody's.
+    /// noticed to be cut off yet, is never in its own way; one that does not tell who it is is in nobody's. Whoever
+    /// does not tell while one streams that does is refused: else to say nothing would do for a thief.
     ///
     /// # Errors
     /// The same instance streams from another host.
@@ -116,14 +117,16 @@ impl Streams {
         boot: Option<BootId>,
     ) -> Result<(), Elsewhere> {
         let mut open = self.open();
-        let Some(boot) = boot else { return Ok(()) };
         if let Some(other) = open.elsewhere(lease, instance, boot) {
             return Err(Elsewhere::Streams(other));
         }
         // Another instance that streams has the lease, and this one will be refused.
         let watches = open.by_lease.get(lease).into_iter().flatten();
         if watches.last().is_none_or(|watch| watch.instance == instance) {
-            open.acquired.insert(lease.clone(), boot);
+            match boot {
+                Some(boot) => open.acquired.insert(lease.clone(), boot),
+                None => open.acquired.remove(lease),
+            };
         }
         Ok(())
     }
@@ -139,12 +142,11 @@ impl Streams {
         boot: Option<BootId>,
     ) -> Result<(), Elsewhere> {
         let open = self.open();
-        let Some(boot) = boot else { return Ok(()) };
         if let Some(other) = open.elsewhere(lease, instance, boot) {
             return Err(Elsewhere::Streams(other));
         }
         match open.acquired.get(lease) {
-            Some(other) if *other != boot => Err(Elsewhere::Acquired(*other)),
+            Some(other) if Some(*other) != boot => Err(Elsewhere::Acquired(*other)),
             _ => Ok(()),
         }
     }
@@ -210,19 +212,35 @@ mod tests {
         assert_eq!(streams.admit(&lease, it, here), Ok(()));
         assert_eq!(streams.acquire(&lease, it, here), Ok(()));
         let again = streams.enter(lease.clone(), it, here);
-        for _ in 0..2 {
-            assert_eq!(streams.acquire(&lease, it, there), Err(Elsewhere::Streams(BootId(1))));
-            assert_eq!(streams.admit(&lease, it, there), Err(Elsewhere::Streams(BootId(1))));
+        // One that does not tell is another one too.
+        for other in [there, None, there] {
+            assert_eq!(streams.acquire(&lease, it, other), Err(Elsewhere::Streams(BootId(1))));
+            assert_eq!(streams.admit(&lease, it, other), Err(Elsewhere::Streams(BootId(1))));
         }
-        // Hosts that do not tell.
-        assert_eq!(streams.acquire(&lease, it, None), Ok(()));
-        assert_eq!(streams.admit(&lease, it, None), Ok(()));
         // The other one may have it once the first is gone; then the first must ask again.
         drop((watch, again));
         assert_eq!(streams.acquire(&lease, it, there), Ok(()));
         assert_eq!(streams.admit(&lease, it, here), Err(Elsewhere::Acquired(BootId(2))));
         assert_eq!(streams.acquire(&lease, it, here), Ok(()));
         assert_eq!(streams.admit(&lease, it, there), Err(Elsewhere::Acquired(BootId(1))));
+    }
+
+    #[test]
+    fn a_host_that_does_not_tell_comes_back_and_may_begin_to_tell() {
+        let streams = Streams::default();
+        let lease = LeaseName { network: "blue".parse().unwrap(), node: "a".parse().unwrap() };
+        let (it, here) = (InstanceId(1), Some(BootId(1)));
+        let mut watches = Vec::new();
+        for boot in [None, None, here] {
+            assert_eq!(streams.acquire(&lease, it, boot), Ok(()));
+            assert_eq!(streams.admit(&lease, it, boot), Ok(()));
+            // Cut off each time, which the server has not noticed.
+            watches.push(streams.enter(lease.clone(), it, None));
+        }
+        assert_eq!(streams.admit(&lease, it, None), Err(Elsewhere::Acquired(BootId(1))));
+        assert_eq!(streams.acquire(&lease, it, None), Ok(()), "an agent of before is put back");
+        assert_eq!(streams.admit(&lease, it, None), Ok(()));
+        drop(watches);
     }
 
     #[test]

@@ -260,6 +260,19 @@ fn parse_digits(text: &str) -> Result<u128, InvalidValue> {
     }
 }
 
+/// The first digits of an id: enough to know it by, too few to show it to somebody as one's own.
+fn first_digits(raw: u128) -> String {
+    format!("{:04x}…", raw >> 112)
+}
+
+impl InstanceId {
+    /// Its first digits, for those who must not learn the others.
+    #[must_use]
+    pub fn first_digits(self) -> String {
+        first_digits(self.0)
+    }
+}
+
 /// One running host: another one after each boot and in each network namespace, 128 bits.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BootId(pub u128);
@@ -269,6 +282,14 @@ impl FromStr for BootId {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         parse_digits(text).map(Self)
+    }
+}
+
+impl BootId {
+    /// Its first digits, for those who must not learn the others.
+    #[must_use]
+    pub fn first_digits(self) -> String {
+        first_digits(self.0)
     }
 }
 
@@ -320,5 +341,11 @@ mod tests {
         assert!("123".parse::<InstanceId>().is_err());
         assert_eq!(BootId(0x0123).to_string().parse(), Ok(BootId(0x0123)));
         assert!("123".parse::<BootId>().is_err());
+    }
+
+    #[test]
+    fn of_an_id_that_is_somebody_elses_only_the_first_digits_are_told() {
+        let raw = 0x0e41_c3a2_0000_0000_0000_0000_0000_0007;
+        assert_eq!([InstanceId(raw).first_digits(), BootId(raw).first_digits()], ["0e41…", "0e41…"]);
     }
 }

@@ -50,7 +50,7 @@ fn a_second_instance_is_refused_while_the_first_streams() {
     assert_eq!(
         refusal.to_string(),
         "instance_id: \"00000000000000000000000000000002\" may not acquire networks/blue/leases/a while the \
-         instance 00000000000000000000000000000001 of the same node is connected; were its disk or certificate copied?"
+         instance 0000… of the same node is connected; were its disk or certificate copied?"
     );
     assert!(matches!(refusal, Refusal::AnotherInstance { instance: InstanceId(2), .. }));
     rig.streams.0.clear();

@@ -138,10 +138,17 @@ async fn a_copy_of_a_nodes_disk_is_refused_while_it_watches_and_the_node_itself_
     for status in [
         copys_leases.acquire_lease(acquire(&there, 9)).await.unwrap_err(),
         copys_peers.watch_peers(open(&there)).await.unwrap_err(),
+        // Whoever says nothing gets no further.
+        copys_leases.acquire_lease(acquire("", 9)).await.unwrap_err(),
+        copys_peers.watch_peers(open("")).await.unwrap_err(),
     ] {
         assert_eq!(status.code(), Code::AlreadyExists);
         assert!(Reason::AnotherInstance.is_of(&status), "{status:?}");
         assert!(status.message().contains("was its disk copied?"), "{status:?}");
+        assert!(
+            status.message().contains("of boot id 1111…") && !status.message().contains(&here),
+            "{status:?}"
+        );
     }
     let mut nodes = NodeServiceClient::new(admin);
     let get = v1::GetNodeRequest { name: "nodes/a".to_owned() };
