@@ -84,6 +84,11 @@ impl Connections {
         (current.len(), behind.into_iter().map(|(node, _)| node).collect())
     }
 
+    /// Whether a node is connected, with or without a watch.
+    pub(crate) fn has(&self, node: &NodeId) -> bool {
+        self.nodes.contains_key(node)
+    }
+
     /// The open watches of a node.
     pub(crate) fn watches(&self, node: &NodeId) -> impl Iterator<Item = &Watch> {
         self.nodes.get(node).into_iter().flat_map(|connected| &connected.watches)
@@ -235,6 +240,8 @@ mod tests {
         assert_eq!(all.by_generation(1), (2, vec![]));
         let watches = |node| all.watches(node).map(|watch| watch.network.to_string()).collect::<Vec<_>>();
         assert_eq!((watches(&a), watches(&b)), (vec!["blue".to_owned(), "red".to_owned()], vec![]));
+        let c = "c".parse().unwrap();
+        assert!(all.has(&a) && all.has(&b) && !all.has(&c), "b is connected, though it has no watch");
         assert_eq!(all.unasked(), None);
         let leases = ["blue", "red"].map(|id| LeaseName { network: id.parse().unwrap(), node: a.clone() });
         assert_eq!(all.clone().streaming(), Ok(HashSet::from(leases)));

@@ -176,8 +176,12 @@ impl Nodes {
             // It is let in nowhere.
             return None;
         }
+        if self.0.registry.holds(node) {
+            return Some("is connected".to_owned());
+        }
         let connections = self.0.connections_of(node).await;
-        if connections.watches(node).next().is_some() {
+        // It may only just be taking its leases, and have no watch yet.
+        if connections.has(node) {
             return Some("is connected with another replica".to_owned());
         }
         connections.unasked().map(|replicas| format!("may be connected with {replicas}"))

@@ -16,6 +16,7 @@ use loden_transport::{
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -238,9 +239,20 @@ async fn a_revoked_node_loses_its_stream_and_its_certificate_and_comes_back_by_a
     let made = token(&fixture, for_node("a")).await;
     let after = join(&fixture, &made.token, "", &KeyRequest::new().unwrap()).await.unwrap();
     assert_eq!(holder(&after).epoch, 1);
-    let again = acquire(&inside(&fixture, &after).await, &blue, 2).await;
-    assert_eq!(again.subnets, lease.subnets, "its own");
+    let back = inside(&fixture, &after).await;
+    assert_eq!(acquire(&back, &blue, 2).await.subnets, lease.subnets, "its own");
 
+    let refused = nodes.delete_node(DeleteNodeRequest { name: "nodes/a".into() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("nodes/a is connected"), "it has no watch: {refused}");
+    drop(back);
+    let node = "a".parse().unwrap();
+    let gone = async {
+        while fixture.server.shared.registry.holds(&node) {
+            yield_now().await;
+        }
+    };
+    timeout(LONG, gone).await.expect("its connection ends");
     nodes.delete_node(DeleteNodeRequest { name: "nodes/a".into() }).await.unwrap();
     let gone = nodes.delete_node(DeleteNodeRequest { name: "nodes/a".into() }).await.unwrap_err();
     assert_eq!(gone.code(), Code::NotFound, "{gone}");
