@@ -68,6 +68,11 @@ impl Colleagues {
         Self { pki, name, others, dialled: Mutex::new(BTreeMap::new()) }
     }
 
+    /// By which name the others know this replica.
+    pub(crate) const fn name(&self) -> &Principal {
+        &self.name
+    }
+
     /// Whether a call is one of another replica.
     pub(crate) fn is_asking<T>(request: &Request<T>) -> bool {
         request.metadata().contains_key(ASKED)

@@ -211,6 +211,14 @@ impl Registry {
         links
     }
 
+    /// The connections of one node, oldest first; those of others are not touched.
+    #[must_use]
+    pub fn links_of(&self, node: &NodeId) -> Vec<Arc<Link>> {
+        // Dropping a link takes the lock.
+        let links = self.inner.table().of(node);
+        links.iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// All connections, oldest first.
     #[must_use]
     pub fn links(&self) -> Vec<Arc<Link>> {
@@ -228,6 +236,12 @@ impl Inner {
 }
 
 impl Table {
+    fn of(&self, node: &NodeId) -> Vec<Weak<Link>> {
+        let parties = self.parties.iter().filter(|(party, _)| party.node() == Some(node));
+        let numbers = parties.flat_map(|(_, numbers)| numbers);
+        numbers.filter_map(|number| self.links.get(number).cloned()).collect()
+    }
+
     fn remove(&mut self, number: u64, party: &Party) {
         self.links.remove(&number);
         if let Some(numbers) = self.parties.get_mut(party) {

@@ -58,7 +58,7 @@ use crate::ledger::Defaults;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::replicas;
-use crate::service::{Door, Shared, Watches};
+use crate::service::{Door, Inquiries, Shared, Watches};
 use crate::sharing::{Opening, Sharing};
 use crate::status::Nodes;
 use crate::store::{Cause, EtcdStore, Health, Options, SledStore, Store};
@@ -258,6 +258,7 @@ impl Server {
             keeper,
             sharing,
             colleagues: Colleagues::new(Arc::clone(&pki), config.name.clone(), others.clone()),
+            inquiries: Inquiries::default(),
             others,
             limits: Limits::default(),
             audit: Arc::default(),

@@ -14,6 +14,7 @@ mod copies;
 mod door;
 mod exchange;
 mod identity;
+mod inquiries;
 mod lease;
 mod network;
 mod node;
@@ -34,6 +35,7 @@ use tonic::{Request, Status};
 use tracing::warn;
 
 pub(crate) use self::door::Door;
+pub(crate) use self::inquiries::Inquiries;
 pub(crate) use self::watch::Watches;
 
 use self::access::Caller;
@@ -74,6 +76,8 @@ pub(crate) struct Shared {
     /// The other control planes on the store, as they said last.
     pub(crate) others: Others,
     pub(crate) colleagues: Colleagues,
+    /// About whom the others are being asked.
+    pub(crate) inquiries: Inquiries,
     /// Where the CA is shared with other control planes.
     pub(crate) sharing: Option<Sharing>,
     pub(crate) limits: Limits,

@@ -6,18 +6,19 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use loden_proto::InvalidValue;
 use loden_proto::model::{BootId, InstanceId, LeaseName};
 use loden_proto::names::{self, NetworkId, NodeId};
 use loden_proto::v1::node_service_client::NodeServiceClient;
-use loden_proto::v1::{ListConnectionsRequest, NodeConnection, NodeWatch};
+use loden_proto::v1::{ListConnectionsRequest, ListConnectionsResponse, NodeConnection, NodeWatch};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{ANSWER_BYTES, Colleagues};
-use crate::registry::{Client, Registry};
+use crate::registry::{Client, Link, Registry};
 use crate::watch::Streams;
 
 /// Nodes on a page: as many as there may be.
@@ -51,13 +52,23 @@ pub(crate) struct Watch {
 impl Connections {
     /// Those with this replica.
     pub(crate) fn here(registry: &Registry, streams: &Streams) -> Self {
+        Self::of_links(registry.links(), streams.watches())
+    }
+
+    /// One node alone, if it is connected with this replica. It costs little however many others are connected, for
+    /// whoever has a node's certificate can have this asked.
+    pub(crate) fn here_of(registry: &Registry, streams: &Streams, node: &NodeId) -> Self {
+        Self::of_links(registry.links_of(node), streams.watches_of(node))
+    }
+
+    fn of_links(links: Vec<Arc<Link>>, watches: Vec<(LeaseName, InstanceId, Option<BootId>)>) -> Self {
         let mut here = Self::default();
-        for link in registry.links() {
+        for link in links {
             if let (Some(node), Client::Holder(holder)) = (link.client.node(), &link.client) {
                 here.of(node.clone()).generations.insert(holder.generation);
             }
         }
-        for (LeaseName { network, node }, instance, boot) in streams.watches() {
+        for (LeaseName { network, node }, instance, boot) in watches {
             here.of(node).watches.insert(Watch { network, instance, boot });
         }
         here
@@ -157,25 +168,40 @@ impl Colleagues {
         let mut all = here;
         let node = node.map(names::node).unwrap_or_default();
         for (replica, told) in self.ask_each(&node, list).await {
+            let told = told.and_then(|pages| of_asked(&replica, pages));
             all.add(replica, told);
         }
         all
     }
 }
 
+/// What the replica that was asked tells. An address may lead to another one, a balancer's to any, and what that one
+/// knows is not what was asked for.
+fn of_asked(replica: &str, pages: Vec<ListConnectionsResponse>) -> Option<Vec<NodeConnection>> {
+    if let Some(other) = pages.iter().find(|page| page.replica != replica) {
+        let answered = other.replica.as_str();
+        warn!(replica, answered, "another one answers than was asked, or it does not say who it is");
+        return None;
+    }
+    Some(pages.into_iter().flat_map(|page| page.connections).collect())
+}
+
 /// All pages.
-async fn list(channel: Channel, node: Request<String>) -> Result<Response<Vec<NodeConnection>>, Status> {
+async fn list(
+    channel: Channel,
+    node: Request<String>,
+) -> Result<Response<Vec<ListConnectionsResponse>>, Status> {
     let mut client = NodeServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
     let (node, mut page_token) = (node.into_inner(), String::new());
-    let mut connections = Vec::new();
+    let mut pages = Vec::new();
     loop {
         let request = ListConnectionsRequest { page_size: PAGE, page_token, node: node.clone() };
         let page = client.list_connections(request).await?.into_inner();
-        connections.extend(page.connections);
-        if page.next_page_token.is_empty() {
-            return Ok(Response::new(connections));
+        page_token = page.next_page_token.clone();
+        pages.push(page);
+        if page_token.is_empty() {
+            return Ok(Response::new(pages));
         }
-        page_token = page.next_page_token;
     }
 }
 
@@ -248,6 +274,40 @@ mod tests {
         let wire: Vec<_> = all.to_wire().into_iter().map(|(_, connection)| connection).collect();
         assert_eq!(wire, [connection("a", &[1, 2], &["blue", "red"]), connection("b", &[1], &[])]);
         assert_eq!(told(wire), all);
+    }
+
+    #[test]
+    fn of_a_node_that_is_asked_for_there_is_what_there_is_of_it_among_all() {
+        let (registry, streams) = (Registry::default(), Streams::default());
+        let open =
+            |id: &str| registry.open(crate::registry::testing::client(id), "192.0.2.1:1".parse().unwrap());
+        let links = ["node/a", "node/b", "admin/a", "node/a"].map(open);
+        let all = Connections::here(&registry, &streams);
+        assert_eq!(all.nodes.len(), 2);
+        for node in ["a", "b", "c"].map(|node| node.parse::<NodeId>().unwrap()) {
+            let one = Connections::here_of(&registry, &streams, &node);
+            let of_all = all.nodes.iter().filter(|(other, _)| **other == node);
+            assert!(one.nodes.iter().eq(of_all), "{node}: {one:?}");
+        }
+        drop(links);
+    }
+
+    #[test]
+    fn only_the_one_that_was_asked_can_answer() {
+        let page = |replica: &str, node: &str| ListConnectionsResponse {
+            connections: vec![connection(node, &[1], &[])],
+            next_page_token: String::new(),
+            replica: replica.to_owned(),
+        };
+        let both = vec![connection("a", &[1], &[]), connection("b", &[1], &[])];
+        assert_eq!(of_asked("one", vec![page("one", "a"), page("one", "b")]), Some(both));
+        assert_eq!(of_asked("one", vec![page("other", "a")]), None);
+        assert_eq!(
+            of_asked("one", vec![page("one", "a"), page("other", "b")]),
+            None,
+            "the address leads to both"
+        );
+        assert_eq!(of_asked("one", vec![page("", "a")]), None, "one of a version that does not say");
     }
 
     #[test]

@@ -28,6 +28,16 @@ pub(crate) enum Party {
     Source(Source),
 }
 
+impl Party {
+    /// Which node it is, if it is one.
+    pub(super) const fn node(&self) -> Option<&NodeId> {
+        match self {
+            Self::Identity(SpiffeId { role: Role::Node(node), .. }) => Some(node),
+            _ => None,
+        }
+    }
+}
+
 impl Client {
     /// Who it is, if it has a certificate.
     #[must_use]

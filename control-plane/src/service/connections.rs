@@ -11,19 +11,22 @@ use crate::colleagues::Connections;
 use crate::expiry;
 
 impl Shared {
-    /// The nodes that are connected with this replica.
-    pub(crate) fn connections_here(&self) -> Connections {
-        Connections::here(&self.registry, &self.streams)
+    /// The nodes that are connected with this replica: if one is named, that one alone.
+    pub(crate) fn connections_here(&self, only: Option<&NodeId>) -> Connections {
+        match only {
+            Some(node) => Connections::here_of(&self.registry, &self.streams, node),
+            None => Connections::here(&self.registry, &self.streams),
+        }
     }
 
     /// The nodes that are connected with this replica and the others.
     pub(crate) async fn connections(&self) -> Connections {
-        self.colleagues.connections(self.connections_here(), None).await
+        self.colleagues.connections(self.connections_here(None), None).await
     }
 
-    /// The same, and of the others' nodes this one alone.
+    /// The same of one node alone.
     pub(crate) async fn connections_of(&self, node: &NodeId) -> Connections {
-        self.colleagues.connections(self.connections_here(), Some(node)).await
+        self.colleagues.connections(self.connections_here(Some(node)), Some(node)).await
     }
 }
 

@@ -7,12 +7,13 @@
 //! ```
 //!
 //! So agents that come back after the end of a replica wait for nobody, least of all for the one that has ended.
+//! About a node the others are asked once at a time; whoever calls meanwhile is told to come back (`inquiries.rs`).
 
 use loden_proto::model::{BootId, Endpoint, InstanceId, LeaseName};
 use tonic::Status;
 
 use super::Shared;
-use super::refusal::{elsewhere, refused};
+use super::refusal::{asked_already, elsewhere, refused};
 use crate::colleagues::Watch;
 use crate::ledger::{Lease, LeaseState, Refusal};
 use crate::watch::Elsewhere;
@@ -21,7 +22,8 @@ impl Shared {
     /// Whether an agent is the only one of its node, as far as the other replicas know.
     ///
     /// # Errors
-    /// ALREADY_EXISTS when the one that has the lease is connected with another replica.
+    /// ALREADY_EXISTS when the one that has the lease is connected with another replica; UNAVAILABLE while the others
+    /// are being asked about the node already: as many questions as somebody likes would keep all replicas busy.
     pub(super) async fn is_no_copy(
         &self,
         name: &LeaseName,
@@ -36,6 +38,7 @@ impl Shared {
         if self.others.borrow().is_empty() {
             return Ok(());
         }
+        let _alone = self.inquiries.begin(&name.node).ok_or_else(|| asked_already(&name.node))?;
         let connections = self.connections_of(&name.node).await;
         let mut watches = connections.watches(&name.node).filter(|watch| watch.network == name.network);
         let Some(holder) = watches.find(|watch| is_original(watch, &lease, instance, boot)) else {

@@ -190,7 +190,11 @@ impl Leases {
                 self.0.copied(&name.node, instance, link);
             }
         };
-        self.0.is_no_copy(name, instance, boot, &endpoint).await.inspect_err(|_| copied())?;
+        self.0.is_no_copy(name, instance, boot, &endpoint).await.inspect_err(|status| {
+            if Reason::AnotherInstance.is_of(status) {
+                copied();
+            }
+        })?;
         self.0.streams.acquire(name, instance, boot).map_err(|other| {
             copied();
             elsewhere(name, other, self.0.nodes.address(&name.node))

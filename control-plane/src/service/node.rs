@@ -107,12 +107,12 @@ impl NodeService for Nodes {
         let after: Option<NodeId> = page.after(str::parse)?;
         let only = (!node.is_empty()).then(|| names::parse_node(&node)).transpose();
         let only = only.map_err(|invalid| invalid.at("node"))?;
-        let here = self.0.connections_here().to_wire().into_iter();
-        let here = here.filter(|(node, _)| only.as_ref().is_none_or(|only| node == only));
+        let here = self.0.connections_here(only.as_ref()).to_wire().into_iter();
         let later = here.filter(|(node, _)| after.as_ref().is_none_or(|after| node > after));
         let (connections, next_page_token) =
             page.take(later, |(node, _)| node.to_string(), |(_, connection)| connection.clone());
-        Ok(Response::new(ListConnectionsResponse { connections, next_page_token }))
+        let replica = self.0.colleagues.name().to_string();
+        Ok(Response::new(ListConnectionsResponse { connections, next_page_token, replica }))
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use loden_proto::model::LeaseName;
+use loden_proto::names::{self, NodeId};
 use loden_proto::reason::{Reason, status, status_retry};
 use tonic::{Code, Status};
 
@@ -15,7 +16,7 @@ use crate::watch::Elsewhere;
 const STORE_RETRY: Duration = Duration::from_secs(5);
 /// When to try again while there are signs of a former life: agents of it may be heard any time.
 const KNOCKED_RETRY: Duration = Duration::from_secs(5);
-/// When to try again while too many commands wait.
+/// When to try again while too many commands wait, or one of the same node does.
 const BUSY_RETRY: Duration = Duration::from_millis(500);
 
 /// A refused command, for the client.
@@ -89,6 +90,15 @@ pub(super) fn elsewhere(lease: &LeaseName, other: Elsewhere, address: Option<Soc
             status(Code::FailedPrecondition, Reason::StaleEpoch, message)
         }
     }
+}
+
+/// A node that the other replicas are being asked about, for its next call that needs an answer of them.
+pub(super) fn asked_already(node: &NodeId) -> Status {
+    let message = format!(
+        "the other control planes are being asked already where {} is connected; call again then",
+        names::node(node)
+    );
+    status_retry(Code::Unavailable, Reason::RateLimited, message, BUSY_RETRY)
 }
 
 /// A command that did not happen, for the client.
@@ -218,6 +228,14 @@ mod tests {
             assert_eq!(told(&status), (code, Some(reason.as_str().to_owned()), retry), "{words}");
             assert_eq!(status.message(), words);
         }
+    }
+
+    #[test]
+    fn who_asks_twice_at_once_is_told_when_to_come_back() {
+        let reason = Some(Reason::RateLimited.as_str().to_owned());
+        let status = asked_already(&lease().node);
+        assert_eq!(told(&status), (Code::Unavailable, reason, Some(BUSY_RETRY)));
+        assert!(status.message().contains("where nodes/a is connected"), "{status}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use loden_proto::model::{BootId, InstanceId, LeaseName};
+use loden_proto::names::NodeId;
 use tokio::sync::watch;
 
 use crate::ledger;
@@ -49,6 +50,11 @@ impl Open {
     }
 }
 
+/// The open watches of a lease, as others are told of them.
+fn told((lease, watches): (&LeaseName, &Vec<OpenWatch>)) -> Vec<(LeaseName, InstanceId, Option<BootId>)> {
+    watches.iter().map(|watch| (lease.clone(), watch.instance, watch.boot)).collect()
+}
+
 impl ledger::Streaming for Streams {
     fn instance(&self, lease: &LeaseName) -> Option<InstanceId> {
         Self::instance(self, lease)
@@ -91,11 +97,14 @@ impl Streams {
     /// All open watches: of which lease, by which instance, and on which host as far as hosts tell.
     #[must_use]
     pub fn watches(&self) -> Vec<(LeaseName, InstanceId, Option<BootId>)> {
+        self.open().by_lease.iter().flat_map(told).collect()
+    }
+
+    /// The open watches of a node, in the same way.
+    #[must_use]
+    pub fn watches_of(&self, node: &NodeId) -> Vec<(LeaseName, InstanceId, Option<BootId>)> {
         let open = self.open();
-        let of = |(lease, watches): (&LeaseName, &Vec<OpenWatch>)| {
-            watches.iter().map(|watch| (lease.clone(), watch.instance, watch.boot)).collect::<Vec<_>>()
-        };
-        open.by_lease.iter().flat_map(of).collect()
+        open.by_lease.iter().filter(|(lease, _)| lease.node == *node).flat_map(told).collect()
     }
 
     /// Changes whenever a watch of a node begins or ends.
@@ -193,6 +202,8 @@ mod tests {
         assert_eq!(streams.instance(&lease), Some(InstanceId(2)));
         let both = [InstanceId(1), InstanceId(2)].map(|instance| (lease.clone(), instance, None));
         assert_eq!(streams.watches(), both);
+        assert_eq!(streams.watches_of(&lease.node), both);
+        assert!(streams.watches_of(&"b".parse().unwrap()).is_empty());
         drop(old);
         assert_eq!((streams.instance(&lease), streams.len()), (Some(InstanceId(2)), 1));
         let mut changes = streams.changes();

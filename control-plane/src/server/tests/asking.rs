@@ -24,7 +24,7 @@ fn beside(fixture: &Fixture, address: Option<String>) -> Colleagues {
 
 #[tokio::test]
 async fn a_replica_tells_the_others_which_nodes_are_connected_with_it() {
-    let fixture = start().await;
+    let fixture = start_with(|config| config.name = "control-1".parse().unwrap()).await;
     let blue = create(&fixture.admin().await, "blue", "10.1.0.0/16").await;
     let a = fixture.node("a").await;
     acquire(&a, &blue, 1).await;
@@ -58,6 +58,17 @@ async fn one_that_cannot_be_asked_may_have_nodes_and_may_serve() {
         assert!(all.streaming().is_err());
         assert_eq!(other.serving().await, Refuge::Unknown, "{address:?}");
     }
+}
+
+#[tokio::test]
+async fn one_that_answers_by_another_name_was_not_asked() {
+    let fixture = start_with(|config| config.name = "control-3".parse().unwrap()).await;
+    let a = fixture.node("a").await;
+    let other = beside(&fixture, Some(fixture.server.listen().to_string()));
+    let all = other.connections(Connections::default(), None).await;
+    assert_eq!(all.unasked_replicas().iter().collect::<Vec<_>>(), ["control-1"]);
+    assert!(all.to_wire().is_empty(), "{all:?}");
+    drop(a);
 }
 
 /// An address where nobody listens any more.
