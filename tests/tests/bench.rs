@@ -74,6 +74,7 @@ const AGREED: [(Bench, &[&str]); 7] = [
         Bench::Store,
         &[
             "durable_leases_sled_256",
+            "durable_leases_etcd_256",
             "store_commits_sled_256",
             "lease_p99_sled_256",
             "reopen_10k",
