@@ -103,7 +103,8 @@ impl Names {
             }
         }
         if let Some(group) = Group::of(staged.batches()) {
-            writes.put(self.group(group.first), &encode_entry(nonce, state.hash(), staged.batches()));
+            let before = state.hash().0.to_le_bytes();
+            writes.put(self.group(group.first), &encode_entry(nonce, &[&before, staged.encoded()]));
         }
         writes.put(self.head(), &Head::after(staged).encode());
         let last = state.outgrown(staged).last();
@@ -120,7 +121,8 @@ impl Names {
         }
         for (batches, before) in journal::regroup(loaded) {
             if let Some(group) = Group::of(batches) {
-                writes.put(self.group(group.first), &encode_entry(Nonce::default(), before, batches));
+                let encoded = journal::encode(before, batches);
+                writes.put(self.group(group.first), &encode_entry(Nonce::default(), &[&encoded]));
             }
         }
         writes.put(self.head(), &Head::of(loaded).encode());
@@ -168,10 +170,9 @@ fn encode_record(mod_revision: Revision, value: &[u8]) -> Vec<u8> {
     [&mod_revision.0.to_le_bytes()[..], value].concat()
 }
 
-fn encode_entry(nonce: Nonce, before: RollingHash, batches: &[Batch]) -> Vec<u8> {
-    let mut payload = nonce.to_le_bytes().to_vec();
-    payload.extend(journal::encode(before, batches));
-    payload
+/// Of an encoded group, in any number of parts.
+fn encode_entry(nonce: Nonce, group: &[&[u8]]) -> Vec<u8> {
+    [&nonce.to_le_bytes(), &*group.concat()].concat()
 }
 
 #[cfg(test)]
