@@ -56,16 +56,19 @@ impl RecoverError {
 
 /// The lock of a store, if there is one.
 fn lock(path: &Path, directory: &Path) -> Result<Option<Flock<File>>, RecoverError> {
-    let io = |error| RecoverError::Io { path: path.to_owned(), error };
     match File::open(path) {
         Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(lock)),
             Err((_, Errno::EWOULDBLOCK)) => Err(RecoverError::Runs(directory.to_owned())),
-            Err((_, errno)) => Err(io(errno.into())),
+            Err((_, errno)) => Err(unreadable(path, errno.into())),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io(error)),
+        Err(error) => Err(unreadable(path, error)),
     }
+}
+
+fn unreadable(path: &Path, error: io::Error) -> RecoverError {
+    RecoverError::Io { path: path.to_owned(), error }
 }
 
 /// Notes beside the CA, or where it would be, that the store was lost.
@@ -74,13 +77,12 @@ fn lock(path: &Path, directory: &Path) -> Result<Option<Flock<File>>, RecoverErr
 /// The state directory is not there, somebody runs on it, or it cannot be read or written.
 pub fn recover(config: &Config) -> Result<Recovery, RecoverError> {
     let directory = &config.state_dir;
-    let io = |path: &Path, error| RecoverError::Io { path: path.to_owned(), error };
     let was_empty = match fs::read_dir(directory) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(RecoverError::Absent(directory.clone()));
         }
-        Err(error) => return Err(io(directory, error)),
+        Err(error) => return Err(unreadable(directory, error)),
     };
     // Held until it is noted, so that nobody starts meanwhile. On an etcd nothing tells who runs here.
     let _lock = match config.store() {

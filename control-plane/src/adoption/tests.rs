@@ -118,6 +118,13 @@ async fn an_operator_who_recovers_has_the_next_start_adopt() {
     assert_ne!(incarnation(&bench).incarnation, first.incarnation);
 }
 
+/// A control plane on the store, in whose directory it is noted that the key of tokens is new.
+async fn unproven(store: &Arc<MemoryStore>, dir: &Path) -> Bench {
+    let note = dir.join("unproven");
+    std::fs::write(&note, "").unwrap();
+    Bench::start_listening(store, Defaults::default(), feed_options(), Knocks::noted(note)).await
+}
+
 /// A control plane more, whose state directory is new: the key of tokens came with the store.
 #[tokio::test(start_paused = true)]
 async fn one_that_is_new_on_a_store_believes_it_unless_the_key_of_tokens_is_new_as_well() {
@@ -132,10 +139,7 @@ async fn one_that_is_new_on_a_store_believes_it_unless_the_key_of_tokens_is_new_
     drop(bench);
 
     let new = tempfile::tempdir().unwrap();
-    let note = new.path().join("unproven");
-    std::fs::write(&note, "").unwrap();
-    let knocks = Knocks::noted(note);
-    let bench = Bench::start_listening(&store, Defaults::default(), feed_options(), knocks).await;
+    let bench = unproven(&store, new.path()).await;
     drop(start(&bench, new.path()).await);
     let second = incarnation(&bench);
     assert!(second.adopt_until.is_some() && second.predecessors.contains(&first.incarnation));
@@ -150,10 +154,7 @@ async fn one_that_has_taken_the_key_of_a_young_cluster_from_the_store_believes_i
     drop(bench);
 
     let new = tempfile::tempdir().unwrap();
-    let note = new.path().join("unproven");
-    std::fs::write(&note, "").unwrap();
-    let knocks = Knocks::noted(note);
-    let bench = Bench::start_listening(&store, Defaults::default(), feed_options(), knocks).await;
+    let bench = unproven(&store, new.path()).await;
     drop(start_with(&bench, new.path(), crate::replicas::alone(), true).await);
     assert_eq!(incarnation(&bench), first, "nobody adopts");
     drop(start(&bench, new.path()).await);

@@ -27,6 +27,14 @@ fn root(pki: &Pki) -> String {
     pki.authority().trust_pem()
 }
 
+/// Two replicas that share one CA.
+async fn two(directory: &Path, store: &MemoryStore) -> [(Sharing, Pki); 2] {
+    let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory, name));
+    let here = first.open(store, &one).await.unwrap().pki;
+    let there = second.open(store, &other).await.unwrap().pki;
+    [(first, here), (second, there)]
+}
+
 /// Puts another CA into `next/`, as an operator does.
 fn put_next(pki: &Pki, elsewhere: &Path) -> String {
     let theirs = Pki::open_or_create(elsewhere, &"loden".parse().unwrap(), SystemTime::now()).unwrap();
@@ -235,9 +243,7 @@ async fn what_an_operator_has_put_first_is_taken_up_by_those_whose_copy_was_chan
 async fn a_ca_from_elsewhere_that_one_has_got_is_the_next_one_of_all() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(MemoryStore::new());
-    let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let here = first.open(&*store, &one).await.unwrap().pki;
-    let there = second.open(&*store, &other).await.unwrap().pki;
+    let [(first, here), (second, there)] = two(directory.path(), &store).await;
     let bench = Bench::start(&store).await;
     let next = put_next(&here, &directory.path().join("elsewhere"));
     here.refresh(SystemTime::now()).unwrap();
@@ -257,9 +263,7 @@ async fn a_ca_from_elsewhere_that_one_has_got_is_the_next_one_of_all() {
 async fn a_next_ca_is_taken_away_again_for_all_and_one_that_was_just_put_there_counts() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(MemoryStore::new());
-    let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let here = first.open(&*store, &one).await.unwrap().pki;
-    let there = second.open(&*store, &other).await.unwrap().pki;
+    let [(first, here), (second, there)] = two(directory.path(), &store).await;
     let bench = Bench::start(&store).await;
     // Nobody has looked at it before the step is asked for.
     put_next(&here, &directory.path().join("elsewhere"));
@@ -279,9 +283,8 @@ async fn a_next_ca_is_taken_away_again_for_all_and_one_that_was_just_put_there_c
 async fn a_replica_that_runs_takes_up_what_others_share_and_shares_what_is_put_there() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(MemoryStore::new());
-    let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let here = Arc::new(first.open(&*store, &one).await.unwrap().pki);
-    let there = Arc::new(second.open(&*store, &other).await.unwrap().pki);
+    let [(first, here), (second, there)] = two(directory.path(), &store).await;
+    let (here, there) = (Arc::new(here), Arc::new(there));
     let bench = Bench::start(&store).await;
     let running = [(first, &here), (second, &there)].map(|(sharing, pki)| {
         let knocks = Knocks::noted(pki.unproven_note());
@@ -301,9 +304,7 @@ async fn a_replica_that_runs_takes_up_what_others_share_and_shares_what_is_put_t
 async fn knocks_count_at_all_until_one_has_seen_the_ca_prove_itself() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(MemoryStore::new());
-    let [(one, first), (other, second)] = ["one", "other"].map(|name| replica(directory.path(), name));
-    let here = first.open(&*store, &one).await.unwrap().pki;
-    let there = second.open(&*store, &other).await.unwrap().pki;
+    let [(first, here), (second, there)] = two(directory.path(), &store).await;
     let knocks = [&here, &there].map(|pki| Knocks::noted(pki.unproven_note()));
     assert!(knocks.iter().all(Knocks::is_counting));
     let bench = Bench::start(&store).await;
