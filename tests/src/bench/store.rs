@@ -23,10 +23,10 @@ pub(super) async fn run(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Vec<Metr
     let on_etcd = on_etcd::measure(scale, say).await?;
     let per_second = "/s";
     Ok(vec![
-        Metric::alone("durable_leases_sled_256", per_second, &leases.per_second)?,
-        Metric::alone("lease_p99_sled_256", "ms", &leases.p99)?,
-        Metric::alone("cpu_per_lease_sled_256", "CPU µs", &leases.cpu_micros)?,
-        Metric::alone("cpu_per_lease_client_256", "CPU µs", &leases.client_micros)?,
+        Metric::alone("durable_leases_sled_256", per_second, &leases.calls.per_second)?,
+        Metric::alone("lease_p99_sled_256", "ms", &leases.calls.p99)?,
+        Metric::alone("cpu_per_lease_sled_256", "CPU µs", &leases.calls.cpu_micros)?,
+        Metric::alone("cpu_per_lease_client_256", "CPU µs", &leases.calls.client_micros)?,
         Metric::alone("durable_leases_etcd_256", per_second, &on_etcd.per_second)?,
         Metric::alone("lease_p99_etcd_256", "ms", &on_etcd.p99)?,
         Metric::alone("cpu_per_lease_etcd_256", "CPU µs", &on_etcd.cpu_micros)?,

@@ -26,30 +26,24 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// How long a control plane may take to end.
 const END: Duration = Duration::from_secs(30);
 
-/// The runs.
+/// The calls of all runs.
 #[derive(Default)]
-pub(super) struct Leases {
+pub(super) struct Calls {
     pub(super) per_second: Series,
     pub(super) p99: Series,
     /// CPU time of the control plane per lease.
     pub(super) cpu_micros: Series,
     /// CPU time of the callers per lease, which is taken from the same processors.
     pub(super) client_micros: Series,
+}
+
+/// The runs.
+#[derive(Default)]
+pub(super) struct Leases {
+    pub(super) calls: Calls,
     pub(super) reopen: Series,
     /// After many more commits.
     pub(super) reopen_later: Series,
-}
-
-/// What the calls of one run took.
-pub(super) struct Acquired {
-    pub(super) leases: usize,
-    pub(super) per_second: f64,
-    /// In ms.
-    pub(super) p99: f64,
-    /// CPU time of the control plane per lease, in µs.
-    pub(super) cpu: f64,
-    /// CPU time of the callers per lease, in µs.
-    pub(super) client: f64,
 }
 
 /// Each run is a control plane of its own with an empty store.
@@ -57,34 +51,32 @@ pub(super) async fn measure(scale: &Scale, say: &Say<'_>) -> anyhow::Result<Leas
     let mut all = Leases::default();
     for run in 0..scale.runs() {
         let mut deployment = Deployment::start("store", &[]).await?;
-        let acquired = acquire(&deployment, scale).await?;
+        let (leases, line) = acquire(&deployment, scale, &mut all.calls).await?;
         let process = deployment.control.process.take().context("the control plane runs")?;
         process.terminate()?;
         process.wait_exit(END).await?;
         let (store, more) = (deployment.control.state.join("store"), scale.count(MORE));
-        let now = reopen(&store, acquired.leases).await?;
+        let now = reopen(&store, leases).await?;
         commit(&store, more).await?;
-        let later = reopen(&store, acquired.leases).await?;
+        let later = reopen(&store, leases).await?;
         say(&format!(
-            "run {} of {}: {:.0} leases/s, p99 {:.1} ms; opened again in {now:.0} ms, \
-             in {later:.0} ms after {more} more commits",
+            "run {} of {}: {line}; opened again in {now:.0} ms, in {later:.0} ms after {more} more commits",
             run + 1,
             scale.runs(),
-            acquired.per_second,
-            acquired.p99,
         ));
-        all.per_second.push(acquired.per_second);
-        all.p99.push(acquired.p99);
-        all.cpu_micros.push(acquired.cpu);
-        all.client_micros.push(acquired.client);
         all.reopen.push(now);
         all.reopen_later.push(later);
     }
     Ok(all)
 }
 
-/// Has all callers acquire, of a control plane with an empty store.
-pub(super) async fn acquire(deployment: &Deployment, scale: &Scale) -> anyhow::Result<Acquired> {
+/// Has all callers acquire, of a control plane with an empty store; answers how many leases they got, and how fast in
+/// words.
+pub(super) async fn acquire(
+    deployment: &Deployment,
+    scale: &Scale,
+    calls: &mut Calls,
+) -> anyhow::Result<(usize, String)> {
     let program = std::env::current_exe()?;
     let (callers, leases) = (scale.count(CALLERS), scale.count(LEASES));
     let names: Vec<String> = (0..leases.div_ceil(callers)).map(|number| format!("net-{number}")).collect();
@@ -100,13 +92,12 @@ pub(super) async fn acquire(deployment: &Deployment, scale: &Scale) -> anyhow::R
         bail!("the swarm has answered something else");
     };
     let per_lease = |time: Duration| time.as_secs_f64() * 1e6 / leases as f64;
-    Ok(Acquired {
-        leases,
-        per_second: leases as f64 / seconds,
-        p99: quantile(&latencies, 0.99).unwrap_or_default(),
-        cpu: per_lease(process_time(server)?.saturating_sub(cpu)),
-        client: per_lease(process_time(swarm.pid())?.saturating_sub(client)),
-    })
+    calls.cpu_micros.push(per_lease(process_time(server)?.saturating_sub(cpu)));
+    calls.client_micros.push(per_lease(process_time(swarm.pid())?.saturating_sub(client)));
+    let (per_second, p99) = (leases as f64 / seconds, quantile(&latencies, 0.99).unwrap_or_default());
+    calls.per_second.push(per_second);
+    calls.p99.push(p99);
+    Ok((leases, format!("{per_second:.0} leases/s, p99 {p99:.1} ms")))
 }
 
 /// Opens the store and makes a ledger of it, as a starting control plane does; in ms.
